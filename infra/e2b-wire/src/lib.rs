@@ -1,0 +1,1 @@
+//! pvm-e2b-wire
