@@ -1,0 +1,176 @@
+//! Files of a project: paths below the workspace, records, versions.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{FileId, ProjectId};
+use crate::{Invalid, limits};
+
+/// Where the workspace is inside the VM.
+pub const WORKSPACE: &str = "/workspace";
+
+/// A file's path relative to the workspace: UTF-8, at most 1,000 bytes, `/` between names, no `..`, no NUL, no
+/// empty names.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(transparent)]
+pub struct WorkspacePath(String);
+
+impl WorkspacePath {
+    /// Reads a path as users write it: relative to the workspace, or absolute below `/workspace`.
+    ///
+    /// # Errors
+    /// Says which rule of the path is broken; `field` is the name it came under.
+    pub fn parse(field: &str, text: &str) -> Result<Self, Invalid> {
+        let bad = |reason: &str| Err(Invalid::new(field, reason));
+        if text.contains('\0') {
+            return bad("must not contain a NUL byte");
+        }
+        let relative = match text.strip_prefix('/') {
+            None => text,
+            Some(_) => match text.strip_prefix(WORKSPACE).and_then(|rest| rest.strip_prefix('/')) {
+                Some(rest) => rest,
+                None => return bad("must be relative to the workspace, or absolute below /workspace"),
+            },
+        };
+        let names: Vec<&str> = relative.split('/').filter(|name| !name.is_empty() && *name != ".").collect();
+        if names.is_empty() {
+            return bad("must name a file");
+        }
+        if relative.ends_with('/') {
+            return bad("must name a file, not a directory");
+        }
+        if names.contains(&"..") {
+            return bad("must not contain `..`");
+        }
+        if names.iter().any(|name| name.len() > 255) {
+            return bad("each name in it must have at most 255 bytes");
+        }
+        let joined = names.join("/");
+        if joined.len() > limits::PATH_BYTES {
+            return bad("must have at most 1,000 bytes");
+        }
+        Ok(Self(joined))
+    }
+
+    /// The path relative to the workspace.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The absolute path inside the VM.
+    pub fn in_vm(&self) -> String {
+        format!("{WORKSPACE}/{}", self.0)
+    }
+}
+
+impl std::fmt::Display for WorkspacePath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whether the VM's copy equals the stored object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SyncStatus {
+    /// The object is not in the VM yet (or not uploaded yet).
+    Pending,
+    /// Both sides are equal.
+    Synced,
+    /// The last try failed; it is tried again at the next upload or VM set-up.
+    Failed,
+}
+
+/// A file of a project. The bytes are the immutable S3 object `p/<project>/<file_id>/<version>`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProjectFile {
+    /// The project.
+    pub project_id: ProjectId,
+    /// Its id, the same over all versions.
+    pub file_id: FileId,
+    /// Where it is in the workspace.
+    pub path: WorkspacePath,
+    /// Size in bytes of the current version.
+    pub size: u64,
+    /// SHA-256 of the bytes, lower-case hex; `None` until it is known (a presigned upload without one).
+    pub sha256: Option<String>,
+    /// Permission bits, such as 0o644.
+    pub mode: u32,
+    /// Number of the current object version; 0 while the first upload has not arrived.
+    pub object_version: u64,
+    /// The object version an open presigned upload will create, if one is open.
+    pub upload_version: Option<u64>,
+    /// The S3 sequencer of the last event taken, left-padded hex; orders events of one key.
+    pub sequencer: Option<String>,
+    /// Whether the VM has it.
+    pub sync_status: SyncStatus,
+    /// Why the last sync failed.
+    pub sync_error: Option<String>,
+    /// The epoch of the VM that holds this version, if one does.
+    pub synced_epoch: Option<u64>,
+    /// When the record was made.
+    pub created_at: Timestamp,
+    /// When the bytes last changed.
+    pub updated_at: Timestamp,
+    /// Counts the changes of this record; the HTTP ETag.
+    pub version: u64,
+}
+
+impl ProjectFile {
+    /// The S3 key of one version of the bytes.
+    pub fn object_key(&self, object_version: u64) -> String {
+        object_key(&self.project_id, &self.file_id, object_version)
+    }
+}
+
+/// The S3 key of one version of a file's bytes: `p/<project>/<file_id>/<version>`.
+pub fn object_key(project: &ProjectId, file: &FileId, object_version: u64) -> String {
+    format!("p/{project}/{file}/{object_version}")
+}
+
+/// Reads an S3 key made by [`object_key`]; `None` for any other key.
+pub fn parse_object_key(key: &str) -> Option<(ProjectId, FileId, u64)> {
+    let mut parts = key.strip_prefix("p/")?.split('/');
+    let found = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    parts.next().is_none().then_some(found)
+}
+
+/// Points from a file's id to its path, so that a file can be found either way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FilePointer {
+    /// The project.
+    pub project_id: ProjectId,
+    /// The file.
+    pub file_id: FileId,
+    /// Where it is now.
+    pub path: WorkspacePath,
+    /// Counts the changes of this record.
+    pub version: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::PrefixedId;
+
+    #[test]
+    fn paths_are_normalised_and_confined() {
+        let path = |text: &str| WorkspacePath::parse("path", text);
+        assert_eq!(path("a/./b//c.txt").unwrap().as_str(), "a/b/c.txt");
+        assert_eq!(path("/workspace/a").unwrap().in_vm(), "/workspace/a");
+        for bad in ["", "/", ".", "..", "a/../b", "/etc/passwd", "/workspace", "/workspacex/a", "a\0b", "dir/"] {
+            assert!(path(bad).is_err(), "{bad:?}");
+        }
+        assert!(path(&"a/".repeat(500)).is_err());
+        assert!(path(&format!("{}/x", "a".repeat(256))).is_err());
+        assert!(path(&vec!["abc"; 250].join("/")).is_ok());
+        assert!(path(&vec!["abcd"; 250].join("/")).is_err());
+    }
+
+    #[test]
+    fn an_object_key_reads_back() {
+        let (project, file) = (ProjectId::from_parts(1, 2), FileId::from_parts(3, 4));
+        assert_eq!(parse_object_key(&object_key(&project, &file, 7)), Some((project, file, 7)));
+        assert_eq!(parse_object_key("p/x/y/1"), None);
+    }
+}

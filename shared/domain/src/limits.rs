@@ -1,0 +1,93 @@
+//! Limits, each with its unit and reason. Relations between them are checked when this compiles.
+
+/// A command's time unless asked otherwise, in seconds: long enough for most shell work, short enough to notice a hang.
+pub const COMMAND_TIMEOUT_DEFAULT_SECS: u64 = 60;
+/// The longest a command may run, in seconds (a day, E2B's own session limit).
+pub const COMMAND_TIMEOUT_MAX_SECS: u64 = 86_400;
+/// How long a workflow step waits for a tool before it polls, in seconds; below this a Lambda is cheaper than state transitions.
+pub const STEP_INLINE_WAIT_SECS: u64 = 45;
+/// How long an HTTP call waits for a command, in seconds: API Gateway ends a call at 29.
+pub const HTTP_INLINE_WAIT_SECS: u64 = 25;
+/// The most an agent sees of one tool's output, in bytes, head and tail.
+pub const OUTPUT_TO_MODEL_BYTES: usize = 32 * 1024;
+/// The most kept of one output stream, in bytes.
+pub const OUTPUT_KEPT_BYTES: usize = 8 * 1024 * 1024;
+/// The most output in one HTTP answer, in bytes as encoded (API Gateway's payload is 10 MB, a Lambda's 6 MB).
+pub const OUTPUT_INLINE_BYTES: usize = 1024 * 1024;
+/// Output stored inside a record, in bytes; longer goes to S3 (a DynamoDB item holds 400 KB).
+pub const OUTPUT_IN_RECORD_BYTES: usize = 16 * 1024;
+/// The longest body kept inside a record, in bytes; longer goes to S3.
+pub const BODY_IN_RECORD_BYTES: usize = 32 * 1024;
+/// Turns of one run unless asked otherwise.
+pub const TURNS_DEFAULT: u32 = 25;
+/// The most turns of one run.
+pub const TURNS_MAX: u32 = 100;
+/// The most tool calls that one model answer may make.
+pub const TOOL_CALLS_PER_STEP: usize = 10;
+/// Steps of one workflow segment: 25 history events each stay far below the 25,000 of an execution.
+pub const STEPS_PER_SEGMENT: u32 = 200;
+/// Polls of one tool call before the model is told that it still runs.
+pub const TOOL_POLLS_MAX: u32 = 20;
+/// The largest upload in a request body, in bytes (a Lambda request carries 6 MB, and base64 adds a third).
+pub const UPLOAD_INLINE_BYTES: u64 = 4 * 1024 * 1024;
+/// The largest presigned upload, in bytes (S3's limit of a single PUT).
+pub const UPLOAD_PRESIGNED_BYTES: u64 = 5 * 1024 * 1024 * 1024;
+/// The largest JSON request body, in bytes.
+pub const JSON_BODY_BYTES: usize = 1024 * 1024;
+/// How long a presigned URL is good, in seconds.
+pub const PRESIGNED_SECS: u64 = 900;
+/// A model call's time, in seconds.
+pub const MODEL_CALL_SECS: u64 = 300;
+/// Text deltas are flushed after this many milliseconds.
+pub const DELTA_FLUSH_MILLIS: u64 = 250;
+/// Text deltas are flushed after this many bytes.
+pub const DELTA_FLUSH_BYTES: usize = 800;
+/// An event stream closes after this many seconds (a streaming Lambda may run 15 minutes).
+pub const SSE_CLOSE_SECS: u64 = 14 * 60;
+/// The longest `wait` of a long poll, in seconds.
+pub const POLL_WAIT_SECS: u64 = 20;
+/// A comment line is sent on an idle event stream this often, in seconds.
+pub const SSE_HEARTBEAT_SECS: u64 = 15;
+/// An idle VM is paused after this many seconds.
+pub const VM_IDLE_SECS: u64 = 15 * 60;
+/// A paused VM is kept this many seconds, then saved and killed.
+pub const VM_PAUSED_SECS: u64 = 30 * 86_400;
+/// The timeout that a VM gets from its provider at each use, in seconds; longer than the idle time, so that we
+/// pause it before the provider does.
+pub const VM_TIMEOUT_SECS: u64 = 3_600;
+/// A lifecycle operation that has not finished after this many seconds may be taken over.
+pub const VM_OPERATION_SECS: u64 = 900;
+/// Entries of a list answer unless asked otherwise.
+pub const LIST_DEFAULT: u32 = 100;
+/// The most entries of a list answer.
+pub const LIST_MAX: u32 = 1000;
+/// The longest project name, in characters.
+pub const NAME_CHARS: usize = 100;
+/// The longest project description, in characters.
+pub const DESCRIPTION_CHARS: usize = 4000;
+/// The longest path of a file, in bytes (a DynamoDB sort key has 1,024 with its prefix).
+pub const PATH_BYTES: usize = 1000;
+/// The longest command, in bytes (Linux passes at most 128 KiB in one argument).
+pub const COMMAND_BYTES: usize = 128 * 1024 - 64;
+/// The longest message of a user, in bytes.
+pub const MESSAGE_BYTES: usize = 256 * 1024;
+/// The most agents of one conversation.
+pub const AGENTS_PER_CONVERSATION: usize = 10;
+/// The most environment variables of a project or command.
+pub const ENV_VARS: usize = 100;
+/// An idempotency key is honoured this long, in seconds.
+pub const IDEMPOTENCY_SECS: u64 = 86_400;
+/// Deltas are kept this long, in seconds.
+pub const DELTA_TTL_SECS: u64 = 7_200;
+/// A stream ticket is good this long, in seconds.
+pub const TICKET_SECS: u64 = 60;
+
+const _: () = assert!(HTTP_INLINE_WAIT_SECS < 29);
+const _: () = assert!(STEP_INLINE_WAIT_SECS < COMMAND_TIMEOUT_DEFAULT_SECS);
+const _: () = assert!(COMMAND_TIMEOUT_DEFAULT_SECS <= COMMAND_TIMEOUT_MAX_SECS);
+const _: () = assert!(TURNS_DEFAULT <= TURNS_MAX);
+const _: () = assert!(UPLOAD_INLINE_BYTES * 4 / 3 < 6 * 1024 * 1024);
+const _: () = assert!(SSE_CLOSE_SECS < 15 * 60);
+const _: () = assert!(VM_IDLE_SECS < VM_TIMEOUT_SECS);
+const _: () = assert!(OUTPUT_IN_RECORD_BYTES * 4 < 400 * 1024);
+const _: () = assert!(OUTPUT_INLINE_BYTES < OUTPUT_KEPT_BYTES);

@@ -1,0 +1,198 @@
+//! A project's VM: the lease that says which one it is, and the recipe that rebuilds it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{OperationId, ProjectId};
+use crate::limits;
+
+/// A VM's state as users see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VmStatus {
+    /// There is none; the next use makes one.
+    None,
+    /// Being made, resumed or restored.
+    Starting,
+    /// Ready.
+    Active,
+    /// Kept, but not running; any use resumes it.
+    Paused,
+    /// Being saved and ended.
+    Stopping,
+    /// The last set-up failed; `reason` says why, and the next use tries again.
+    Failed,
+}
+
+/// Which VM a project has now. One record per project; every change of hands raises `epoch`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VmLease {
+    /// The project.
+    pub project_id: ProjectId,
+    /// The provider's id of the VM, if there is one.
+    pub vm_id: Option<String>,
+    /// Its state.
+    pub state: VmStatus,
+    /// Counts VMs of this project: files and commands remember the epoch they belong to.
+    pub epoch: u64,
+    /// The VM's boot id when it was last readied; a new one means that running commands were lost.
+    pub boot_id: Option<String>,
+    /// The lifecycle operation under way, if any.
+    pub operation: Option<OperationId>,
+    /// Until when that operation is believed to be alive.
+    pub operation_until: Option<Timestamp>,
+    /// Who needs the VM awake: run and command ids.
+    pub holders: BTreeSet<String>,
+    /// When anything last used it.
+    pub last_activity: Timestamp,
+    /// When the VM was made or resumed.
+    pub started_at: Option<Timestamp>,
+    /// The template it was made from.
+    pub template: Option<String>,
+    /// Why the last set-up failed.
+    pub reason: Option<String>,
+    /// Counts the changes of this record.
+    pub version: u64,
+}
+
+impl VmLease {
+    /// The lease of a project that has no VM yet.
+    pub fn none(project_id: ProjectId, now: Timestamp) -> Self {
+        Self {
+            project_id,
+            vm_id: None,
+            state: VmStatus::None,
+            epoch: 0,
+            boot_id: None,
+            operation: None,
+            operation_until: None,
+            holders: BTreeSet::new(),
+            last_activity: now,
+            started_at: None,
+            template: None,
+            reason: None,
+            version: 0,
+        }
+    }
+
+    /// Whether a lifecycle operation is under way and believed alive at `now`.
+    pub fn is_busy_at(&self, now: Timestamp) -> bool {
+        self.operation.is_some() && self.operation_until.is_some_and(|until| now < until)
+    }
+
+    /// Takes the lease for a lifecycle operation, with the state that users see meanwhile.
+    ///
+    /// # Errors
+    /// Another operation is under way.
+    pub fn begin(&mut self, operation: OperationId, state: VmStatus, now: Timestamp) -> Result<(), Busy> {
+        if self.is_busy_at(now) && self.operation.as_ref() != Some(&operation) {
+            return Err(Busy);
+        }
+        self.operation = Some(operation);
+        self.operation_until = Some(now + jiff::SignedDuration::from_secs(limits::VM_OPERATION_SECS.cast_signed()));
+        self.state = state;
+        self.reason = None;
+        Ok(())
+    }
+
+    /// The operation made or resumed a VM. A VM other than the one before starts a new epoch.
+    pub fn attach(&mut self, vm_id: &str, boot_id: &str, now: Timestamp) {
+        if self.vm_id.as_deref() != Some(vm_id) || self.boot_id.as_deref() != Some(boot_id) {
+            self.epoch += 1;
+        }
+        self.vm_id = Some(vm_id.to_owned());
+        self.boot_id = Some(boot_id.to_owned());
+        self.started_at = Some(now);
+        self.last_activity = now;
+    }
+
+    /// The operation ended, with the VM in `state`.
+    pub fn finish(&mut self, state: VmStatus, reason: Option<String>) {
+        self.operation = None;
+        self.operation_until = None;
+        self.state = state;
+        self.reason = reason;
+        if state == VmStatus::None {
+            self.vm_id = None;
+            self.boot_id = None;
+            self.started_at = None;
+        }
+    }
+
+    /// The VM turned out to be gone: the next use makes a new one.
+    pub fn lost(&mut self, reason: &str) {
+        self.finish(VmStatus::None, Some(reason.to_owned()));
+        self.epoch += 1;
+    }
+}
+
+/// Another lifecycle operation holds the lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("another operation on this VM is under way")]
+pub struct Busy;
+
+/// How to rebuild a project's VM: everything that is not in the workspace.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VmRecipe {
+    /// The project.
+    pub project_id: ProjectId,
+    /// The template it was first made from.
+    pub template: Option<String>,
+    /// Environment of everything that runs in it.
+    pub env: BTreeMap<String, String>,
+    /// Installs and environment steps that succeeded, in order, each as a shell line.
+    pub installs: Vec<InstallStep>,
+    /// The highest epoch whose VM has all of `installs`.
+    pub replayed_epoch: u64,
+    /// Counts the changes of this record.
+    pub version: u64,
+}
+
+/// One step of a recipe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstallStep {
+    /// The shell line.
+    pub command: String,
+    /// Where it ran.
+    pub working_dir: String,
+    /// As whom it ran: `user` or `root`.
+    pub user: String,
+    /// The epoch it first ran in; VMs of a later epoch need it replayed.
+    pub epoch: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::PrefixedId;
+
+    fn at(secs: i64) -> Timestamp {
+        Timestamp::from_second(secs).unwrap()
+    }
+
+    #[test]
+    fn a_second_operation_waits_until_the_first_is_over_or_dead() {
+        let mut lease = VmLease::none(ProjectId::from_parts(1, 1), at(0));
+        let (one, two) = (OperationId::from_parts(1, 1), OperationId::from_parts(2, 2));
+        lease.begin(one.clone(), VmStatus::Starting, at(0)).unwrap();
+        assert_eq!(lease.begin(two.clone(), VmStatus::Starting, at(1)), Err(Busy));
+        assert!(lease.begin(one, VmStatus::Starting, at(1)).is_ok());
+        let dead = at(2 + limits::VM_OPERATION_SECS.cast_signed());
+        assert!(lease.begin(two, VmStatus::Starting, dead).is_ok());
+    }
+
+    #[test]
+    fn a_new_vm_or_boot_starts_a_new_epoch_and_a_resume_does_not() {
+        let mut lease = VmLease::none(ProjectId::from_parts(1, 1), at(0));
+        lease.attach("a", "boot1", at(1));
+        assert_eq!(lease.epoch, 1);
+        lease.attach("a", "boot1", at(2));
+        assert_eq!(lease.epoch, 1);
+        lease.attach("a", "boot2", at(3));
+        assert_eq!(lease.epoch, 2);
+        lease.lost("gone");
+        assert_eq!((lease.epoch, lease.vm_id.clone(), lease.state), (3, None, VmStatus::None));
+    }
+}
