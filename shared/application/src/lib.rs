@@ -1,1 +1,12 @@
-//! pvm-application
+//! The use cases of Project VM: one file each, over ports with one capability. A signature names the ports it needs,
+//! and those are the permissions that its Lambda gets.
+
+pub mod authorize;
+pub mod commands;
+pub mod error;
+pub mod idempotency;
+pub mod keys;
+pub mod ports;
+pub mod records;
+pub mod store;
+pub mod vm;

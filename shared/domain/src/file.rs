@@ -11,7 +11,9 @@ pub const WORKSPACE: &str = "/workspace";
 
 /// A file's path relative to the workspace: UTF-8, at most 1,000 bytes, `/` between names, no `..`, no NUL, no
 /// empty names.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(transparent)]
 pub struct WorkspacePath(String);
 
@@ -158,7 +160,9 @@ mod tests {
         let path = |text: &str| WorkspacePath::parse("path", text);
         assert_eq!(path("a/./b//c.txt").unwrap().as_str(), "a/b/c.txt");
         assert_eq!(path("/workspace/a").unwrap().in_vm(), "/workspace/a");
-        for bad in ["", "/", ".", "..", "a/../b", "/etc/passwd", "/workspace", "/workspacex/a", "a\0b", "dir/"] {
+        for bad in
+            ["", "/", ".", "..", "a/../b", "/etc/passwd", "/workspace", "/workspacex/a", "a\0b", "dir/"]
+        {
             assert!(path(bad).is_err(), "{bad:?}");
         }
         assert!(path(&"a/".repeat(500)).is_err());

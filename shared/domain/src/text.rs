@@ -51,10 +51,16 @@ pub fn env(field: &str, vars: &BTreeMap<String, String>) -> Result<(), Invalid> 
         let head = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
         if !head || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') || name.len() > 256 {
             let shown: String = name.chars().take(40).collect();
-            return Err(Invalid::new(field, format!("{shown:?} is not a variable name: use letters, digits and _")));
+            return Err(Invalid::new(
+                field,
+                format!("{shown:?} is not a variable name: use letters, digits and _"),
+            ));
         }
         if value.contains('\0') || value.len() > limits::BODY_IN_RECORD_BYTES {
-            return Err(Invalid::new(field, format!("the value of {name} has a NUL byte or more than 32 KiB")));
+            return Err(Invalid::new(
+                field,
+                format!("the value of {name} has a NUL byte or more than 32 KiB"),
+            ));
         }
     }
     Ok(())

@@ -91,7 +91,8 @@ impl VmLease {
             return Err(Busy);
         }
         self.operation = Some(operation);
-        self.operation_until = Some(now + jiff::SignedDuration::from_secs(limits::VM_OPERATION_SECS.cast_signed()));
+        self.operation_until =
+            Some(now + jiff::SignedDuration::from_secs(limits::VM_OPERATION_SECS.cast_signed()));
         self.state = state;
         self.reason = None;
         Ok(())

@@ -1,0 +1,192 @@
+//! The key layout of both tables, in one place (design section 5). Sort keys that are numbers are zero-padded so that
+//! they sort as numbers. `#` separates parts; ids and owners cannot contain it.
+
+use pvm_domain::Timestamp;
+use pvm_domain::event::LogId;
+use pvm_domain::file::WorkspacePath;
+use pvm_domain::ids::{
+    ApprovalId, CommandId, ConversationId, FileId, OwnerId, ProjectId, RunId, ServiceId, ToolCallId,
+};
+
+use crate::store::{IndexKey, Key};
+
+/// Sweeps are spread over this many index partitions, so that none is hot.
+pub const SWEEP_SHARDS: u32 = 4;
+
+fn key(pk: String, sk: impl Into<String>) -> Key {
+    Key { pk, sk: sk.into() }
+}
+
+/// Partition of everything that belongs to a project.
+pub fn project_partition(project: &ProjectId) -> String {
+    format!("P#{project}")
+}
+/// Partition of everything that belongs to a conversation.
+pub fn conversation_partition(conversation: &ConversationId) -> String {
+    format!("C#{conversation}")
+}
+/// Partition of what belongs to an owner alone (also the GSI1 partition of their listings).
+pub fn owner_partition(owner: &OwnerId) -> String {
+    format!("U#{owner}")
+}
+
+/// A project.
+pub fn project(project: &ProjectId) -> Key {
+    key(project_partition(project), "META")
+}
+/// A member of a project.
+pub fn member(project: &ProjectId, principal: &OwnerId) -> Key {
+    key(project_partition(project), format!("MEMBER#{principal}"))
+}
+/// A file by path.
+pub fn file(project: &ProjectId, path: &WorkspacePath) -> Key {
+    key(project_partition(project), format!("F#{path}"))
+}
+/// The pointer from a file's id to its path.
+pub fn file_pointer(project: &ProjectId, file: &FileId) -> Key {
+    key(project_partition(project), format!("FID#{file}"))
+}
+/// A service.
+pub fn service(project: &ProjectId, service: &ServiceId) -> Key {
+    key(project_partition(project), format!("SVC#{service}"))
+}
+/// The claim of a service's name.
+pub fn service_name(project: &ProjectId, name: &str) -> Key {
+    key(project_partition(project), format!("SVCNAME#{name}"))
+}
+/// The VM lease.
+pub fn vm_lease(project: &ProjectId) -> Key {
+    key(project_partition(project), "VM#LEASE")
+}
+/// The VM recipe.
+pub fn vm_recipe(project: &ProjectId) -> Key {
+    key(project_partition(project), "VM#SPEC")
+}
+/// A workspace lock.
+pub fn lock(project: &ProjectId, worktree: &str) -> Key {
+    key(project_partition(project), format!("LOCK#{worktree}"))
+}
+/// A command.
+pub fn command(project: &ProjectId, command: &CommandId) -> Key {
+    key(project_partition(project), format!("CMD#{command}"))
+}
+/// A secret's reference.
+pub fn secret(project: &ProjectId, name: &str) -> Key {
+    key(project_partition(project), format!("SEC#{name}"))
+}
+/// An agent's immutable version.
+pub fn agent_version(owner: &OwnerId, agent: &str, version: u64) -> Key {
+    key(owner_partition(owner), format!("A#{agent}@{version:08}"))
+}
+/// An agent's newest version.
+pub fn agent_latest(owner: &OwnerId, agent: &str) -> Key {
+    key(owner_partition(owner), format!("A#{agent}@latest"))
+}
+/// An API key, found by the hash of the key.
+pub fn api_key(hash: &str) -> Key {
+    key(format!("K#{hash}"), "META")
+}
+/// A conversation.
+pub fn conversation(conversation: &ConversationId) -> Key {
+    key(conversation_partition(conversation), "META")
+}
+/// A client's own name for a conversation.
+pub fn conversation_alias(owner: &OwnerId, alias: &str) -> Key {
+    key(owner_partition(owner), format!("CID#{alias}"))
+}
+/// A run.
+pub fn run(conversation: &ConversationId, run: &RunId) -> Key {
+    key(conversation_partition(conversation), format!("RUN#{run}"))
+}
+/// A step of a run.
+pub fn step(conversation: &ConversationId, run: &RunId, step: u32) -> Key {
+    key(conversation_partition(conversation), format!("S#{run}#{step:06}"))
+}
+/// A tool call.
+pub fn tool_call(conversation: &ConversationId, call: &ToolCallId) -> Key {
+    key(conversation_partition(conversation), format!("T#{call}"))
+}
+/// A message, by its place in the conversation.
+pub fn message(conversation: &ConversationId, place: u64) -> Key {
+    key(conversation_partition(conversation), format!("M#{place:010}"))
+}
+/// A user's message that waits to be taken up.
+pub fn inbox(conversation: &ConversationId, entry: &str) -> Key {
+    key(conversation_partition(conversation), format!("IN#{entry}"))
+}
+/// An approval.
+pub fn approval(conversation: &ConversationId, approval: &ApprovalId) -> Key {
+    key(conversation_partition(conversation), format!("AP#{approval}"))
+}
+/// The memory of an `Idempotency-Key`. The client's key is hashed, so that no character of it can forge a key.
+pub fn idempotency(owner: &OwnerId, hash: &str) -> Key {
+    key(owner_partition(owner), format!("IDEM#{hash}"))
+}
+
+/// The head of a log in the table of records: holds the last `seq`.
+pub fn log_head(log: &LogId) -> Key {
+    key(log_partition(log), "LOG")
+}
+/// Partition of a log, in both tables.
+pub fn log_partition(log: &LogId) -> String {
+    match log {
+        LogId::Conversation(id) => conversation_partition(id),
+        LogId::Project(id) => project_partition(id),
+    }
+}
+/// An event of a log, in the table of events.
+pub fn event(log: &LogId, seq: u64) -> Key {
+    key(log_partition(log), format!("E#{seq:012}"))
+}
+/// A delta, in the table of events.
+pub fn delta(message: &str, attempt: u32, chunk: u32) -> Key {
+    key(format!("D#{message}"), format!("{attempt:04}#{chunk:06}"))
+}
+
+/// GSI1 place of a project: listed by its owner, newest change last.
+pub fn project_listing(owner: &OwnerId, updated: Timestamp, project: &ProjectId) -> IndexKey {
+    IndexKey { pk: owner_partition(owner), sk: format!("P#{:013}#{project}", updated.as_millisecond()) }
+}
+/// GSI1 place of a membership: listed by its principal.
+pub fn member_listing(principal: &OwnerId, project: &ProjectId) -> IndexKey {
+    IndexKey { pk: owner_partition(principal), sk: format!("MEMBER#{project}") }
+}
+/// GSI1 place of an API key: listed by its owner.
+pub fn api_key_listing(owner: &OwnerId, key_id: &str) -> IndexKey {
+    IndexKey { pk: owner_partition(owner), sk: format!("K#{key_id}") }
+}
+/// GSI1 place of a conversation: listed by its project, newest last.
+pub fn conversation_listing(project: &ProjectId, conversation: &ConversationId) -> IndexKey {
+    IndexKey { pk: project_partition(project), sk: format!("C#{conversation}") }
+}
+
+/// What a sweep looks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sweep {
+    /// VM leases, by when something is due.
+    Vm,
+    /// Runs that are under way, by when they are overdue.
+    Run,
+    /// Projects whose deletion is under way.
+    Deletion,
+}
+
+/// GSI2 partition of one shard of a sweep.
+pub fn sweep_partition(sweep: Sweep, shard: u32) -> String {
+    let name = match sweep {
+        Sweep::Vm => "VM",
+        Sweep::Run => "RUN",
+        Sweep::Deletion => "DEL",
+    };
+    format!("SWEEP#{name}#{shard}")
+}
+/// GSI2 place of a record that the sweep should look at from `due` on.
+pub fn sweep(sweep: Sweep, due: Timestamp, id: &str) -> IndexKey {
+    let shard =
+        id.bytes().fold(0u32, |sum, b| sum.wrapping_mul(31).wrapping_add(u32::from(b))) % SWEEP_SHARDS;
+    IndexKey { pk: sweep_partition(sweep, shard), sk: format!("{:013}#{id}", due.as_millisecond()) }
+}
+/// The highest GSI2 sort key that is due at `now`.
+pub fn sweep_up_to(now: Timestamp) -> String {
+    format!("{:013}#~", now.as_millisecond())
+}

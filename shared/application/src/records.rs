@@ -1,0 +1,60 @@
+//! Which domain type is stored where: the `Record` of each.
+
+use jiff::SignedDuration;
+use pvm_domain::command::Command;
+use pvm_domain::file::{FilePointer, ProjectFile};
+use pvm_domain::key::ApiKey;
+use pvm_domain::limits;
+use pvm_domain::project::{Member, Project};
+use pvm_domain::secret::SecretRef;
+use pvm_domain::service::Service;
+use pvm_domain::vm::{VmLease, VmRecipe, VmStatus};
+
+use crate::keys;
+
+macro_rules! record {
+    ($type:ty, $kind:literal, |$r:ident| $key:expr $(, owner: $owner:expr)? $(, sweep: $sweep:expr)? $(, expires: $expires:expr)?) => {
+        impl $crate::store::Record for $type {
+            const KIND: &'static str = $kind;
+            fn key(&self) -> $crate::store::Key { let $r = self; $key }
+            fn version(&self) -> u64 { self.version }
+            fn set_version(&mut self, version: u64) { self.version = version; }
+            $(fn owner_index(&self) -> Option<$crate::store::IndexKey> { let $r = self; $owner })?
+            $(fn sweep_index(&self) -> Option<$crate::store::IndexKey> { let $r = self; $sweep })?
+            $(fn expires_at(&self) -> Option<pvm_domain::Timestamp> { let $r = self; $expires })?
+        }
+    };
+}
+pub(crate) use record;
+
+record!(Project, "project", |r| keys::project(&r.project_id),
+    owner: (!r.deleting).then(|| keys::project_listing(&r.owner, r.updated_at, &r.project_id)),
+    sweep: r.deleting.then(|| keys::sweep(keys::Sweep::Deletion, r.updated_at, r.project_id.as_str())));
+record!(Member, "member", |r| keys::member(&r.project_id, &r.principal),
+    owner: Some(keys::member_listing(&r.principal, &r.project_id)));
+record!(ApiKey, "api_key", |r| keys::api_key(&r.hash),
+    owner: Some(keys::api_key_listing(&r.owner, r.key_id.as_str())));
+record!(ProjectFile, "file", |r| keys::file(&r.project_id, &r.path));
+record!(FilePointer, "file_pointer", |r| keys::file_pointer(&r.project_id, &r.file_id));
+record!(Service, "service", |r| keys::service(&r.project_id, &r.service_id));
+record!(SecretRef, "secret", |r| keys::secret(&r.project_id, &r.name));
+record!(VmRecipe, "vm_recipe", |r| keys::vm_recipe(&r.project_id));
+record!(Command, "command", |r| keys::command(&r.project_id, &r.command_id));
+record!(VmLease, "vm_lease", |r| keys::vm_lease(&r.project_id),
+    sweep: due(r).map(|at| keys::sweep(keys::Sweep::Vm, at, r.project_id.as_str())));
+
+/// When the clean-up should next look at a lease: an overdue operation, an idle VM, a VM paused for long.
+fn due(lease: &VmLease) -> Option<pvm_domain::Timestamp> {
+    let after = |at: pvm_domain::Timestamp, secs: u64| {
+        at.saturating_add(SignedDuration::from_secs(secs.cast_signed())).ok()
+    };
+    if let Some(until) = lease.operation_until {
+        return Some(until);
+    }
+    match lease.state {
+        VmStatus::Active => after(lease.last_activity, limits::VM_IDLE_SECS),
+        VmStatus::Paused => after(lease.last_activity, limits::VM_PAUSED_SECS),
+        VmStatus::Starting | VmStatus::Stopping => Some(lease.last_activity),
+        VmStatus::None | VmStatus::Failed => None,
+    }
+}
