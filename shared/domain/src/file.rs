@@ -108,14 +108,23 @@ pub struct ProjectFile {
     pub sync_status: SyncStatus,
     /// Why the last sync failed.
     pub sync_error: Option<String>,
-    /// The epoch of the VM that holds this version, if one does.
-    pub synced_epoch: Option<u64>,
+    /// What the VM had when both sides were last seen equal.
+    pub vm_copy: Option<VmCopy>,
     /// When the record was made.
     pub created_at: Timestamp,
     /// When the bytes last changed.
     pub updated_at: Timestamp,
     /// Counts the changes of this record; the HTTP ETag.
     pub version: u64,
+}
+
+/// A file's bytes as a certain VM had them when they equalled the stored object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmCopy {
+    /// The VM.
+    pub vm_id: String,
+    /// SHA-256 of the bytes, lower-case hex.
+    pub sha256: String,
 }
 
 impl ProjectFile {
@@ -135,6 +144,34 @@ pub fn parse_object_key(key: &str) -> Option<(ProjectId, FileId, u64)> {
     let mut parts = key.strip_prefix("p/")?.split('/');
     let found = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
     parts.next().is_none().then_some(found)
+}
+
+/// What makes both sides of a file equal again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reconcile {
+    /// They are equal.
+    Equal,
+    /// The stored object is newer: write it into the VM.
+    Push,
+    /// The VM's bytes are newer: store them as a new version.
+    Save,
+    /// The VM deleted it, and nobody changed the stored object since: delete the record.
+    Forget,
+    /// Both changed: keep the VM's bytes beside it, then write the stored object into the VM.
+    Conflict,
+}
+
+/// Decides about one file from three hashes: the stored object's, the VM's now (`None`: it has no such file), and what
+/// the same VM had when both were last equal (`None`: it never had it).
+pub fn reconcile(stored: &str, in_vm: Option<&str>, last_equal: Option<&str>) -> Reconcile {
+    match (in_vm, last_equal) {
+        (Some(vm), _) if vm == stored => Reconcile::Equal,
+        (None, Some(base)) if base == stored => Reconcile::Forget,
+        (None, _) => Reconcile::Push,
+        (Some(vm), Some(base)) if base == vm => Reconcile::Push,
+        (Some(_), Some(base)) if base == stored => Reconcile::Save,
+        (Some(_), _) => Reconcile::Conflict,
+    }
 }
 
 /// Points from a file's id to its path, so that a file can be found either way.
@@ -169,6 +206,23 @@ mod tests {
         assert!(path(&format!("{}/x", "a".repeat(256))).is_err());
         assert!(path(&vec!["abc"; 250].join("/")).is_ok());
         assert!(path(&vec!["abcd"; 250].join("/")).is_err());
+    }
+
+    #[test]
+    fn three_hashes_decide_what_makes_both_sides_equal() {
+        let cases = [
+            ("a", Some("a"), None, Reconcile::Equal),
+            ("a", None, None, Reconcile::Push),
+            ("a", None, Some("a"), Reconcile::Forget),
+            ("b", None, Some("a"), Reconcile::Push),
+            ("b", Some("a"), Some("a"), Reconcile::Push),
+            ("a", Some("b"), Some("a"), Reconcile::Save),
+            ("b", Some("c"), Some("a"), Reconcile::Conflict),
+            ("a", Some("b"), None, Reconcile::Conflict),
+        ];
+        for (stored, vm, base, want) in cases {
+            assert_eq!(reconcile(stored, vm, base), want, "{stored} {vm:?} {base:?}");
+        }
     }
 
     #[test]
