@@ -7,6 +7,8 @@ pub mod error;
 pub mod idempotency;
 pub mod keys;
 pub mod ports;
+pub mod ports_model;
+pub mod ports_tools;
 pub mod records;
 pub mod store;
 pub mod vm;
