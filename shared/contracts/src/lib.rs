@@ -1,2 +1,14 @@
 //! What crosses a wire: HTTP bodies, step inputs and outputs, tool arguments, events. Plain data, no IO.
 #![warn(missing_docs)]
+
+pub mod commands;
+pub mod events;
+pub mod files;
+pub mod keys;
+pub mod list;
+pub mod problem;
+pub mod projects;
+pub mod services;
+pub(crate) mod time;
+pub mod tools;
+pub mod vm;

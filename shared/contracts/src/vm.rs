@@ -1,0 +1,96 @@
+//! A project's VM on the wire.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use pvm_domain::ids::{OperationId, ProjectId};
+use pvm_domain::vm::{VmLease, VmStatus};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::services::Service;
+
+/// A project's VM, as set-up, pause and teardown answer it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Vm {
+    /// The project.
+    pub project_id: ProjectId,
+    /// Its state.
+    pub vm_status: VmStatus,
+    /// The provider's id, if there is a VM.
+    pub vm_id: Option<String>,
+    /// Counts the VMs (and boots) of this project.
+    pub epoch: u64,
+    /// The lifecycle operation under way, if any.
+    pub operation_id: Option<OperationId>,
+    /// The template it was made from.
+    pub template: Option<String>,
+    /// When it was made or resumed.
+    #[schemars(schema_with = "crate::time::time_or_null")]
+    pub started_at: Option<Timestamp>,
+    /// When anything last used it.
+    #[schemars(schema_with = "crate::time::time")]
+    pub last_activity: Timestamp,
+    /// Why the last set-up failed, or what became of the VM.
+    pub reason: Option<String>,
+}
+
+impl From<VmLease> for Vm {
+    fn from(lease: VmLease) -> Self {
+        Self {
+            project_id: lease.project_id,
+            vm_status: lease.state,
+            vm_id: lease.vm_id,
+            epoch: lease.epoch,
+            operation_id: lease.operation,
+            template: lease.template,
+            started_at: lease.started_at,
+            last_activity: lease.last_activity,
+            reason: lease.reason,
+        }
+    }
+}
+
+/// How the project's files stand.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FileCounts {
+    /// All of them.
+    pub total: u64,
+    /// Those that the VM has (or will have at its next set-up without a change).
+    pub synced: u64,
+    /// Those on their way.
+    pub pending: u64,
+    /// Those whose last sync failed.
+    pub failed: u64,
+}
+
+/// Answer of `GET /api/projects/{project_id}/status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Status {
+    /// The project.
+    pub project_id: ProjectId,
+    /// The state of its VM.
+    pub vm_status: VmStatus,
+    /// The provider's id of the VM, if there is one.
+    pub vm_id: Option<String>,
+    /// Counts the VMs (and boots) of this project.
+    pub epoch: u64,
+    /// The template of the VM.
+    pub template: Option<String>,
+    /// Why the last set-up failed, or what became of the VM.
+    pub reason: Option<String>,
+    /// When the VM was made or resumed.
+    #[schemars(schema_with = "crate::time::time_or_null")]
+    pub started_at: Option<Timestamp>,
+    /// When anything last used the VM.
+    #[schemars(schema_with = "crate::time::time")]
+    pub last_activity: Timestamp,
+    /// Its services.
+    pub services: Vec<Service>,
+    /// Its files.
+    pub files: FileCounts,
+    /// What the VM can do (`docker`, `systemd`, `sudo` ...); empty while no VM was ever ready.
+    pub capabilities: BTreeMap<String, bool>,
+    /// What separates the VM from its host, such as `namespaces` or `microvm`; `null` while unknown.
+    pub isolation: Option<String>,
+}
