@@ -4,11 +4,13 @@
 pub mod authorize;
 pub mod commands;
 pub mod error;
+pub mod files;
 pub mod idempotency;
 pub mod keys;
 pub mod ports;
 pub mod ports_model;
 pub mod ports_tools;
 pub mod records;
+pub mod services;
 pub mod store;
 pub mod vm;

@@ -24,11 +24,19 @@ pub trait PrefixedId: Sized + fmt::Display + FromStr<Err = BadId> {
     const PREFIX: &'static str;
     /// Builds the id from its two parts: milliseconds since 1970 (48 bits) and 80 random bits.
     fn from_parts(millis: u64, random: u128) -> Self;
+    /// The two parts it was built from.
+    fn to_parts(&self) -> (u64, u128);
 }
 
 fn encode(millis: u64, random: u128) -> String {
     let value = (u128::from(millis) << 80) | (random & ((1 << 80) - 1));
     (0..BODY).rev().map(|i| char::from(ALPHABET[((value >> (5 * i)) & 31) as usize])).collect()
+}
+
+fn decode(body: &str) -> (u64, u128) {
+    let place = |b: u8| ALPHABET.iter().position(|known| *known == b).unwrap_or(0) as u128;
+    let value = body.bytes().fold(0u128, |value, b| (value << 5) | place(b));
+    ((value >> 80) as u64, value & ((1 << 80) - 1))
 }
 
 fn is_body(text: &str) -> bool {
@@ -46,6 +54,9 @@ macro_rules! ids {
             const PREFIX: &'static str = $prefix;
             fn from_parts(millis: u64, random: u128) -> Self {
                 Self(format!("{}_{}", $prefix, encode(millis, random)))
+            }
+            fn to_parts(&self) -> (u64, u128) {
+                decode(&self.0[concat!($prefix, "_").len()..])
             }
         }
         impl $name {
@@ -157,6 +168,7 @@ mod tests {
         assert!(early < late);
         assert_eq!(early.to_string().parse::<ProjectId>().unwrap(), early);
         assert_eq!(early.as_str().len(), 30);
+        assert_eq!(early.to_parts(), (1, u128::MAX >> 48));
     }
 
     #[test]

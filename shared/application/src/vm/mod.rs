@@ -1,1 +1,12 @@
-//! The VM.
+//! The VM of a project: who has it, getting it ready, and its lifecycle.
+
+pub mod end;
+pub mod lease;
+pub mod provision;
+pub mod ready;
+pub mod recipe;
+pub mod status;
+
+pub use end::{pause, teardown};
+pub use lease::{hold, release};
+pub use ready::{ReadyVm, ready, setup};

@@ -1,0 +1,132 @@
+//! Accepting a command: recorded first, then driven as far as the caller wants to wait.
+
+use std::time::Duration;
+
+use pvm_domain::command::{Command, CommandSpec, CommandStatus, KeptOutput};
+use pvm_domain::ids::{CommandId, ProjectId};
+use pvm_domain::key::Principal;
+use pvm_domain::project::Scope;
+
+use crate::authorize::authorize;
+use crate::commands::drive::{Live, drive_from};
+use crate::error::{AppError, AppResult, ErrorCode};
+use crate::idempotency::{Claim, replayed};
+use crate::keys;
+use crate::ports::{Ambient, ConnectVm, PutObject, RequestSave, RunCommands, StartExecution};
+use crate::store::{Condition, StoreError, Tx, WriteStore};
+use crate::vm::lease;
+
+/// What to run and how long to wait for its end.
+#[derive(Debug, Clone)]
+pub struct RunCommand {
+    /// The command, checked.
+    pub spec: CommandSpec,
+    /// How long to wait; zero for a command in the background.
+    pub wait: Duration,
+}
+
+/// Runs a command in the project's VM, which is readied if it must be.
+///
+/// # Errors
+/// `vm_not_ready` where the VM cannot be set up (the command is then forgotten and may be sent again); those of
+/// authorization and idempotency.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is a port or an input; a struct of them would hide which"
+)]
+pub async fn run<S, O, W, V, R, A>(
+    store: &S,
+    objects: &O,
+    workflow: &W,
+    vm: &V,
+    saver: &R,
+    ambient: &A,
+    principal: &Principal,
+    project_id: &ProjectId,
+    claim: Option<&Claim>,
+    input: RunCommand,
+) -> AppResult<Live>
+where
+    S: WriteStore,
+    O: PutObject,
+    W: StartExecution,
+    V: RunCommands + ConnectVm,
+    R: RequestSave,
+    A: Ambient,
+{
+    let (project, lease) = tokio::join!(
+        authorize(store, principal, project_id, Scope::Write),
+        lease::load(store, ambient, project_id)
+    );
+    project?;
+    if let Some(known) = replayed(store, claim, ambient.now()).await? {
+        let id: CommandId = known.parse().map_err(|_| AppError::not_found("command"))?;
+        let known = super::get::load(store, project_id, &id).await?;
+        return drive_from(store, objects, workflow, vm, saver, ambient, known, None, input.wait).await;
+    }
+    let mut lease = lease?;
+    let ready = crate::vm::ready::ready_of(&lease);
+    let mut command = Command {
+        project_id: project_id.clone(),
+        command_id: ambient.new_id(),
+        spec: input.spec,
+        status: CommandStatus::Running,
+        // An active VM is claimed in the same write: one round trip less on the common way.
+        epoch: ready.as_ref().map(|ready| ready.epoch),
+        kill_requested: false,
+        exit_code: None,
+        signal: None,
+        stdout: KeptOutput::default(),
+        stderr: KeptOutput::default(),
+        duration_ms: None,
+        created_at: ambient.now(),
+        finished_at: None,
+        version: 0,
+    };
+    let fresh = command.epoch.is_some();
+    let mut tx = Tx::new().create(&mut command);
+    if let Some(claim) = claim {
+        let mut memory = claim.record(&command.command_id, ambient.now());
+        tx = tx.require(keys::project(project_id), Condition::Present).create(&mut memory);
+    }
+    match store.commit(tx).await {
+        Ok(_) => {}
+        // The same request twice at the same moment: the other one made the command.
+        Err(StoreError::Conflict { key }) if claim.is_some_and(|claim| claim.key() == key) => {
+            let known = replayed(store, claim, ambient.now()).await?;
+            let id = known.and_then(|id| id.parse().ok()).ok_or_else(|| AppError::not_found("command"))?;
+            let known = super::get::load(store, project_id, &id).await?;
+            return drive_from(store, objects, workflow, vm, saver, ambient, known, None, input.wait).await;
+        }
+        Err(other) => return Err(other.into()),
+    }
+    if ready.is_some() {
+        lease = touched(store, vm, workflow, ambient, lease).await;
+    }
+    let fresh = fresh.then_some(lease);
+    let key = command.command_id.clone();
+    let driven = drive_from(store, objects, workflow, vm, saver, ambient, command, fresh, input.wait).await;
+    if let Err(error) = &driven
+        && error.code == ErrorCode::VmNotReady
+    {
+        let mut tx = Tx::new().remove(keys::command(project_id, &key));
+        if let Some(claim) = claim {
+            tx = tx.remove(claim.key());
+        }
+        store.commit(tx).await?;
+    }
+    driven
+}
+
+/// Keeps the idle clocks of a VM in use going.
+async fn touched<S: WriteStore, A: Ambient>(
+    store: &S,
+    vm: &impl ConnectVm,
+    workflow: &impl StartExecution,
+    ambient: &A,
+    lease: pvm_domain::vm::VmLease,
+) -> pvm_domain::vm::VmLease {
+    // An active lease is answered without waiting, and its trouble shows when the command starts.
+    drop(crate::vm::ready::ready_from(store, workflow, vm, ambient, lease.clone(), Duration::ZERO).await);
+    lease
+}

@@ -1,0 +1,4 @@
+//! Files of a project.
+
+pub mod save;
+pub mod sync;

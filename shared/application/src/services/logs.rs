@@ -1,0 +1,41 @@
+//! Reading a service's output.
+
+use pvm_domain::ids::{ProjectId, ServiceId};
+use pvm_domain::key::Principal;
+use pvm_domain::project::Scope;
+use pvm_domain::service::Service;
+
+use crate::authorize::authorize;
+use crate::error::AppResult;
+use crate::ports::{Ambient, ReadFrom, RunCommands, RunReport, VmError};
+use crate::store::WriteStore;
+use crate::vm::{lease, ready};
+
+/// A service with the output of its current start from `from` on; `None` while it has no VM.
+///
+/// # Errors
+/// `not_found`; of the store or the VM.
+pub async fn logs<S: WriteStore, V: RunCommands, A: Ambient>(
+    store: &S,
+    vm: &V,
+    ambient: &A,
+    principal: &Principal,
+    project_id: &ProjectId,
+    service_id: &ServiceId,
+    from: ReadFrom,
+) -> AppResult<(Service, Option<RunReport>)> {
+    authorize(store, principal, project_id, Scope::Read).await?;
+    let service = super::load(store, project_id, service_id).await?;
+    let lease = lease::load(store, ambient, project_id).await?;
+    let Some(ready) = ready::ready_of(&lease).filter(|ready| service.epoch == Some(ready.epoch)) else {
+        return Ok((service, None));
+    };
+    match vm.read_run(&ready.vm_id, &service.journal_id(), from).await {
+        Ok(report) => Ok((service, report)),
+        Err(VmError::Gone) => {
+            lease::note_gone(store, ambient, project_id, &ready.vm_id).await?;
+            Ok((service, None))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
