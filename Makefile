@@ -1,0 +1,61 @@
+# Project VM. `make run` and `make demo` need a Rust toolchain, a C compiler and root on Linux; nothing else.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# A build cache outside the checkout serves fresh clones where it exists; otherwise ./target is used.
+ifneq ($(wildcard $(HOME)/.cache/pvm-target),)
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/pvm-target
+endif
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+PVM := $(TARGET)/local/pvm
+
+.PHONY: help run demo build test test-full check fmt lint doc generate assert-unchanged bench template tools clean-state
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+build: ## Build the `pvm` program with the `local` profile
+	@echo "Building pvm (a cold build takes some minutes, a warm one seconds) ..."
+	cargo build --profile local -p pvm-local --bin pvm
+
+run: build ## Build and run the whole system in this terminal
+	exec $(PVM) serve
+
+demo: build ## Run the main job end to end, over HTTP, on real input
+	$(PVM) demo
+
+template: build ## Build the `base` template now instead of in the background
+	$(PVM) template base
+
+tools: ## Install what the tests need from the package registries
+	scripts/prepare-tests.sh
+
+test: tools ## Run all tests but the heavy ones
+	scripts/test.sh
+
+test-full: tools ## Run everything, the heavy cases too
+	scripts/test.sh --full
+
+check: fmt lint doc ## Formatting, lints, documentation
+
+fmt:
+	cargo fmt --all --check
+
+lint:
+	cargo clippy --workspace --all-targets -- -D warnings
+
+doc:
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+generate: ## Regenerate what is checked in but made by a program
+	UPDATE=1 cargo test -p pvm-api --test openapi
+
+assert-unchanged: generate ## Fail if a generated file is not what is checked in
+	git diff --exit-code -- openapi.json
+
+bench: build ## Print the figures of the design as ratios to named baselines
+	scripts/bench.sh
+
+clean-state: ## Remove the state of `make run` (.pvm); stop it first
+	$(PVM) purge
