@@ -1,1 +1,15 @@
-//! pvm-aws
+//! The AWS side of the ports: records and events in DynamoDB, objects in S3, executions in Step Functions, secrets.
+//! The same adapters serve the cloud and the embedded install; only the clients' endpoints differ ([`clients`]).
+#![warn(missing_docs)]
+
+pub mod clients;
+mod dynamo;
+mod objects;
+pub mod schema;
+mod secrets;
+mod workflows;
+
+pub use dynamo::{Dynamo, DynamoSettings, Tables};
+pub use objects::Objects;
+pub use secrets::FileSecrets;
+pub use workflows::{MachineNames, Workflows};
