@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::Invalid;
 
-/// What happens when an agent wants to use a tool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+/// What happens when an agent wants to use a tool; later ones are stricter.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum ApprovalPolicy {
     /// It runs.
@@ -42,7 +45,9 @@ pub struct AgentDefinition {
     /// Tools it may not use.
     #[serde(default)]
     pub denied_tools: Vec<String>,
-    /// Policy by tool name; `auto` where a tool is not named.
+    /// Policy by tool name, or by `tool(pattern)` where `*` in the pattern stands for anything and the whole is matched
+    /// with each text argument; `auto` where nothing fits. A pattern goes before the bare name, and among patterns
+    /// the strictest counts.
     #[serde(default)]
     pub approvals: BTreeMap<String, ApprovalPolicy>,
     /// Sampling temperature, 0 to 2, where the provider takes one.
@@ -72,6 +77,16 @@ impl AgentDefinition {
         if self.temperature.is_some_and(|t| !(0.0..=2.0).contains(&t)) {
             return Err(Invalid::new("temperature", "must be 0 to 2"));
         }
+        for rule in self.approvals.keys() {
+            let (tool, pattern) = split_rule(rule);
+            if tool.is_empty() || tool.contains([')', '(']) || pattern.is_some_and(str::is_empty) {
+                let shown = crate::text::head_and_tail(rule, 80).0;
+                return Err(Invalid::new(
+                    "approvals",
+                    format!("{shown:?} must be a tool's name or have the form tool(pattern)"),
+                ));
+            }
+        }
         if self.max_tokens == Some(0) {
             return Err(Invalid::new("max_tokens", "must be at least 1"));
         }
@@ -84,7 +99,27 @@ impl AgentDefinition {
         Ok(())
     }
 
-    /// Whether the agent may use `tool`.
+    /// What happens when the agent wants to call `tool` with `arguments`.
+    pub fn policy(&self, tool: &str, arguments: &Value) -> ApprovalPolicy {
+        let fits = |pattern: &str| match arguments {
+            Value::Object(fields) => fields
+                .values()
+                .filter_map(Value::as_str)
+                .any(|text| glob(pattern.as_bytes(), text.as_bytes())),
+            _ => false,
+        };
+        let by_pattern = self
+            .approvals
+            .iter()
+            .filter_map(|(rule, policy)| match split_rule(rule) {
+                (name, Some(pattern)) if name == tool && fits(pattern) => Some(*policy),
+                _ => None,
+            })
+            .max();
+        by_pattern.or_else(|| self.approvals.get(tool).copied()).unwrap_or(ApprovalPolicy::Auto)
+    }
+
+    /// Whether the agent may use `tool` at all.
     pub fn may_use(&self, tool: &str) -> bool {
         self.tools.as_ref().is_none_or(|some| some.iter().any(|name| name == tool))
             && !self.denied_tools.iter().any(|name| name == tool)
@@ -100,4 +135,70 @@ pub fn agent_id(field: &str, text: &str) -> Result<(), Invalid> {
     let ok = (1..=64).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-');
     if ok { Ok(()) } else { Err(Invalid::new(field, "must be 1 to 64 of a-z, 0-9, _ and -")) }
+}
+
+/// Splits `tool(pattern)`; the pattern is `None` for a bare name.
+fn split_rule(rule: &str) -> (&str, Option<&str>) {
+    match rule.split_once('(') {
+        Some((tool, rest)) if rest.ends_with(')') => (tool, Some(&rest[..rest.len() - 1])),
+        _ => (rule, None),
+    }
+}
+
+/// Whether the whole of `text` fits `pattern`, in which `*` stands for any bytes.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        if pattern.get(p) == Some(&b'*') {
+            star = Some((p, t));
+            p += 1;
+        } else if pattern.get(p) == Some(&text[t]) {
+            p += 1;
+            t += 1;
+        } else if let Some((at, from)) = star {
+            p = at + 1;
+            t = from + 1;
+            star = Some((at, from + 1));
+        } else {
+            return false;
+        }
+    }
+    pattern[p..].iter().all(|b| *b == b'*')
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn agent(approvals: &[(&str, ApprovalPolicy)]) -> AgentDefinition {
+        let mut agent: AgentDefinition = serde_json::from_value(json!({"agent_id": "a"})).unwrap();
+        agent.approvals = approvals.iter().map(|(rule, policy)| ((*rule).to_owned(), *policy)).collect();
+        agent
+    }
+
+    #[test]
+    fn a_pattern_goes_before_the_name_and_the_strictest_pattern_counts() {
+        use ApprovalPolicy::{Ask, Auto, Deny};
+        let agent = agent(&[
+            ("execute_command", Ask),
+            ("execute_command(ls*)", Auto),
+            ("execute_command(*git push*)", Ask),
+            ("execute_command(*--force*)", Deny),
+        ]);
+        agent.check().unwrap();
+        let of = |command: &str| agent.policy("execute_command", &json!({"command": command}));
+        assert_eq!((of("ls -la"), of("make"), of("cd a && git push")), (Auto, Ask, Ask));
+        assert_eq!(of("git push --force"), Deny);
+        assert_eq!(agent.policy("read_file", &json!({"path": "ls"})), Auto);
+        assert!(self::agent(&[("a(", Ask)]).check().is_err());
+    }
+
+    #[test]
+    fn an_unknown_field_of_a_definition_is_an_error() {
+        let wrong = json!({"agent_id": "a", "allowed-tools": []});
+        assert!(serde_json::from_value::<AgentDefinition>(wrong).is_err());
+    }
 }

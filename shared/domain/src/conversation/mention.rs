@@ -31,7 +31,10 @@ mod tests {
     fn agents_are_found_by_name_once_and_in_order() {
         let known = ["dev_agent", "designer_agent", "dev"];
         let of = |text: &str| mentions(text, known.iter().copied());
-        assert_eq!(of("@designer_agent, then @dev_agent and @designer_agent."), ["designer_agent", "dev_agent"]);
+        assert_eq!(
+            of("@designer_agent, then @dev_agent and @designer_agent."),
+            ["designer_agent", "dev_agent"]
+        );
         assert_eq!(of("@dev: go on"), ["dev"]);
         assert_eq!(of("Ask @dev_agent-"), ["dev_agent"]);
         for nobody in ["mail x@dev_agent.org", "npm i @scope/dev", "@nobody", "a/@dev_agent", "@Dev_agent"] {

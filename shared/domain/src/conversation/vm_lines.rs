@@ -45,7 +45,8 @@ pub fn parse(reply: &str) -> VmLines {
                 continue;
             }
         } else if let Some(mut open) = Fence::opened_by(line) {
-            open.runs = !open.is_prose && lines[at + 1..].first().is_some_and(|next| command_of(next).is_some());
+            open.runs =
+                !open.is_prose && lines[at + 1..].first().is_some_and(|next| command_of(next).is_some());
             fence = Some(open);
             at += 1;
             continue;
@@ -275,7 +276,10 @@ mod tests {
     fn a_quoted_heredoc_keeps_its_body_to_the_letter() {
         let body = "{% extends 'base.html' %}\n/vm not a command\n```\n  don't \"close\" $(x)\n# Flask";
         let reply = format!("/vm cat > app.py << 'EOF'\n{body}\nEOF\n\n/vm mkdir -p templates\n");
-        assert_eq!(commands(&reply), [format!("cat > app.py << 'EOF'\n{body}\nEOF"), "mkdir -p templates".into()]);
+        assert_eq!(
+            commands(&reply),
+            [format!("cat > app.py << 'EOF'\n{body}\nEOF"), "mkdir -p templates".into()]
+        );
     }
 
     #[test]
@@ -319,13 +323,17 @@ mod tests {
     #[test]
     fn a_fence_runs_only_when_it_begins_with_a_vm_line() {
         assert_eq!(commands("```bash\n/vm ls\n/vm pwd\n```\nend"), ["ls", "pwd"]);
-        let shown = parse("Use it so:\n```\nRun this:\n/vm rm -rf /\n```\n~~~text\n/vm reboot\n~~~\n/vm true");
+        let shown =
+            parse("Use it so:\n```\nRun this:\n/vm rm -rf /\n```\n~~~text\n/vm reboot\n~~~\n/vm true");
         assert_eq!(shown.lines.len(), 1);
         assert_eq!(shown.fenced, 2);
     }
 
     #[test]
     fn only_a_line_that_begins_with_vm_is_a_command() {
-        assert_eq!(commands("use /vm ls\n/vmx ls\n    /vm indented code\n/vm\n  /vm ok\n/vm\tls\r\n"), ["ok", "ls"]);
+        assert_eq!(
+            commands("use /vm ls\n/vmx ls\n    /vm indented code\n/vm\n  /vm ok\n/vm\tls\r\n"),
+            ["ok", "ls"]
+        );
     }
 }
