@@ -1,1 +1,5 @@
-//! pvm-events
+//! What runs by itself: uploads that arrive, workspaces to save, clean-up by the clock, executions that ended badly.
+
+pub mod cleanup;
+pub mod notification;
+pub mod sync_files;

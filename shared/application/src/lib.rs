@@ -2,6 +2,7 @@
 //! and those are the permissions that its Lambda gets.
 
 pub mod authorize;
+pub mod cleanup;
 pub mod commands;
 pub mod error;
 pub mod files;

@@ -196,6 +196,8 @@ pub enum Purge {
     Records {
         /// The partition.
         pk: String,
+        /// The sort key of a record that stays.
+        keep: Option<String>,
     },
     /// All events of a log.
     Log(LogId),

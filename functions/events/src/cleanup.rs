@@ -1,0 +1,25 @@
+//! Clean-up by the clock.
+
+use pvm_application::cleanup::{self, Counts};
+use pvm_application::error::AppResult;
+use pvm_application::ports::{
+    Ambient, ConnectVm, DeleteObject, EndVm, FindVm, GetObject, PutObject, RunCommands, StartExecution, VmFiles,
+};
+use pvm_application::store::WriteStore;
+
+/// One bounded round of clean-up.
+///
+/// # Errors
+/// Of the store; trouble with one VM is logged and left to the next round.
+pub async fn handle<S, O, W, V, A>(store: &S, objects: &O, workflow: &W, vm: &V, ambient: &A) -> AppResult<Counts>
+where
+    S: WriteStore,
+    O: PutObject + GetObject + DeleteObject,
+    W: StartExecution,
+    V: ConnectVm + EndVm + FindVm + VmFiles + RunCommands,
+    A: Ambient,
+{
+    let counts = cleanup::sweep(store, objects, workflow, vm, ambient).await?;
+    tracing::info!(?counts, "clean-up");
+    Ok(counts)
+}

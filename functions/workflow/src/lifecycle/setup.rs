@@ -1,0 +1,111 @@
+//! Setting a VM up: Provision, RestoreFiles, ReplayRecipe, StartServices; and FailVm where one of them failed.
+
+use std::time::Duration;
+
+use pvm_application::error::AppResult;
+use pvm_application::files::save::{self, Budget};
+use pvm_application::ports::{
+    Ambient, ConnectVm, CreateVm, DeleteObject, FindVm, GetObject, PutObject, RunCommands, VmFiles,
+};
+use pvm_application::store::WriteStore;
+use pvm_application::vm::provision::{self, of_operation};
+use pvm_application::vm::recipe::{self, Replay};
+use pvm_application::services;
+use pvm_contracts::lifecycle::{FailVmInput, LifecycleInput, LifecycleOutput};
+use pvm_domain::limits;
+
+/// Finds, resumes or makes the VM.
+///
+/// # Errors
+/// Of the provider or the store.
+pub async fn provision<S: WriteStore, V: CreateVm + FindVm + ConnectVm, A: Ambient>(
+    store: &S,
+    vm: &V,
+    ambient: &A,
+    input: LifecycleInput,
+) -> AppResult<LifecycleOutput> {
+    provision::provision(store, vm, ambient, &input.project_id, &input.operation_id).await?;
+    Ok(LifecycleOutput::done())
+}
+
+/// Makes the VM's workspace equal to the stored files.
+///
+/// # Errors
+/// Of the VM, the objects or the store.
+pub async fn restore_files<S, O, V, A>(
+    store: &S,
+    objects: &O,
+    vm: &V,
+    ambient: &A,
+    input: LifecycleInput,
+) -> AppResult<LifecycleOutput>
+where
+    S: WriteStore,
+    O: PutObject + GetObject + DeleteObject,
+    V: VmFiles,
+    A: Ambient,
+{
+    let (_, ready) = of_operation(store, ambient, &input.project_id, &input.operation_id).await?;
+    let Some(ready) = ready else { return Ok(LifecycleOutput::done()) };
+    let budget = Budget::step();
+    let done = save::reconcile(store, objects, vm, ambient, &input.project_id, &ready.vm_id, budget).await?;
+    Ok(LifecycleOutput::more(done.more))
+}
+
+/// Replays recorded installs that the VM does not have.
+///
+/// # Errors
+/// Of the VM or the store.
+pub async fn replay_recipe<S: WriteStore, V: RunCommands, A: Ambient>(
+    store: &S,
+    vm: &V,
+    ambient: &A,
+    input: LifecycleInput,
+) -> AppResult<LifecycleOutput> {
+    let wait = Duration::from_secs(limits::STEP_INLINE_WAIT_SECS);
+    match recipe::replay(store, vm, ambient, &input.project_id, &input.operation_id, wait).await? {
+        Replay::Done => Ok(LifecycleOutput::done()),
+        Replay::Running => Ok(LifecycleOutput::again_in(5)),
+    }
+}
+
+/// Starts the project's services, and gives the VM free: it is active from here on.
+///
+/// # Errors
+/// Of the VM or the store.
+pub async fn start_services<S: WriteStore, V: RunCommands, A: Ambient>(
+    store: &S,
+    vm: &V,
+    ambient: &A,
+    input: LifecycleInput,
+) -> AppResult<LifecycleOutput> {
+    services::restore(store, vm, ambient, &input.project_id, &input.operation_id).await?;
+    provision::activate(store, ambient, &input.project_id, &input.operation_id).await?;
+    Ok(LifecycleOutput::done())
+}
+
+/// Notes that the set-up failed, and why.
+///
+/// # Errors
+/// Of the store.
+pub async fn fail_vm<S: WriteStore, A: Ambient>(
+    store: &S,
+    ambient: &A,
+    input: FailVmInput,
+) -> AppResult<LifecycleOutput> {
+    let reason = reason(&input);
+    provision::fail(store, ambient, &input.project_id, &input.operation_id, &reason).await?;
+    Ok(LifecycleOutput::done())
+}
+
+/// The text behind an error that a state machine caught: a step's message where it has one.
+fn reason(input: &FailVmInput) -> String {
+    let message = serde_json::from_str::<serde_json::Value>(&input.cause)
+        .ok()
+        .and_then(|cause| cause.get("errorMessage")?.as_str().map(str::to_owned));
+    match message {
+        Some(text) => text,
+        None if input.cause.is_empty() => input.error.clone(),
+        None => input.cause.clone(),
+    }
+}

@@ -1,0 +1,217 @@
+//! Clean-up by the clock: VMs that idle are paused, VMs paused for long are saved and ended, operations whose start or
+//! end was lost are taken up again, deletions go on, VMs that nobody owns are ended. One call does a bounded batch.
+
+use jiff::SignedDuration;
+use pvm_domain::ids::{OperationId, ProjectId};
+use pvm_domain::limits;
+use pvm_domain::project::Project;
+use pvm_domain::vm::{VmLease, VmStatus};
+
+use crate::error::AppResult;
+use crate::keys;
+use crate::ports::{
+    Ambient, ConnectVm, DeleteObject, EndVm, FindVm, GetObject, PutObject, RunCommands, StartExecution, VmError, VmFiles,
+};
+use crate::store::{Index, Listing, Record, WriteStore};
+use crate::vm::{end, lease, ready};
+
+/// Records looked at by one call, per shard.
+const BATCH: u32 = 25;
+
+/// What a call did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counts {
+    /// Idle VMs paused.
+    pub paused: u32,
+    /// VMs paused for long that are now being saved and ended.
+    pub ended: u32,
+    /// VMs in use that were given more time.
+    pub extended: u32,
+    /// Operations started again or given up.
+    pub operations: u32,
+    /// Deletions started again.
+    pub deletions: u32,
+    /// VMs that no project owns, ended.
+    pub strays: u32,
+    /// Things that went wrong and are left to the next call.
+    pub errors: u32,
+}
+
+/// One round.
+///
+/// # Errors
+/// Of the store's listings; trouble with a single thing is counted and logged.
+pub async fn sweep<S, O, W, V, A>(store: &S, objects: &O, workflow: &W, vm: &V, ambient: &A) -> AppResult<Counts>
+where
+    S: WriteStore,
+    O: PutObject + GetObject + DeleteObject,
+    W: StartExecution,
+    V: ConnectVm + EndVm + FindVm + VmFiles + RunCommands,
+    A: Ambient,
+{
+    let mut counts = Counts::default();
+    for lease in due::<VmLease, _, _>(store, ambient, keys::Sweep::Vm).await? {
+        if let Err(error) = look(store, objects, workflow, vm, ambient, &lease.project_id, &mut counts).await {
+            tracing::warn!(project.id = %lease.project_id, error = ?error, "clean-up could not deal with a VM");
+            counts.errors += 1;
+        }
+    }
+    for project in due::<Project, _, _>(store, ambient, keys::Sweep::Deletion).await? {
+        if let Err(error) = delete(store, workflow, ambient, &project.project_id).await {
+            tracing::warn!(project.id = %project.project_id, error = ?error, "clean-up could not go on with a deletion");
+            counts.errors += 1;
+        } else {
+            counts.deletions += 1;
+        }
+    }
+    match strays(store, vm, ambient).await {
+        Ok(count) => counts.strays = count,
+        // "Unknown" is never taken for "none": without a certain listing nothing is ended.
+        Err(error) => {
+            tracing::warn!(error = ?error, "the provider did not list its VMs");
+            counts.errors += 1;
+        }
+    }
+    Ok(counts)
+}
+
+async fn due<R: Record, S: WriteStore, A: Ambient>(store: &S, ambient: &A, sweep: keys::Sweep) -> AppResult<Vec<R>> {
+    let mut found = Vec::new();
+    for shard in 0..keys::SWEEP_SHARDS {
+        let mut listing = Listing::of(keys::sweep_partition(sweep, shard), "").from_index(Index::Sweep).page(BATCH, None);
+        listing.up_to = Some(keys::sweep_up_to(ambient.now()));
+        found.extend(store.list::<R>(listing).await?.items);
+    }
+    Ok(found)
+}
+
+async fn look<S, O, W, V, A>(
+    store: &S,
+    objects: &O,
+    workflow: &W,
+    vm: &V,
+    ambient: &A,
+    project_id: &ProjectId,
+    counts: &mut Counts,
+) -> AppResult<()>
+where
+    S: WriteStore,
+    O: PutObject + GetObject + DeleteObject,
+    W: StartExecution,
+    V: ConnectVm + EndVm + FindVm + VmFiles + RunCommands,
+    A: Ambient,
+{
+    // The index may lag: the lease itself decides.
+    let lease = lease::load(store, ambient, project_id).await?;
+    let now = ambient.now();
+    if lease.operation.is_some() {
+        if !lease.is_busy_at(now) {
+            give_up(store, ambient, project_id).await?;
+            counts.operations += 1;
+        }
+        return Ok(());
+    }
+    let quiet_for = now.duration_since(lease.last_activity);
+    let over = |secs: u64| quiet_for >= SignedDuration::from_secs(secs.cast_signed());
+    match lease.state {
+        VmStatus::Active if !lease.holders.is_empty() => {
+            extend(store, vm, ambient, &lease).await?;
+            counts.extended += 1;
+        }
+        VmStatus::Active if over(limits::VM_IDLE_SECS) => {
+            end::pause_now(store, objects, vm, ambient, project_id).await?;
+            counts.paused += 1;
+        }
+        VmStatus::Paused if over(limits::VM_PAUSED_SECS) => {
+            end::teardown_now(store, workflow, ambient, project_id).await?;
+            counts.ended += 1;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// A VM that runs or commands hold must not be paused under them.
+async fn extend<S: WriteStore, V: ConnectVm, A: Ambient>(
+    store: &S,
+    vm: &V,
+    ambient: &A,
+    held: &VmLease,
+) -> AppResult<()> {
+    let Some(ready) = ready::ready_of(held) else { return Ok(()) };
+    match vm.connect_vm(&ready.vm_id, limits::VM_TIMEOUT_SECS).await {
+        Ok(_) => {
+            lease::change(store, ambient, &held.project_id, |lease| {
+                lease.last_activity = ambient.now();
+                Ok(true)
+            })
+            .await?;
+        }
+        Err(VmError::Gone) => {
+            lease::note_gone(store, ambient, &held.project_id, &ready.vm_id).await?;
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+/// An operation that did not finish in its time: the lease goes free, and the next use starts a new one.
+async fn give_up<S: WriteStore, A: Ambient>(store: &S, ambient: &A, project_id: &ProjectId) -> AppResult<()> {
+    lease::change(store, ambient, project_id, |lease| {
+        let overdue = lease.operation.is_some() && !lease.is_busy_at(ambient.now());
+        if overdue {
+            lease.finish(VmStatus::Failed, Some("The operation did not finish in its time; the next use tries again.".into()));
+            lease.last_activity = ambient.now();
+        }
+        Ok(overdue)
+    })
+    .await
+    .map(|_| ())
+}
+
+/// Starts the erasing of a marked project (again).
+///
+/// # Errors
+/// Of the store or the workflow engine.
+pub async fn delete<S: WriteStore, A: Ambient>(
+    store: &S,
+    workflow: &impl StartExecution,
+    ambient: &A,
+    project_id: &ProjectId,
+) -> AppResult<()> {
+    let operation: OperationId = ambient.new_id();
+    let lease = lease::change(store, ambient, project_id, |lease| {
+        if lease.is_busy_at(ambient.now()) {
+            return Ok(false);
+        }
+        lease.operation = None;
+        lease.begin(operation.clone(), VmStatus::Stopping, ambient.now()).ok();
+        Ok(true)
+    })
+    .await?;
+    match lease.operation {
+        Some(ours) if ours == operation => ready::start(workflow, project_id, "delete", &ours).await,
+        _ => Ok(()),
+    }
+}
+
+/// Ends VMs of our deployment whose project is gone or has another VM. Only a complete listing counts.
+async fn strays<S: WriteStore, V: FindVm + EndVm, A: Ambient>(store: &S, vm: &V, ambient: &A) -> AppResult<u32> {
+    let mut ended = 0;
+    for known in vm.vms(None).await? {
+        let Some(project_id) = known.project_id.as_deref().and_then(|id| id.parse::<ProjectId>().ok()) else { continue };
+        let project: Option<Project> = store.get(&keys::project(&project_id)).await?;
+        let stray = match project {
+            None => true,
+            Some(_) => {
+                let lease = lease::load(store, ambient, &project_id).await?;
+                lease.operation.is_none() && lease.vm_id.as_ref().is_some_and(|ours| *ours != known.vm_id)
+            }
+        };
+        if stray {
+            vm.kill_vm(&known.vm_id).await?;
+            ended += 1;
+        }
+    }
+    Ok(ended)
+}

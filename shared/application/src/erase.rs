@@ -1,0 +1,84 @@
+//! Erasing a project that is marked as being deleted, in bounded batches that can be repeated. Nothing is erased of a
+//! project that is not marked.
+
+use pvm_domain::conversation::Conversation;
+use pvm_domain::event::LogId;
+use pvm_domain::ids::ProjectId;
+use pvm_domain::project::Project;
+
+use crate::error::{AppError, AppResult, ErrorCode};
+use crate::keys;
+use crate::ports::DeleteObject;
+use crate::store::{Index, Listing, Purge, ReadStore, Tx, WriteStore};
+
+/// Things removed by one call.
+const BATCH: u32 = 1_000;
+
+/// The marked project; `None` where it is gone already.
+async fn marked(store: &impl ReadStore, project_id: &ProjectId) -> AppResult<Option<Project>> {
+    match store.get::<Project>(&keys::project(project_id)).await? {
+        Some(project) if !project.deleting => {
+            Err(AppError::new(ErrorCode::Conflict, "The project is not being deleted; nothing was removed."))
+        }
+        found => Ok(found),
+    }
+}
+
+/// Removes objects of the project: file versions and kept output. Answers whether there are more.
+///
+/// # Errors
+/// Of the store or the objects; `conflict` where the project is not marked.
+pub async fn objects(
+    store: &impl ReadStore,
+    objects: &impl DeleteObject,
+    project_id: &ProjectId,
+) -> AppResult<bool> {
+    marked(store, project_id).await?;
+    for prefix in [format!("p/{project_id}/"), format!("c/{project_id}/")] {
+        if objects.delete_prefix(&prefix, BATCH).await? > 0 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Removes records and events: those of the conversations, then the project's, its own record last. Answers whether
+/// there are more.
+///
+/// # Errors
+/// Of the store; `conflict` where the project is not marked.
+pub async fn records(store: &impl WriteStore, project_id: &ProjectId) -> AppResult<bool> {
+    let Some(project) = marked(store, project_id).await? else { return Ok(false) };
+    let listing = Listing::of(keys::project_partition(project_id), "C#").from_index(Index::Owner).page(10, None);
+    let conversations = store.list::<Conversation>(listing).await?;
+    for conversation in &conversations.items {
+        conversation_records(store, conversation).await?;
+    }
+    if !conversations.items.is_empty() {
+        return Ok(true);
+    }
+    if store.purge(Purge::Log(LogId::Project(project_id.clone())), BATCH).await? > 0 {
+        return Ok(true);
+    }
+    // Everything else of the partition first, so that an interrupted deletion is still found by its mark.
+    let partition = keys::project_partition(project_id);
+    let listed = keys::project(project_id);
+    if store.purge(Purge::Records { pk: partition, keep: Some(listed.sk) }, BATCH).await? > 0 {
+        return Ok(true);
+    }
+    store.commit(Tx::new().delete(&project)).await?;
+    Ok(false)
+}
+
+async fn conversation_records(store: &impl WriteStore, conversation: &Conversation) -> AppResult<()> {
+    let id = &conversation.conversation_id;
+    while store.purge(Purge::Log(LogId::Conversation(id.clone())), BATCH).await? > 0 {}
+    let (pk, own) = (keys::conversation_partition(id), keys::conversation(id));
+    while store.purge(Purge::Records { pk: pk.clone(), keep: Some(own.sk.clone()) }, BATCH).await? > 0 {}
+    let mut tx = Tx::new().remove(own);
+    if let Some(alias) = &conversation.alias {
+        tx = tx.remove(keys::conversation_alias(&conversation.owner, alias));
+    }
+    store.commit(tx).await?;
+    Ok(())
+}
