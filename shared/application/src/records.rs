@@ -33,7 +33,7 @@ record!(Project, "project", |r| keys::project(&r.project_id),
 record!(Member, "member", |r| keys::member(&r.project_id, &r.principal),
     owner: Some(keys::member_listing(&r.principal, &r.project_id)));
 record!(ApiKey, "api_key", |r| keys::api_key(&r.hash),
-    owner: Some(keys::api_key_listing(&r.owner, r.key_id.as_str())));
+    owner: r.revoked_at.is_none().then(|| keys::api_key_listing(&r.owner, r.key_id.as_str())));
 record!(ProjectFile, "file", |r| keys::file(&r.project_id, &r.path));
 record!(FilePointer, "file_pointer", |r| keys::file_pointer(&r.project_id, &r.file_id));
 record!(Service, "service", |r| keys::service(&r.project_id, &r.service_id));

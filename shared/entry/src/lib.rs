@@ -1,1 +1,22 @@
-//! pvm-entry
+//! The front hall of every program: settings, logs, time and ids, reading requests, writing answers, errors as users
+//! and state machines see them, and the ways to run as a Lambda function.
+#![warn(missing_docs)]
+
+pub mod cors;
+pub mod http;
+pub mod logging;
+pub mod principal;
+pub mod problem;
+pub mod reply;
+pub mod request;
+pub mod settings;
+pub mod signer;
+pub mod step;
+mod system;
+
+pub use self::http::{Call, run_http, run_http_streaming};
+pub use reply::{Reply, ReplyBody};
+pub use settings::Settings;
+pub use signer::Signer;
+pub use step::{StepError, StepErrorName, call_step};
+pub use system::System;

@@ -1,0 +1,64 @@
+//! Changing a project's own fields.
+
+use std::collections::BTreeMap;
+
+use pvm_domain::ids::ProjectId;
+use pvm_domain::key::Principal;
+use pvm_domain::project::Scope;
+use pvm_domain::text;
+
+use crate::authorize::authorize;
+use crate::error::{AppError, AppResult, ErrorCode};
+use crate::ports::Clock;
+use crate::projects::{ProjectView, viewed};
+use crate::store::{StoreError, Tx, WriteStore};
+
+/// Tries before a change without a condition gives up.
+const TRIES: u32 = 8;
+
+/// What to change; a field that is `None` stays.
+#[derive(Debug, Clone, Default)]
+pub struct ProjectChange {
+    /// New display name.
+    pub name: Option<String>,
+    /// New description.
+    pub description: Option<String>,
+    /// New environment.
+    pub env: Option<BTreeMap<String, String>>,
+}
+
+/// Changes a project. `only` holds the versions that the caller has seen, where it named any.
+///
+/// # Errors
+/// `version_mismatch` where the project has changed since, `invalid`, `not_found`.
+pub async fn update(
+    store: &impl WriteStore,
+    clock: &impl Clock,
+    principal: &Principal,
+    project_id: &ProjectId,
+    only: Option<&[u64]>,
+    change: ProjectChange,
+) -> AppResult<ProjectView> {
+    let name = change.name.map(|name| text::name("name", &name)).transpose()?;
+    let description = change.description.map(|text| text::description("description", &text)).transpose()?;
+    if let Some(env) = &change.env {
+        text::env("env", env)?;
+    }
+    for _ in 0..TRIES {
+        let mut project = authorize(store, principal, project_id, Scope::Write).await?;
+        if only.is_some_and(|seen| !seen.contains(&project.version)) {
+            let detail = format!("The project is at version {}; read it again and retry.", project.version);
+            return Err(AppError::new(ErrorCode::VersionMismatch, detail));
+        }
+        project.name = name.clone().unwrap_or(project.name);
+        project.description = description.clone().unwrap_or(project.description);
+        project.env = change.env.clone().unwrap_or(project.env);
+        project.updated_at = clock.now();
+        match store.commit(Tx::new().update(&mut project)).await {
+            Ok(_) => return viewed(store, project).await,
+            Err(StoreError::Conflict { .. }) => {}
+            Err(other) => return Err(other.into()),
+        }
+    }
+    Err(AppError::new(ErrorCode::Conflict, "The project keeps changing; try again."))
+}

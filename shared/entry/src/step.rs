@@ -1,0 +1,115 @@
+//! Steps of the state machines: errors with the names that the machines retry by.
+
+use pvm_application::error::{AppError, ErrorCode};
+use pvm_application::store::StoreError;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+macro_rules! names {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Why a step failed, as `ErrorEquals` of the state machines names it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum StepErrorName { $($(#[$doc])* $name,)* }
+        impl StepErrorName {
+            /// Every name.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+            /// The name as it crosses the wire.
+            pub fn as_str(self) -> &'static str { match self { $(Self::$name => stringify!($name)),* } }
+        }
+    };
+}
+
+names! {
+    /// Something was away for a moment: tried again soon.
+    Transient,
+    /// Somebody asked to slow down: tried again later.
+    Throttled,
+    /// The VM is not there or not ready: tried again later.
+    VmUnavailable,
+    /// The model's provider is overloaded: tried again after a longer wait.
+    ModelOverloaded,
+    /// Trying again cannot help.
+    Terminal,
+}
+
+/// A step's failure.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {message}", .name.as_str())]
+pub struct StepError {
+    /// What the state machine goes by.
+    pub name: StepErrorName,
+    /// What happened, for people.
+    pub message: String,
+}
+
+impl StepError {
+    /// A failure.
+    pub fn new(name: StepErrorName, message: impl Into<String>) -> Self {
+        Self { name, message: message.into() }
+    }
+
+    /// A failure that trying again cannot mend.
+    pub fn terminal(message: impl Into<String>) -> Self {
+        Self::new(StepErrorName::Terminal, message)
+    }
+}
+
+impl From<AppError> for StepError {
+    fn from(error: AppError) -> Self {
+        let store = error.source.as_ref().and_then(|source| source.downcast_ref::<StoreError>());
+        let name = match (error.code, store) {
+            (_, Some(StoreError::Throttled(_))) | (ErrorCode::LimitReached, _) => StepErrorName::Throttled,
+            // Somebody was faster: the step reads again when it is tried again.
+            (_, Some(StoreError::Conflict { .. } | StoreError::Unavailable(_))) => StepErrorName::Transient,
+            (ErrorCode::Unavailable, _) => StepErrorName::Transient,
+            (ErrorCode::VmNotReady, _) => StepErrorName::VmUnavailable,
+            _ => StepErrorName::Terminal,
+        };
+        Self { name, message: error.detail }
+    }
+}
+
+impl From<StepError> for lambda_runtime::Diagnostic {
+    fn from(error: StepError) -> Self {
+        Self { error_type: error.name.as_str().to_owned(), error_message: error.message }
+    }
+}
+
+/// Calls a step with the payload that a state machine sends.
+///
+/// # Errors
+/// Of the step; `Terminal` for a payload that is not its input.
+pub async fn call_step<I, O, Fut>(payload: Value, step: impl FnOnce(I) -> Fut) -> Result<Value, StepError>
+where
+    I: DeserializeOwned,
+    O: Serialize,
+    Fut: Future<Output = Result<O, StepError>>,
+{
+    let input = serde_path_to_error::deserialize(payload)
+        .map_err(|error| StepError::terminal(format!("the step's input is not as agreed: {error}")))?;
+    let output = step(input).await?;
+    serde_json::to_value(output).map_err(|error| StepError::terminal(format!("the step's output: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_gets_the_name_that_its_retry_goes_by() {
+        let name = |error: AppError| StepError::from(error).name;
+        assert_eq!(name(AppError::new(ErrorCode::VmNotReady, "x")), StepErrorName::VmUnavailable);
+        assert_eq!(name(StoreError::Throttled(anyhow::anyhow!("x")).into()), StepErrorName::Throttled);
+        assert_eq!(name(StoreError::Unavailable(anyhow::anyhow!("x")).into()), StepErrorName::Transient);
+        assert_eq!(name(AppError::new(ErrorCode::Conflict, "taken over")), StepErrorName::Terminal);
+        assert_eq!(name(AppError::not_found("project")), StepErrorName::Terminal);
+    }
+
+    #[tokio::test]
+    async fn a_payload_of_another_shape_is_terminal() {
+        let step = |n: u32| async move { Ok(n + 1) };
+        assert_eq!(call_step(1.into(), step).await, Ok(2.into()));
+        assert_eq!(call_step("x".into(), step).await.unwrap_err().name, StepErrorName::Terminal);
+    }
+}
