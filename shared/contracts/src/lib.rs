@@ -1,14 +1,18 @@
 //! What crosses a wire: HTTP bodies, step inputs and outputs, tool arguments, events. Plain data, no IO.
 #![warn(missing_docs)]
 
+pub mod agents;
 pub mod commands;
+pub mod conversations;
 pub mod events;
 pub mod files;
 pub mod keys;
+pub mod lifecycle;
 pub mod list;
 pub mod problem;
 pub mod projects;
 pub mod services;
+pub mod steps;
 pub(crate) mod time;
 pub mod tools;
 pub mod vm;
