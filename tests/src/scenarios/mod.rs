@@ -1,0 +1,9 @@
+//! What every form of the system must do, written once: each scenario takes an API and checks one story. The embedded
+//! suites and the AWS-shaped suite run the same ones.
+
+pub mod commands;
+pub mod conversations;
+pub mod files;
+pub mod input;
+pub mod projects;
+pub mod services;

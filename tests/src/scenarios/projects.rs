@@ -1,0 +1,90 @@
+//! Projects: making, reading, changing, listing, deleting.
+
+use serde_json::json;
+
+use crate::api::Api;
+
+/// A project's whole life without a VM.
+pub async fn crud(api: &Api) {
+    let made = api.post("/api/projects", json!({"name": " Demo ", "description": "d", "env": {"A": "1"}})).await.expect(201);
+    assert_eq!((made["name"].as_str(), made["vm_status"].as_str()), (Some("Demo"), Some("none")));
+    let path = format!("/api/projects/{}", made["project_id"].as_str().unwrap());
+    let read = api.get(&path).await;
+    let tag = read.header("etag").unwrap().to_owned();
+    assert_eq!(read.expect(200), made);
+    let status = api.get(&format!("{path}/status")).await.expect(200);
+    assert_eq!((status["vm_status"].as_str(), status["files"]["total"].as_u64()), (Some("none"), Some(0)));
+
+    let changed = api.put(&path, json!({"name": "Renamed"})).await.expect(200);
+    assert_eq!((changed["name"].as_str(), changed["env"]["A"].as_str()), (Some("Renamed"), Some("1")));
+    let stale = api.request(reqwest::Method::PUT, &path).header("if-match", tag).json(&json!({"name": "x"}));
+    api.send(stale).await.problem(412, "version_mismatch");
+
+    let listed = api.get("/api/projects?limit=1000").await.expect(200);
+    assert!(listed["items"].as_array().unwrap().iter().any(|one| one["name"] == "Renamed"));
+    api.delete(&path).await.expect(202);
+    api.get(&path).await.problem(404, "not_found");
+    api.put(&path, json!({"name": "x"})).await.problem(404, "not_found");
+    api.delete(&path).await.problem(404, "not_found");
+}
+
+/// Lists page without losing or doubling, and a cursor is good for its caller and list only.
+pub async fn paging(api: &Api) {
+    for n in 0..5 {
+        api.project(&format!("page {n}")).await;
+    }
+    let (mut seen, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = api.get(&format!("/api/projects?limit=2{cursor}")).await.expect(200);
+        assert!(page["items"].as_array().unwrap().len() <= 2);
+        seen.extend(page["items"].as_array().unwrap().iter().map(|one| one["project_id"].as_str().unwrap().to_owned()));
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    let whole = api.get("/api/projects?limit=1000").await.expect(200);
+    let whole: Vec<_> = whole["items"].as_array().unwrap().iter().map(|one| one["project_id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(seen, whole);
+    api.get("/api/projects?cursor=nonsense").await.refuses("cursor");
+    for bad in ["0", "1001", "x", "-1"] {
+        api.get(&format!("/api/projects?limit={bad}")).await.refuses("limit");
+    }
+}
+
+/// The same `Idempotency-Key` makes one thing.
+pub async fn idempotency(api: &Api) {
+    let post = |body: serde_json::Value| {
+        api.request(reqwest::Method::POST, "/api/projects").header("idempotency-key", "once-1").json(&body)
+    };
+    let first = api.send(post(json!({"name": "once"}))).await.expect(201);
+    let second = api.send(post(json!({"name": "once"}))).await.expect(201);
+    assert_eq!(first["project_id"], second["project_id"]);
+    api.send(post(json!({"name": "twice"}))).await.problem(409, "idempotency_mismatch");
+    let both = tokio::join!(api.send(race(api)), api.send(race(api)), api.send(race(api)));
+    let ids = [both.0.expect(201), both.1.expect(201), both.2.expect(201)].map(|one| one["project_id"].clone());
+    assert!(ids[0] == ids[1] && ids[1] == ids[2], "{ids:?}");
+}
+
+fn race(api: &Api) -> reqwest::RequestBuilder {
+    let post = api.request(reqwest::Method::POST, "/api/projects");
+    post.header("idempotency-key", "race-1").json(&json!({"name": "race"}))
+}
+
+/// Keys: made, shown once, scoped, revoked.
+pub async fn keys(api: &Api) {
+    let path = api.project("keys").await;
+    let other = api.project("other").await;
+    let id = path.rsplit('/').next().unwrap();
+    let made = api.post("/api/keys", json!({"name": "reader", "scope": "read", "projects": [id]})).await.expect(201);
+    let secret = made["key"].as_str().unwrap();
+    let reader = api.with_key(secret);
+    reader.get(&path).await.expect(200);
+    reader.get(&other).await.problem(404, "not_found");
+    reader.put(&path, json!({"name": "x"})).await.problem(403, "forbidden");
+    reader.post("/api/keys", json!({"name": "x", "scope": "admin"})).await.problem(403, "forbidden");
+    let listed = api.get("/api/keys").await.expect(200);
+    assert!(!listed.to_string().contains(secret));
+    api.delete(&format!("/api/keys/{}", made["key_id"].as_str().unwrap())).await.expect(204);
+    reader.get(&path).await.problem(401, "unauthorized");
+}
