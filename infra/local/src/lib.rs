@@ -1,5 +1,2 @@
 //! The embedded install: everything that a deployment on AWS has, in one process on one machine.
 #![warn(missing_docs)]
-
-pub mod dynamo;
-pub mod s3;

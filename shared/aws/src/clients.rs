@@ -11,7 +11,7 @@ use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider, SharedHtt
 const CONNECT: Duration = Duration::from_secs(2);
 const ATTEMPT: Duration = Duration::from_secs(10);
 /// S3 moves parts of 8 MiB in one attempt, and a laptop's uplink may need this long for one.
-const OBJECT_ATTEMPT: Duration = Duration::from_secs(60);
+const OBJECT_ATTEMPT: Duration = Duration::from_mins(1);
 const ATTEMPTS: u32 = 3;
 
 /// Where the services are. The default is AWS, with region and credentials as the environment gives them.

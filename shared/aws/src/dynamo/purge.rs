@@ -23,12 +23,14 @@ impl Inner {
             Purge::Records { pk, keep } => (&self.tables.app, pk.clone(), keep.as_ref()),
             Purge::Log(log) => (&self.tables.events, keys::log_partition(log), None),
         };
+        // One more, lest the record that stays is all that is found.
+        let most = limit.max(1).saturating_add(u32::from(keep.is_some()));
         let found = self
             .client
             .query()
             .table_name(table)
             .consistent_read(true)
-            .limit(i32::try_from(limit.max(1)).unwrap_or(i32::MAX))
+            .limit(i32::try_from(most).unwrap_or(i32::MAX))
             .key_condition_expression("#pk = :pk")
             .projection_expression("#pk, #sk")
             .expression_attribute_names("#pk", PK)

@@ -132,46 +132,47 @@ mod tests {
         Ok(head)
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn an_append_before_the_wait_is_noticed() {
-        let watches = Watches::default();
-        let started = Instant::now();
-        watches.wait(&log(), 3, Duration::from_secs(20), || head(4)).await;
-        assert!(started.elapsed() < Duration::from_secs(1));
+    /// Waits that should be cut short by a wake ask for an hour and must end long before.
+    const HOUR: Duration = Duration::from_hours(1);
+
+    async fn soon(wait: impl Future<Output = ()>) {
+        tokio::time::timeout(Duration::from_secs(30), wait).await.expect("the wait was not cut short");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
+    async fn an_append_before_the_wait_is_noticed() {
+        let watches = Watches::default();
+        soon(watches.wait(&log(), 3, HOUR, || head(4))).await;
+    }
+
+    #[tokio::test]
     async fn an_append_or_a_delta_during_the_wait_wakes() {
         let watches = Arc::new(Watches::default());
         for wake in [|w: &Watches| w.appended(&log(), 5), |w: &Watches| w.delta(&log())] {
-            let started = Instant::now();
-            let waiter = tokio::spawn({
-                let watches = watches.clone();
-                async move { watches.wait(&log(), 5, Duration::from_secs(20), || head(4)).await }
-            });
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            let (waits, subscribed) = (watches.clone(), watches.log(&log()));
+            let waiter = tokio::spawn(async move { waits.wait(&log(), 5, HOUR, || head(4)).await });
+            while subscribed.state.receiver_count() == 0 {
+                tokio::task::yield_now().await;
+            }
             wake(&watches);
-            waiter.await.unwrap();
-            assert!(started.elapsed() < Duration::from_secs(1));
+            soon(async { waiter.await.unwrap() }).await;
         }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn without_news_the_wait_takes_its_time() {
         let watches = Watches::default();
         let started = Instant::now();
-        watches.wait(&log(), 4, Duration::from_secs(20), || head(4)).await;
-        assert!(started.elapsed() >= Duration::from_secs(20));
+        watches.wait(&log(), 4, Duration::from_millis(30), || head(4)).await;
+        assert!(started.elapsed() >= Duration::from_millis(30));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn while_deltas_flow_waits_are_short() {
         let watches = Watches::default();
         watches.wait(&log(), 4, Duration::from_millis(1), || head(4)).await;
         watches.delta(&log());
-        let started = Instant::now();
-        watches.wait(&log(), 4, Duration::from_secs(20), || head(4)).await;
-        assert!(started.elapsed() <= DELTA_WAIT * 2);
+        soon(watches.wait(&log(), 4, HOUR, || head(4))).await;
     }
 
     #[tokio::test]

@@ -7,6 +7,8 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::get_object::{GetObjectError, GetObjectOutput};
+use aws_sdk_s3::operation::head_bucket::HeadBucketError;
+use aws_sdk_s3::operation::head_object::HeadObjectError;
 use aws_sdk_s3::primitives::ByteStream as Body;
 use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 use base64::Engine as _;
@@ -47,7 +49,7 @@ impl Objects {
     pub async fn create_bucket_if_missing(&self) -> Result<(), ObjectError> {
         match self.client.head_bucket().bucket(&self.bucket).send().await {
             Ok(_) => Ok(()),
-            Err(error) if error.as_service_error().is_some_and(|e| e.is_not_found()) => {
+            Err(error) if error.as_service_error().is_some_and(HeadBucketError::is_not_found) => {
                 self.client.create_bucket().bucket(&self.bucket).send().await.map(|_| ()).map_err(unavailable)
             }
             Err(error) => Err(unavailable(error)),
@@ -112,7 +114,7 @@ impl GetObject for Objects {
     async fn head(&self, key: &str) -> Result<ObjectInfo, ObjectError> {
         let sent = self.client.head_object().bucket(&self.bucket).key(key).send().await;
         let head = sent.map_err(|error| {
-            if error.as_service_error().is_some_and(|e| e.is_not_found()) {
+            if error.as_service_error().is_some_and(HeadObjectError::is_not_found) {
                 ObjectError::NotFound
             } else {
                 unavailable(error)

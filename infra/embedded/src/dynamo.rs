@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
+    SharedHttpConnector,
 };
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
@@ -22,7 +23,7 @@ use serde::de::DeserializeOwned;
 
 const TARGET: &str = "DynamoDB_20120810.";
 /// How often expired items are removed. Readers check the time themselves, so this only frees space.
-const SWEEP: Duration = Duration::from_secs(3600);
+const SWEEP: Duration = Duration::from_hours(1);
 
 /// An embedded DynamoDB. Clones share one database.
 #[derive(Clone)]
@@ -40,12 +41,13 @@ impl EmbeddedDynamo {
     /// Opens the database in `file`, which is made if it is missing. Every commit is on disk when it is answered.
     ///
     /// # Errors
-    /// When the file cannot be opened, is no database, or is held by another process.
+    /// When the file cannot be opened or is no database.
     pub fn open(file: &Path) -> anyhow::Result<Self> {
         let shown = file.display();
         let path = file.to_str().with_context(|| format!("the path {shown} is not UTF-8"))?;
         if let Some(folder) = file.parent() {
-            std::fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("{} cannot be made", folder.display()))?;
         }
         let database = Database::new(path).map_err(|error| anyhow::anyhow!(error.to_string()));
         let database = database.with_context(|| format!("the database {shown} cannot be opened"))?;
@@ -122,7 +124,8 @@ fn answer(database: &Database, request: &HttpRequest) -> HttpResponse {
         Ok(json) => (200, json),
         Err(error) => (error.status_code(), error.to_json()),
     };
-    let status = StatusCode::try_from(status).unwrap_or(StatusCode::from(http::StatusCode::INTERNAL_SERVER_ERROR));
+    let status =
+        StatusCode::try_from(status).unwrap_or(StatusCode::from(http::StatusCode::INTERNAL_SERVER_ERROR));
     let mut response = HttpResponse::new(status, SdkBody::from(json));
     response.headers_mut().insert("content-type", "application/x-amz-json-1.0");
     response
@@ -132,8 +135,9 @@ fn run<Request: DeserializeOwned, Answer: Serialize>(
     body: &str,
     call: impl FnOnce(Request) -> Result<Answer, DynoxideError>,
 ) -> Result<String, DynoxideError> {
-    let request = serde_json::from_str(body)
-        .map_err(|error| DynoxideError::ValidationException(format!("the request cannot be read: {error}")))?;
+    let request = serde_json::from_str(body).map_err(|error| {
+        DynoxideError::ValidationException(format!("the request cannot be read: {error}"))
+    })?;
     let answer = call(request)?;
     serde_json::to_string(&answer).map_err(|error| DynoxideError::InternalServerError(error.to_string()))
 }
@@ -156,6 +160,8 @@ fn dispatch(database: &Database, operation: &str, body: &str) -> Result<String, 
         "DeleteTable" => run(body, |request| database.delete_table(request)),
         "UpdateTimeToLive" => run(body, |request| database.update_time_to_live(request)),
         "DescribeTimeToLive" => run(body, |request| database.describe_time_to_live(request)),
-        other => Err(DynoxideError::ValidationException(format!("the embedded DynamoDB has no operation {other:?}"))),
+        other => Err(DynoxideError::ValidationException(format!(
+            "the embedded DynamoDB has no operation {other:?}"
+        ))),
     }
 }
