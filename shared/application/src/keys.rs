@@ -86,6 +86,10 @@ pub fn agent_latest(owner: &OwnerId, agent: &str) -> Key {
 pub fn api_key(hash: &str) -> Key {
     key(format!("K#{hash}"), "META")
 }
+/// The install's signing key.
+pub fn signing_key() -> Key {
+    key("SYS#signing".to_owned(), "META")
+}
 /// A conversation.
 pub fn conversation(conversation: &ConversationId) -> Key {
     key(conversation_partition(conversation), "META")
@@ -154,6 +158,10 @@ pub fn member_listing(principal: &OwnerId, project: &ProjectId) -> IndexKey {
 /// GSI1 place of an API key: listed by its owner.
 pub fn api_key_listing(owner: &OwnerId, key_id: &str) -> IndexKey {
     IndexKey { pk: owner_partition(owner), sk: format!("K#{key_id}") }
+}
+/// GSI1 place of an agent's newest version: listed by its owner.
+pub fn agent_listing(owner: &OwnerId, agent: &str) -> IndexKey {
+    IndexKey { pk: owner_partition(owner), sk: format!("A#{agent}") }
 }
 /// GSI1 place of a conversation: listed by its project, newest last.
 pub fn conversation_listing(project: &ProjectId, conversation: &ConversationId) -> IndexKey {

@@ -15,5 +15,6 @@ pub mod ports_tools;
 pub mod projects;
 pub mod records;
 pub mod services;
+pub mod signing;
 pub mod store;
 pub mod vm;

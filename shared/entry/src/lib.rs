@@ -11,12 +11,15 @@ pub mod reply;
 pub mod request;
 pub mod settings;
 pub mod signer;
+mod start;
 pub mod step;
 mod system;
+pub mod ticket;
 
 pub use self::http::{Call, run_http, run_http_streaming};
 pub use reply::{Reply, ReplyBody};
 pub use settings::Settings;
 pub use signer::Signer;
+pub use start::{Outcome, Start};
 pub use step::{StepError, StepErrorName, call_step};
 pub use system::System;

@@ -176,10 +176,20 @@ settings! {
     table_events: Option<String> = "PVM_TABLE_EVENTS", "";
     /// The bucket of file objects.
     bucket: Option<String> = "PVM_BUCKET", "";
-    /// ARN of the state machine that works off one user message.
-    machine_run_turn: Option<String> = "PVM_MACHINE_RUN_TURN", "";
-    /// ARN of the state machine that sets VMs up and tears them down.
-    machine_vm_lifecycle: Option<String> = "PVM_MACHINE_VM_LIFECYCLE", "";
+    /// Name of the state machine that works off one user message.
+    machine_run_turn: String = "PVM_MACHINE_RUN_TURN", "run-turn";
+    /// Name of the state machine that sets VMs up and tears them down.
+    machine_vm_lifecycle: String = "PVM_MACHINE_VM_LIFECYCLE", "vm-lifecycle";
+    /// AWS account of the state machines.
+    account: Option<String> = "PVM_ACCOUNT", "";
+    /// AWS partition of the state machines.
+    partition: String = "PVM_PARTITION", "aws";
+    /// URL of DynamoDB, where it is not AWS's.
+    dynamodb_url: Option<String> = "PVM_DYNAMODB_URL", "";
+    /// URL of S3, where it is not AWS's.
+    s3_url: Option<String> = "PVM_S3_URL", "";
+    /// URL of Step Functions, where it is not AWS's.
+    sfn_url: Option<String> = "PVM_SFN_URL", "";
     /// Milliseconds between looks at a log that another process writes.
     poll_millis: u64 = "PVM_POLL_MILLIS", "500";
     /// Names this install in the metadata of its VMs: clean-up touches no others.

@@ -5,6 +5,7 @@ use pvm_application::store::StoreError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tracing::Instrument;
 
 macro_rules! names {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -90,6 +91,38 @@ where
         .map_err(|error| StepError::terminal(format!("the step's input is not as agreed: {error}")))?;
     let output = step(input).await?;
     serde_json::to_value(output).map_err(|error| StepError::terminal(format!("the step's output: {error}")))
+}
+
+/// Serves a step as a Lambda function.
+///
+/// # Errors
+/// The runtime's.
+pub async fn run_step<I, O, F, Fut>(name: &'static str, step: F) -> Result<(), lambda_runtime::Error>
+where
+    I: DeserializeOwned,
+    O: Serialize,
+    F: Fn(I) -> Fut,
+    Fut: Future<Output = Result<O, StepError>> + Send,
+{
+    let step = &step;
+    lambda_runtime::run(lambda_runtime::service_fn(move |event: lambda_runtime::LambdaEvent<Value>| {
+        let span =
+            tracing::info_span!("step", "function.name" = name, "request.id" = event.context.request_id);
+        async move {
+            let started = std::time::Instant::now();
+            let outcome = call_step(event.payload, step).await;
+            let duration_ms = started.elapsed().as_secs_f64() * 1000.0;
+            match &outcome {
+                Ok(_) => tracing::info!(duration_ms, "step done"),
+                Err(error) => {
+                    tracing::warn!(duration_ms, name = error.name.as_str(), "step failed: {}", error.message)
+                }
+            }
+            outcome
+        }
+        .instrument(span)
+    }))
+    .await
 }
 
 #[cfg(test)]
