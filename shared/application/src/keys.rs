@@ -46,6 +46,10 @@ pub fn file(project: &ProjectId, path: &WorkspacePath) -> Key {
 pub fn file_pointer(project: &ProjectId, file: &FileId) -> Key {
     key(project_partition(project), format!("FID#{file}"))
 }
+/// A file that was deleted while a VM may still have it.
+pub fn file_tombstone(project: &ProjectId, path: &WorkspacePath) -> Key {
+    key(project_partition(project), format!("DEL#{path}"))
+}
 /// A service.
 pub fn service(project: &ProjectId, service: &ServiceId) -> Key {
     key(project_partition(project), format!("SVC#{service}"))

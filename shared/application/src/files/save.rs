@@ -14,6 +14,7 @@ use pvm_domain::ids::{FileId, ProjectId};
 use serde_json::json;
 
 use crate::error::AppResult;
+use crate::files::delete::Tombstone;
 use crate::keys;
 use crate::ports::{Ambient, DeleteObject, EntryKind, GetObject, PutObject, VmEntry, VmError, VmFiles};
 use crate::store::{Listing, ReadStore, StoreError, Tx, WriteStore};
@@ -103,6 +104,7 @@ where
         .filter(|entry| entry.kind == EntryKind::File)
         .map(|entry| (entry.path.clone(), entry))
         .collect();
+    bury(store, vm, project_id, vm_id, &mut in_vm).await?;
     let mut work = Vec::new();
     let mut known = HashSet::new();
     for file in files {
@@ -152,6 +154,27 @@ where
         .await?;
     let [saved, pushed, forgotten, conflicts] = counts.map(AtomicUsize::into_inner);
     Ok(Outcome { saved, pushed, forgotten, conflicts, more })
+}
+
+/// Removes from the VM what users deleted while it could not be reached. What the VM changed since is kept, as new.
+async fn bury<S: WriteStore, V: VmFiles>(
+    store: &S,
+    vm: &V,
+    project_id: &ProjectId,
+    vm_id: &str,
+    in_vm: &mut HashMap<String, VmEntry>,
+) -> AppResult<()> {
+    let listing = Listing::of(keys::project_partition(project_id), "DEL#");
+    for tombstone in store.list::<Tombstone>(listing).await?.items {
+        let path = tombstone.path.as_str();
+        let same = in_vm.get(path).is_some_and(|entry| entry.sha256.as_deref() == Some(&tombstone.copy.sha256));
+        if same && tombstone.copy.vm_id == vm_id {
+            vm.remove(vm_id, &tombstone.path.in_vm(), "root").await?;
+            in_vm.remove(path);
+        }
+        store.commit(Tx::new().remove(keys::file_tombstone(project_id, &tombstone.path))).await?;
+    }
+    Ok(())
 }
 
 struct Side<'a, S, O, V, A> {
