@@ -22,7 +22,7 @@ pub const FLAG_END_STREAM: u8 = 0b10;
 pub const MAX_ENVELOPE_BYTES: usize = 64 * 1024 * 1024;
 
 /// Bytes of an envelope before its payload.
-const HEADER_BYTES: usize = 5;
+pub const HEADER_BYTES: usize = 5;
 
 /// Error codes of the Connect protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -15,6 +15,7 @@ pub mod envd_http;
 pub mod filesystem;
 pub mod journal;
 pub mod launch;
+pub mod link;
 pub mod list_query;
 pub mod network;
 pub mod process;

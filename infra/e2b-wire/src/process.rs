@@ -276,6 +276,9 @@ pub struct StreamInputData {
 pub struct ConnectRequest {
     /// Which process.
     pub process: ProcessSelector,
+    /// `Connect` only: whether output that somebody has read already comes again, as far as it is kept.
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "is_default")]
+    pub replay: bool,
 }
 
 /// Request of `CloseStdin`.

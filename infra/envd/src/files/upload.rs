@@ -1,0 +1,221 @@
+//! `POST /files`: a raw body or a form, written to disk as it comes.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, chown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures::{Stream, StreamExt as _};
+use http_body_util::BodyDataStream;
+use hyper::StatusCode;
+use multer::{Constraints, Multipart};
+use pvm_e2b_wire::envd_http::UploadedFile;
+use pvm_e2b_wire::signature::Operation;
+use rustix::fs::{Gid, Uid};
+
+use super::inflate::inflate;
+use super::{FileError, authorize, blocking, metadata, user};
+use crate::accounts::Account;
+use crate::daemon::Daemon;
+use crate::http::request::{header, media_type, query};
+use crate::http::{Request, Response, reply};
+use crate::paths;
+
+/// Bytes written at once. While they are being written the next are collected.
+const BATCH: usize = 512 * 1024;
+
+type Pieces = std::pin::Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+
+/// Serves the request.
+pub async fn serve(daemon: &Arc<Daemon>, request: Request) -> Response {
+    match receive(daemon, request).await {
+        Ok(files) => reply::json(StatusCode::OK, &files),
+        Err(error) => error.reply(),
+    }
+}
+
+/// Whose files, with what, and where paths count from.
+#[derive(Debug, Clone)]
+struct Target {
+    account: Account,
+    workdir: Option<String>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl Target {
+    fn resolve(&self, path: &str) -> Result<PathBuf, FileError> {
+        paths::resolve(path, &self.account, self.workdir.as_deref())
+            .map_err(|error| FileError::bad(format!("error resolving path: {error}")))
+    }
+}
+
+async fn receive(daemon: &Arc<Daemon>, request: Request) -> Result<Vec<UploadedFile>, FileError> {
+    let (head, body) = request.into_parts();
+    authorize(daemon, &head.headers, &head.uri, Operation::Write)?;
+    let target = Target {
+        account: user(daemon, query(&head.uri, "username"))?,
+        workdir: daemon.default_workdir(),
+        metadata: metadata::from_headers(&head.headers)?,
+    };
+    let path = query(&head.uri, "path");
+    let body = BodyDataStream::new(body).map(|piece| piece.map_err(io::Error::other));
+    let encoding =
+        header(&head.headers, "content-encoding").unwrap_or("identity").trim().to_ascii_lowercase();
+    let body: Pieces = match encoding.as_str() {
+        "" | "identity" => Box::pin(body),
+        "gzip" => Box::pin(inflate(body)),
+        other => {
+            return Err(FileError::bad(format!("unsupported Content-Encoding: {other}, supported: gzip")));
+        }
+    };
+    match media_type(&head.headers).as_str() {
+        "application/octet-stream" => {
+            let path =
+                path.ok_or_else(|| FileError::bad("path query parameter is required for raw body upload"))?;
+            let path = target.resolve(&path)?;
+            Ok(vec![write(body, path, &target).await?])
+        }
+        form if form.starts_with("multipart/") => {
+            let content_type = header(&head.headers, "content-type").unwrap_or_default();
+            let boundary = multer::parse_boundary(content_type)
+                .map_err(|error| FileError::bad(format!("error parsing multipart form: {error}")))?;
+            receive_form(body, boundary, path.as_deref(), &target).await
+        }
+        other => Err(FileError::bad(format!(
+            "unsupported content type: '{other}', expected multipart/form-data or application/octet-stream"
+        ))),
+    }
+}
+
+async fn receive_form(
+    body: Pieces,
+    boundary: String,
+    path: Option<&str>,
+    target: &Target,
+) -> Result<Vec<UploadedFile>, FileError> {
+    let broken = |error: multer::Error| {
+        // What the file system says comes in the guise of the stream it was read through.
+        FileError::bad(format!("error reading form: {error}"))
+    };
+    let mut form = Multipart::with_constraints(body, boundary, Constraints::new());
+    let mut files: Vec<UploadedFile> = Vec::new();
+    while let Some(field) = form.next_field().await.map_err(broken)? {
+        if field.name() != Some("file") {
+            continue;
+        }
+        let name = match path {
+            Some(path) => path.to_owned(),
+            None => field.file_name().map(str::to_owned).ok_or_else(|| {
+                FileError::bad("a part of the form has no filename, and there is no path parameter")
+            })?,
+        };
+        let path = target.resolve(&name)?;
+        if files.iter().any(|file| Path::new(&file.path) == path) {
+            return Err(FileError::bad(format!(
+                "you cannot upload multiple files to the same path '{}' in one upload request, only the first \
+                 specified file was uploaded",
+                path.display()
+            )));
+        }
+        let pieces = field.map(|piece| piece.map_err(io::Error::other));
+        files.push(write(Box::pin(pieces), path, target).await?);
+    }
+    Ok(files)
+}
+
+/// Writes one file. A small one is written in one go, so that watchers see one write.
+async fn write(mut body: Pieces, path: PathBuf, target: &Target) -> Result<UploadedFile, FileError> {
+    let (mut batch, mut ended) = collect(&mut body).await?;
+    let mut file: Option<File> = None;
+    loop {
+        let step = {
+            let (path, target) = (path.clone(), target.clone());
+            blocking(move || {
+                let mut file = match file {
+                    Some(file) => file,
+                    None => open(&path, &target.account)?,
+                };
+                file.write_all(&batch).map_err(|error| FileError::system("error writing file", &error))?;
+                if ended {
+                    metadata::replace(&file, &target.metadata)
+                        .map_err(|error| FileError::system("error storing metadata", &error))?;
+                }
+                Ok(file)
+            })
+        };
+        if ended {
+            step.await?;
+            break;
+        }
+        // One batch is written while the next one comes in.
+        let (written, next) = futures::join!(step, collect(&mut body));
+        file = Some(written?);
+        (batch, ended) = next?;
+    }
+    Ok(UploadedFile {
+        name: paths::name_of(&path),
+        path: path.to_string_lossy().into_owned(),
+        kind: "file".into(),
+        metadata: target.metadata.clone(),
+    })
+}
+
+/// Collects the next batch, and whether it is the last.
+async fn collect(body: &mut Pieces) -> Result<(BytesMut, bool), FileError> {
+    let mut batch = BytesMut::new();
+    while batch.len() < BATCH {
+        match body.next().await {
+            Some(Ok(piece)) => batch.extend_from_slice(&piece),
+            Some(Err(error)) => {
+                return Err(FileError::bad(format!("error reading the request body: {error}")));
+            }
+            None => return Ok((batch, true)),
+        }
+    }
+    Ok((batch, false))
+}
+
+/// Opens the file for writing, empty and the user's, with its parents.
+///
+/// The order is part of the protocol, since watchers see it: an existing file changes owner before it is
+/// emptied, a new one right after it was made.
+fn open(path: &Path, account: &Account) -> Result<File, FileError> {
+    if let Some(parent) = path.parent() {
+        paths::ensure_directories(parent, account).map_err(|error| match error.kind() {
+            io::ErrorKind::NotADirectory => FileError::bad(error.to_string()),
+            _ => FileError::system("error ensuring directories", &error),
+        })?;
+    }
+    let owned = match path.metadata() {
+        Ok(metadata) if metadata.is_dir() => {
+            return Err(FileError::bad(format!("path is a directory: {}", path.display())));
+        }
+        Ok(metadata) if !metadata.is_file() => {
+            return Err(FileError::bad(format!("path is not a regular file: {}", path.display())));
+        }
+        Ok(_) => {
+            chown(path, Some(account.uid), Some(account.gid))
+                .map_err(|error| FileError::system("error changing file ownership", &error))?;
+            true
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(FileError::system("error getting file info", &error)),
+    };
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o666)
+        // Somebody may have put a pipe there meanwhile, which must not make us wait.
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(|error| FileError::system("error opening file", &error))?;
+    if !owned {
+        rustix::fs::fchown(&file, Some(Uid::from_raw(account.uid)), Some(Gid::from_raw(account.gid)))
+            .map_err(|error| FileError::system("error changing file ownership", &error.into()))?;
+    }
+    Ok(file)
+}

@@ -1,0 +1,365 @@
+//! The output of one process on its way to whoever reads it.
+//!
+//! Output is kept, up to a bound, until somebody has read it, so that a client that comes late or again finds
+//! what nobody saw. While somebody reads, the process is held back when the reader is slow, as a pipe would;
+//! while nobody does, it runs on and the oldest output gives way.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use pvm_e2b_wire::process::{DataEvent, EndEvent};
+use tokio::sync::Notify;
+use tokio::time::{Duration, timeout};
+
+/// Bytes of output kept per process.
+pub const KEPT_BYTES: u64 = 2 * 1024 * 1024;
+/// Bytes a reader may be behind before the process is held back. Under [`KEPT_BYTES`], so that nothing a reader
+/// still needs is dropped.
+const LAG_BYTES: u64 = 1024 * 1024;
+const _: () = assert!(LAG_BYTES < KEPT_BYTES, "a reader in good standing must find what it has not read");
+/// How long a reader may take nothing while the process waits for it. Then it is cut off: it is likely gone.
+const STALL: Duration = Duration::from_secs(60);
+
+/// Which stream a piece of output is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// The terminal.
+    Pty,
+}
+
+#[derive(Debug, Clone)]
+struct Piece {
+    source: Source,
+    data: Bytes,
+}
+
+impl Piece {
+    fn event(&self) -> DataEvent {
+        let data = Some(self.data.clone());
+        match self.source {
+            Source::Stdout => DataEvent { stdout: data, ..DataEvent::default() },
+            Source::Stderr => DataEvent { stderr: data, ..DataEvent::default() },
+            Source::Pty => DataEvent { pty: data, ..DataEvent::default() },
+        }
+    }
+}
+
+/// Positions count bytes of all streams together, in order of arrival.
+#[derive(Debug, Default)]
+struct State {
+    pieces: VecDeque<Piece>,
+    /// Position of the first kept byte.
+    start: u64,
+    /// Position after the last one.
+    end: u64,
+    /// Up to where somebody has read.
+    read: u64,
+    readers: Vec<Reader>,
+    next_reader: u64,
+    /// Pumps that wait for a slow reader.
+    held_back: usize,
+    ended: Option<EndEvent>,
+}
+
+#[derive(Debug)]
+struct Reader {
+    id: u64,
+    position: u64,
+}
+
+impl State {
+    fn slowest(&self) -> Option<u64> {
+        self.readers.iter().map(|reader| reader.position).min()
+    }
+
+    fn add(&mut self, source: Source, data: Bytes) {
+        self.end += data.len() as u64;
+        self.pieces.push_back(Piece { source, data });
+        while self.end - self.start > KEPT_BYTES
+            && let Some(oldest) = self.pieces.pop_front()
+        {
+            self.start += oldest.data.len() as u64;
+        }
+    }
+
+    /// The piece that starts at or covers `position`.
+    fn piece_at(&self, position: u64) -> Option<(u64, &Piece)> {
+        let mut start = self.start;
+        // Readers are mostly at the end, so that is where the search begins.
+        if position < self.start {
+            return self.pieces.front().map(|piece| (start, piece));
+        }
+        let mut end = self.end;
+        for piece in self.pieces.iter().rev() {
+            start = end - piece.data.len() as u64;
+            if start <= position {
+                return (position < end).then_some((start, piece));
+            }
+            end = start;
+        }
+        None
+    }
+}
+
+/// What a reader gets next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// Output.
+    Data(DataEvent),
+    /// The end of the process, after all its output.
+    End(EndEvent),
+    /// This reader was too slow for too long.
+    CutOff,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Hub {
+    state: Mutex<State>,
+    /// Something for readers.
+    news: Notify,
+    /// Something for pumps that wait.
+    room: Notify,
+}
+
+impl Hub {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds output; waits while a reader is too far behind. After the end, output is dropped: a child in the
+    /// background may go on writing and must not be stopped by a broken pipe.
+    pub async fn push(&self, source: Source, data: Bytes) {
+        loop {
+            let room = self.room.notified();
+            let behind = {
+                let mut state = self.lock();
+                if state.ended.is_some() {
+                    return;
+                }
+                match state.slowest() {
+                    Some(position) if state.end - position >= LAG_BYTES => {
+                        state.held_back += 1;
+                        position
+                    }
+                    _ => {
+                        state.add(source, data);
+                        drop(state);
+                        self.news.notify_waiters();
+                        return;
+                    }
+                }
+            };
+            let waited = timeout(STALL, room).await;
+            let mut state = self.lock();
+            state.held_back -= 1;
+            if waited.is_err() && state.slowest() == Some(behind) {
+                state.readers.retain(|reader| reader.position != behind);
+                drop(state);
+                self.news.notify_waiters();
+            }
+        }
+    }
+
+    /// Sets the end. Readers get it after the output that came before.
+    pub fn finish(&self, end: EndEvent) {
+        self.lock().ended = Some(end);
+        self.news.notify_waiters();
+        self.room.notify_waiters();
+    }
+
+    /// Bytes of output so far, and whether a pump waits for a reader with more.
+    pub fn progress(&self) -> (u64, bool) {
+        let state = self.lock();
+        (state.end, state.held_back > 0)
+    }
+
+    /// Bytes kept.
+    pub fn kept(&self) -> u64 {
+        let state = self.lock();
+        state.end - state.start
+    }
+
+    /// Forgets all kept output, for want of memory.
+    pub fn forget_output(&self) {
+        let mut state = self.lock();
+        if state.readers.is_empty() {
+            state.pieces.clear();
+            state.start = state.end;
+        }
+    }
+
+    /// A new reader: of what nobody has read yet, or with `replay` of all that is kept.
+    pub fn read(self: std::sync::Arc<Self>, replay: bool) -> Subscription {
+        let mut state = self.lock();
+        let position = if replay { state.start } else { state.read.max(state.start) };
+        let id = state.next_reader;
+        state.next_reader += 1;
+        state.readers.push(Reader { id, position });
+        drop(state);
+        Subscription { hub: self, id, taken: position }
+    }
+}
+
+/// One reader of a [`Hub`]; dropping it lets the process run on.
+#[derive(Debug)]
+pub struct Subscription {
+    hub: std::sync::Arc<Hub>,
+    id: u64,
+    /// Up to where data was handed out. It counts as read when the next is asked for: before that, a broken
+    /// connection may have lost it.
+    taken: u64,
+}
+
+impl Subscription {
+    /// What comes next; waits for it.
+    pub async fn next(&mut self) -> Next {
+        loop {
+            let news = self.hub.news.notified();
+            {
+                let mut state = self.hub.lock();
+                let taken = self.taken;
+                state.read = state.read.max(taken);
+                let Some(reader) = state.readers.iter_mut().find(|reader| reader.id == self.id) else {
+                    return Next::CutOff;
+                };
+                let moved = reader.position != taken;
+                reader.position = taken;
+                if moved && state.held_back > 0 {
+                    self.hub.room.notify_waiters();
+                }
+                if let Some((start, piece)) = state.piece_at(taken) {
+                    let mut piece = piece.clone();
+                    let skip = taken.saturating_sub(start);
+                    if skip > 0 {
+                        piece.data = piece.data.slice(skip as usize..);
+                    }
+                    self.taken = start.max(taken) + piece.data.len() as u64;
+                    return Next::Data(piece.event());
+                }
+                if let Some(end) = &state.ended {
+                    return Next::End(end.clone());
+                }
+            }
+            news.await;
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut state = self.hub.lock();
+        state.readers.retain(|reader| reader.id != self.id);
+        if state.held_back > 0 {
+            self.hub.room.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn stdout(text: &'static [u8]) -> Next {
+        Next::Data(DataEvent { stdout: Some(Bytes::from_static(text)), ..DataEvent::default() })
+    }
+
+    async fn push(hub: &Hub, text: &'static [u8]) {
+        hub.push(Source::Stdout, Bytes::from_static(text)).await;
+    }
+
+    #[tokio::test]
+    async fn output_comes_in_order_and_then_the_end() {
+        let hub = Arc::new(Hub::default());
+        let mut reader = Arc::clone(&hub).read(false);
+        push(&hub, b"a").await;
+        push(&hub, b"b").await;
+        let end = EndEvent { exited: true, ..EndEvent::default() };
+        hub.finish(end.clone());
+        assert_eq!(reader.next().await, stdout(b"a"));
+        assert_eq!(reader.next().await, stdout(b"b"));
+        assert_eq!(reader.next().await, Next::End(end));
+    }
+
+    #[tokio::test]
+    async fn what_nobody_read_waits_for_the_next_reader_and_what_was_read_does_not() {
+        let hub = Arc::new(Hub::default());
+        push(&hub, b"early").await;
+        let mut first = Arc::clone(&hub).read(false);
+        assert_eq!(first.next().await, stdout(b"early"));
+        push(&hub, b"more").await;
+        assert_eq!(first.next().await, stdout(b"more"));
+        drop(first);
+        // "more" was handed out, but nobody asked on, so it may have been lost with the connection.
+        let mut second = Arc::clone(&hub).read(false);
+        assert_eq!(second.next().await, stdout(b"more"));
+        let mut replay = Arc::clone(&hub).read(true);
+        assert_eq!(replay.next().await, stdout(b"early"));
+    }
+
+    #[tokio::test]
+    async fn unread_output_is_bounded_and_the_newest_is_kept() {
+        let hub = Arc::new(Hub::default());
+        let piece = Bytes::from(vec![b'x'; 64 * 1024]);
+        for _ in 0..100 {
+            hub.push(Source::Stdout, piece.clone()).await;
+        }
+        push(&hub, b"last").await;
+        assert!(hub.kept() <= KEPT_BYTES);
+        hub.finish(EndEvent::default());
+        let mut reader = Arc::clone(&hub).read(true);
+        let mut last = None;
+        while let Next::Data(data) = reader.next().await {
+            last = data.stdout;
+        }
+        assert_eq!(last.as_deref(), Some(b"last".as_slice()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_reader_holds_the_process_back_and_loses_nothing() {
+        let hub = Arc::new(Hub::default());
+        let mut reader = Arc::clone(&hub).read(false);
+        let writer = tokio::spawn({
+            let hub = Arc::clone(&hub);
+            async move {
+                for _ in 0..64 {
+                    hub.push(Source::Stdout, Bytes::from(vec![b'x'; 64 * 1024])).await;
+                }
+                hub.finish(EndEvent::default());
+            }
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!writer.is_finished(), "the writer must wait");
+        let mut total = 0;
+        while let Next::Data(data) = reader.next().await {
+            total += data.stdout.unwrap().len();
+        }
+        assert_eq!(total, 64 * 64 * 1024);
+        writer.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_nothing_is_cut_off() {
+        let hub = Arc::new(Hub::default());
+        let mut reader = Arc::clone(&hub).read(false);
+        for _ in 0..64 {
+            hub.push(Source::Stdout, Bytes::from(vec![b'x'; 64 * 1024])).await;
+        }
+        assert_eq!(reader.next().await, Next::CutOff);
+    }
+
+    #[tokio::test]
+    async fn output_after_the_end_is_dropped() {
+        let hub = Arc::new(Hub::default());
+        hub.finish(EndEvent::default());
+        push(&hub, b"late").await;
+        assert_eq!(hub.kept(), 0);
+    }
+}
