@@ -1,0 +1,111 @@
+//! Changes one file in one run of the journal: checks what is there, writes beside it, renames, and reports. Because the
+//! run is journaled, a repeated call reads the report of the first and never writes twice.
+
+use pvm_application::ports::{RunReport, RunState};
+use pvm_application::ports_tools::ToolResult;
+use pvm_contracts::tools::{Encoding, RunAs, WriteFileOutput};
+
+use crate::call::{Call, Ports, Stop, result};
+use crate::output;
+use crate::shell::quote;
+
+/// Seconds that writing a file may take.
+const TIMEOUT_SECS: u64 = 120;
+/// Bytes of a diff that are shown.
+const DIFF_BYTES: usize = 12 * 1024;
+
+/// What is to be written.
+pub(crate) struct Change<'a> {
+    pub(crate) path: &'a str,
+    pub(crate) content: String,
+    pub(crate) encoding: Encoding,
+    pub(crate) mode: Option<&'a str>,
+    pub(crate) owner: Option<&'a str>,
+    pub(crate) append: bool,
+    /// SHA-256 that the file must have, or `absent`.
+    pub(crate) expected: Option<&'a str>,
+    pub(crate) user: RunAs,
+}
+
+/// The whole script. What varies comes as shell variables before it. Files of another owner, and files in directories
+/// that do not take new files, are written in place; all others are replaced by a rename, so that no reader ever sees
+/// half a file.
+const SCRIPT: &str = include_str!("scripts/commit_file.sh");
+
+/// Writes the change, once.
+pub(crate) async fn commit<P: Ports>(
+    call: &Call<'_, P>,
+    change: Change<'_>,
+) -> Result<WriteFileOutput, Stop> {
+    let variables = [
+        ("path", change.path),
+        ("encoding", if change.encoding == Encoding::Base64 { "base64" } else { "text" }),
+        ("mode", change.mode.unwrap_or_default()),
+        ("owner", change.owner.unwrap_or_default()),
+        ("append", if change.append { "1" } else { "0" }),
+        ("expected", change.expected.unwrap_or_default()),
+        ("run", &call.context.call_id),
+    ];
+    let head: Vec<String> =
+        variables.iter().map(|(name, value)| format!("{name}={}", quote(value))).collect();
+    let mut run = call.run_of(format!("{}\n{SCRIPT}", head.join("\n")), change.user, TIMEOUT_SECS);
+    // The directory of the context may not be there yet.
+    "/".clone_into(&mut run.working_dir);
+    run.stdin = Some(change.content);
+    let report = call.run(&run).await?;
+    read_report(&report, change.path)
+}
+
+/// Reads the script's report.
+pub(crate) fn read_report(report: &RunReport, path: &str) -> Result<WriteFileOutput, Stop> {
+    let text = String::from_utf8_lossy(&report.stdout.data).into_owned();
+    let (line, diff) = text.split_once('\n').unwrap_or((&text, ""));
+    let fields: Vec<&str> = line.split('\t').collect();
+    match fields.as_slice() {
+        ["ok", created, changed, sha256, size, mode, owner, target] => Ok(WriteFileOutput {
+            path: (*target).to_owned(),
+            created: *created == "1",
+            changed: *changed == "1",
+            size: size.parse().unwrap_or_default(),
+            sha256: (*sha256).to_owned(),
+            mode: (*mode).to_owned(),
+            owner: (*owner).to_owned(),
+            replacements: None,
+            diff: shown_diff(diff),
+        }),
+        ["conflict", found] => Err(Stop::error(format!(
+            "{path} is not as expected and was not written: its SHA-256 is {found}. Read it again and repeat the \
+             change on what is there now."
+        ))),
+        ["fail", why @ ..] => Err(Stop::error(format!("{path} was not written: {}.", why.join(" ")))),
+        _ => Err(Stop::error(match report.state {
+            RunState::Lost => format!(
+                "The VM went away while {path} was written: nobody knows whether it was. Read it before you repeat this."
+            ),
+            RunState::TimedOut => format!("Writing {path} took too long and was stopped."),
+            _ => format!("{path} was not written: {}", output::plain(&report.stderr.data).trim()),
+        })),
+    }
+}
+
+fn shown_diff(diff: &str) -> Option<String> {
+    let diff = diff.trim_end_matches('\n');
+    (diff.starts_with("---")).then(|| pvm_domain::text::head_and_tail(diff, DIFF_BYTES).0)
+}
+
+/// What was written, as a result.
+pub(crate) fn done(out: &WriteFileOutput) -> ToolResult {
+    let what = match (out.created, out.changed, out.replacements) {
+        (true, ..) => "Created".to_owned(),
+        (_, false, _) => "Unchanged (it had this content already):".to_owned(),
+        (_, _, Some(1)) => "Replaced 1 occurrence in".to_owned(),
+        (_, _, Some(count)) => format!("Replaced {count} occurrences in"),
+        (_, true, None) => "Wrote".to_owned(),
+    };
+    let mut text = format!("{what} {} ({} bytes, mode {}, {}).", out.path, out.size, out.mode, out.owner);
+    if let Some(diff) = &out.diff {
+        text.push('\n');
+        text.push_str(diff);
+    }
+    result(false, output::fit(&text), out)
+}

@@ -1,0 +1,112 @@
+//! Paths as agents write them, made absolute.
+
+use pvm_application::ports_tools::ToolContext;
+use pvm_contracts::tools::RunAs;
+use pvm_domain::Invalid;
+
+/// Directories that tools do not write to: they are the kernel's, or the record of what ran.
+const NOT_FOR_WRITING: [&str; 4] = ["/proc", "/sys", "/dev", "/var/lib/pvm"];
+
+/// The absolute path that `text` means: relative ones start at the context's directory, `~` is the account's home.
+///
+/// # Errors
+/// Names `field` and the rule.
+pub(crate) fn absolute(
+    context: &ToolContext,
+    user: RunAs,
+    field: &str,
+    text: &str,
+) -> Result<String, Invalid> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(Invalid::new(field, "must not be empty"));
+    }
+    if text.len() > 4096 || text.chars().any(char::is_control) {
+        return Err(Invalid::new(field, "must have at most 4,096 bytes and no control characters"));
+    }
+    let home = match user {
+        RunAs::User => "/home/user",
+        RunAs::Root => "/root",
+    };
+    let joined = match text.strip_prefix('~') {
+        Some("") => home.to_owned(),
+        Some(rest) if rest.starts_with('/') => format!("{home}{rest}"),
+        _ if text.starts_with('/') => text.to_owned(),
+        _ => format!("{}/{text}", context.working_dir.trim_end_matches('/')),
+    };
+    Ok(tidy(&joined))
+}
+
+/// The same, or the context's directory where there is none.
+pub(crate) fn directory(
+    context: &ToolContext,
+    user: RunAs,
+    field: &str,
+    text: Option<&str>,
+) -> Result<String, Invalid> {
+    match text.map(str::trim) {
+        None | Some("") => Ok(tidy(&context.working_dir)),
+        Some(text) => absolute(context, user, field, text),
+    }
+}
+
+/// The same for a file that is to be written.
+pub(crate) fn writable(
+    context: &ToolContext,
+    user: RunAs,
+    field: &str,
+    text: &str,
+) -> Result<String, Invalid> {
+    if text.trim().ends_with('/') {
+        return Err(Invalid::new(field, "must name a file, not a directory"));
+    }
+    let path = absolute(context, user, field, text)?;
+    let inside = |dir: &str| path == dir || path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'));
+    match NOT_FOR_WRITING.into_iter().find(|dir| inside(dir)) {
+        Some(dir) => Err(Invalid::new(field, format!("must not be in {dir}; write below /workspace"))),
+        None => Ok(path),
+    }
+}
+
+/// Resolves `.`, `..` and empty names by the text alone, so that what is checked here is what is used.
+fn tidy(path: &str) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for name in path.split('/').filter(|name| !name.is_empty() && *name != ".") {
+        if name == ".." {
+            names.pop();
+        } else {
+            names.push(name);
+        }
+    }
+    format!("/{}", names.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::context;
+
+    #[test]
+    fn relative_paths_start_at_the_workspace_and_tilde_at_home() {
+        let ctx = context("/workspace");
+        let path = |text: &str| absolute(&ctx, RunAs::User, "path", text).unwrap();
+        assert_eq!(path("app/main.py"), "/workspace/app/main.py");
+        assert_eq!(path("./a//b"), "/workspace/a/b");
+        assert_eq!(path("/etc/hosts"), "/etc/hosts");
+        assert_eq!(path("~/.bashrc"), "/home/user/.bashrc");
+        assert_eq!(path("~x"), "/workspace/~x");
+        assert_eq!(absolute(&ctx, RunAs::Root, "path", "~").unwrap(), "/root");
+        for bad in ["", "  ", "a\0b", "a\nb"] {
+            assert!(absolute(&ctx, RunAs::User, "path", bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_journal_and_the_kernels_directories_are_not_written() {
+        let ctx = context("/workspace");
+        for bad in ["/proc/1/mem", "/workspace/../var/lib/pvm/runs/x", "dir/", "/sys"] {
+            assert!(writable(&ctx, RunAs::Root, "path", bad).is_err(), "{bad}");
+        }
+        assert!(writable(&ctx, RunAs::User, "path", "/devices.txt").is_ok());
+    }
+}
