@@ -1,9 +1,11 @@
 //! The use cases of Project VM: one file each, over ports with one capability. A signature names the ports it needs,
 //! and those are the permissions that its Lambda gets.
 
+pub mod agents;
 pub mod authorize;
 pub mod cleanup;
 pub mod commands;
+pub mod conversations;
 pub mod error;
 pub mod files;
 pub mod idempotency;
@@ -14,6 +16,8 @@ pub mod ports_model;
 pub mod ports_tools;
 pub mod projects;
 pub mod records;
+pub mod records_conversation;
+pub mod runs;
 pub mod services;
 pub mod signing;
 pub mod store;

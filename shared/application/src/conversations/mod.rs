@@ -1,0 +1,16 @@
+//! Conversations from the outside: begin one, send messages, stop it, decide on approvals, look at it.
+
+mod cancel;
+mod create;
+mod decide;
+mod find;
+mod get;
+mod new_run;
+mod send;
+
+pub use cancel::cancel;
+pub use create::create;
+pub use decide::decide;
+pub use find::find;
+pub use get::{get, list, view};
+pub use send::send;

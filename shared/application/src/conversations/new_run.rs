@@ -1,0 +1,112 @@
+//! A run in the making: its agents with their versions, its rules, its message.
+
+use pvm_domain::Timestamp;
+use pvm_domain::agent::AgentDefinition;
+use pvm_domain::conversation::core::{Rules, RunCore, Seat};
+use pvm_domain::conversation::{Conversation, InboxEntry, PinnedAgent, Run, RunStatus};
+use pvm_domain::ids::{MessageId, OwnerId, RunId};
+use pvm_domain::limits;
+
+use crate::agents::pin;
+use crate::error::{AppError, AppResult};
+use crate::ports::Ambient;
+use crate::ports_model::CallModel;
+use crate::store::ReadStore;
+
+/// As much of the user's message as recordings are found by, in bytes.
+const INITIAL_BYTES: usize = 4096;
+
+/// The newest versions of the agents. Each must exist, and its model must be usable as things are configured.
+///
+/// # Errors
+/// `invalid` naming `agent_ids`.
+pub(super) async fn pins(
+    store: &impl ReadStore,
+    models: &impl CallModel,
+    owner: &OwnerId,
+    agent_ids: &[String],
+) -> AppResult<Vec<(PinnedAgent, AgentDefinition)>> {
+    let mut found = Vec::new();
+    for agent_id in agent_ids {
+        let shown = pvm_domain::text::head_and_tail(agent_id, 80).0;
+        let Some((pinned, definition)) = pin(store, owner, agent_id).await? else {
+            return Err(AppError::invalid(
+                "agent_ids",
+                format!("names {shown:?}, and there is no such agent"),
+            ));
+        };
+        let model = definition.model.as_deref().unwrap_or_else(|| models.default_model());
+        if let Err(error) = models.facts(model) {
+            let reason = format!("names {shown:?}, whose model {model} cannot be used: {error}");
+            return Err(AppError::invalid("agent_ids", reason));
+        }
+        found.push((pinned, definition));
+    }
+    Ok(found)
+}
+
+/// A message's text, checked.
+///
+/// # Errors
+/// `invalid` naming `field`.
+pub(super) fn checked_message(field: &str, text: &str) -> AppResult<()> {
+    if text.trim().is_empty() {
+        return Err(AppError::invalid(field, "must not be empty"));
+    }
+    if text.len() > limits::MESSAGE_BYTES {
+        return Err(AppError::invalid(
+            field,
+            "must have at most 256 KiB; upload a file and point to it instead",
+        ));
+    }
+    if text.contains('\0') {
+        return Err(AppError::invalid(field, "must not contain a NUL character"));
+    }
+    Ok(())
+}
+
+/// A run that works off `text`, and the message as it waits for it.
+pub(super) fn new_run(
+    conversation: &Conversation,
+    agents: Vec<(PinnedAgent, AgentDefinition)>,
+    ambient: &impl Ambient,
+    text: String,
+    now: Timestamp,
+) -> (Run, InboxEntry) {
+    let (run_id, message_id): (RunId, MessageId) = (ambient.new_id(), ambient.new_id());
+    let seats = agents.iter().map(|(_, definition)| Seat {
+        agent_id: definition.agent_id.clone(),
+        max_turns: definition.max_turns,
+        may_talk_to: definition.may_talk_to.clone(),
+    });
+    let rules = Rules {
+        mode: conversation.mode,
+        seats: seats.collect(),
+        max_turns: conversation.max_turns,
+        budget: conversation.budget,
+        spent: conversation.usage,
+    };
+    let initial_message = text[..text.floor_char_boundary(INITIAL_BYTES)].to_owned();
+    let run = Run {
+        conversation_id: conversation.conversation_id.clone(),
+        run_id: run_id.clone(),
+        project_id: conversation.project_id.clone(),
+        message_id: message_id.clone(),
+        initial_message,
+        status: RunStatus::Queued,
+        outcome: None,
+        agents: agents.into_iter().map(|(pinned, _)| pinned).collect(),
+        core: RunCore::new(rules),
+        segment: 1,
+        lane: None,
+        vm_epoch: None,
+        vm_since: None,
+        due_at: now,
+        created_at: now,
+        finished_at: None,
+        version: 0,
+    };
+    let conversation_id = conversation.conversation_id.clone();
+    let entry = InboxEntry { conversation_id, message_id, run_id, text, created_at: now, version: 0 };
+    (run, entry)
+}

@@ -1,0 +1,167 @@
+//! A further message: it begins a run, waits for the one under way, joins it, or ends it.
+
+use pvm_contracts::conversations::{MessageAccepted, SendMessage};
+use pvm_domain::conversation::core::{Input, Steer};
+use pvm_domain::conversation::{Conversation, Delivery, InboxEntry, Run, mentions};
+use pvm_domain::ids::{MessageId, ProjectId};
+use pvm_domain::key::Principal;
+use pvm_domain::project::Scope;
+
+use super::cancel::{self, Ended};
+use super::find::find;
+use super::new_run::{checked_message, new_run, pins};
+use crate::error::{AppError, AppResult, ErrorCode};
+use crate::idempotency::{Claim, replayed};
+use crate::ports::{Ambient, RunCommands, StartExecution, StopExecution};
+use crate::ports_model::CallModel;
+use crate::ports_tools::Tools;
+use crate::runs::{Draft, Extra, TRIES, load_conversation, load_run, pause, start_next};
+use crate::store::{StoreError, WriteStore};
+
+/// Messages that may wait for a run, and messages that may wait to join one. A cancel closes them all in one
+/// transaction, which holds 100 writes.
+const WAITING_MOST: usize = 10;
+
+/// Takes a message.
+///
+/// # Errors
+/// `not_found`, `forbidden`, `invalid`; `limit_reached` where too many messages wait.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is a port or an input; a struct of them would hide which"
+)]
+pub async fn send<S, W, V, M, T, A>(
+    store: &S,
+    workflow: &W,
+    vm: &V,
+    models: &M,
+    tools: &T,
+    ambient: &A,
+    principal: &Principal,
+    project_id: &ProjectId,
+    name: &str,
+    input: SendMessage,
+    claim: Option<&Claim>,
+) -> AppResult<MessageAccepted>
+where
+    S: WriteStore,
+    W: StartExecution + StopExecution,
+    V: RunCommands,
+    M: CallModel,
+    T: Tools,
+    A: Ambient,
+{
+    let found = find(store, principal, project_id, name, Scope::Write).await?;
+    let id = found.conversation_id;
+    checked_message("message", &input.message)?;
+    for attempt in 0..TRIES {
+        if let Some(known) = replayed(store, claim, ambient.now()).await? {
+            return accepted_before(store, &id, &known).await;
+        }
+        let conversation = load_conversation(store, &id).await?;
+        let active = match &conversation.active_run {
+            Some(run_id) => Some(load_run(store, &id, run_id).await?),
+            None => None,
+        };
+        let now = ambient.now();
+        let mut draft = Draft::new(store, conversation.clone(), now);
+        let mut ended = None;
+        let accepted = match (active, input.delivery) {
+            (Some(run), Delivery::Steer) => steer(&mut draft, run, ambient, &input.message).await?,
+            (active, delivery) => {
+                let agents = pins(store, models, &conversation.owner, &conversation.agent_ids).await?;
+                let (run, entry) = new_run(&conversation, agents, ambient, input.message.clone(), now);
+                let accepted = (entry.message_id.clone(), run.run_id.clone());
+                if let (Some(mut active), Delivery::Interrupt) = (active, delivery) {
+                    let detail = "A new message interrupted it.".to_owned();
+                    let cancel = Input::Cancel { reason: "interrupted", detail };
+                    draft.apply(&mut active, cancel, &Extra::default()).await?;
+                    draft.save(&mut active);
+                    ended = Some(active);
+                } else {
+                    room(draft.conversation.queued.len())?;
+                }
+                draft.add_run(run, entry, delivery == Delivery::Interrupt);
+                draft.promote().await?;
+                accepted
+            }
+        };
+        if let Some(claim) = claim {
+            let resource = format!("{} {}", accepted.0, accepted.1);
+            draft.write(|tx| tx.create(&mut claim.record(resource, now)));
+        }
+        match draft.commit().await {
+            Ok(done) => {
+                let conversation = done.conversation.clone();
+                if let Some(run) = ended {
+                    let ended = Ended { run, calls: done.cancelled };
+                    cancel::stop(store, workflow, vm, tools, ambient, ended).await?;
+                } else {
+                    start_next(store, workflow, &conversation).await?;
+                }
+                let run = load_run(store, &id, &accepted.1).await?;
+                return Ok(answer(conversation, accepted.0, run));
+            }
+            Err(StoreError::Conflict { .. }) => ambient.sleep(pause(attempt)).await,
+            Err(other) => return Err(other.into()),
+        }
+    }
+    Err(AppError::new(ErrorCode::Conflict, "The conversation keeps changing; try again in a moment."))
+}
+
+fn answer(conversation: Conversation, message_id: MessageId, run: Run) -> MessageAccepted {
+    MessageAccepted {
+        conversation_id: conversation.conversation_id,
+        message_id,
+        run_id: run.run_id,
+        run_status: run.status,
+    }
+}
+
+async fn accepted_before(
+    store: &impl WriteStore,
+    id: &pvm_domain::ids::ConversationId,
+    known: &str,
+) -> AppResult<MessageAccepted> {
+    let missing = || AppError::not_found("message");
+    let (message, run) = known.split_once(' ').ok_or_else(missing)?;
+    let run = load_run(store, id, &run.parse().map_err(|_| missing())?).await?;
+    let conversation = load_conversation(store, id).await?;
+    Ok(answer(conversation, message.parse().map_err(|_| missing())?, run))
+}
+
+fn room(waiting: usize) -> AppResult<()> {
+    if waiting < WAITING_MOST {
+        return Ok(());
+    }
+    let detail = format!("{WAITING_MOST} messages wait already; wait for one of them to be taken up.");
+    Err(AppError::new(ErrorCode::LimitReached, detail).retry_after(std::time::Duration::from_secs(5)))
+}
+
+/// The message joins the run under way before its next model call.
+async fn steer<S: WriteStore, A: Ambient>(
+    draft: &mut Draft<'_, S>,
+    mut run: Run,
+    ambient: &A,
+    text: &str,
+) -> AppResult<(MessageId, pvm_domain::ids::RunId)> {
+    room(run.core.steers.len())?;
+    let message_id: MessageId = ambient.new_id();
+    let mut entry = InboxEntry {
+        conversation_id: run.conversation_id.clone(),
+        message_id: message_id.clone(),
+        run_id: run.run_id.clone(),
+        text: text.to_owned(),
+        created_at: draft.now,
+        version: 0,
+    };
+    draft.tell_user_message(&entry);
+    draft.write(|tx| tx.create(&mut entry));
+    let seats: Vec<String> = run.core.rules.seats.iter().map(|seat| seat.agent_id.clone()).collect();
+    let mentions = mentions(text, seats.iter().map(String::as_str));
+    let steer = Steer { message_id: message_id.clone(), mentions };
+    draft.apply(&mut run, Input::Steered(steer), &Extra::default()).await?;
+    let run_id = run.run_id.clone();
+    draft.save(&mut run);
+    Ok((message_id, run_id))
+}

@@ -1,0 +1,24 @@
+//! Which record of a conversation is stored where.
+
+use pvm_domain::conversation::{
+    Approval, Conversation, ConversationAlias, InboxEntry, Message, Run, RunStatus, Step, ToolCall,
+};
+
+use crate::keys;
+use crate::records::record;
+
+record!(Conversation, "conversation", |r| keys::conversation(&r.conversation_id),
+    owner: Some(keys::conversation_listing(&r.project_id, &r.conversation_id)));
+record!(ConversationAlias, "conversation_alias", |r| keys::conversation_alias(&r.owner, &r.alias));
+record!(Message, "message", |r| keys::message(&r.conversation_id, r.place));
+record!(Step, "step", |r| keys::step(&r.conversation_id, &r.run_id, r.number));
+record!(ToolCall, "tool_call", |r| keys::tool_call(&r.conversation_id, &r.tool_call_id));
+record!(InboxEntry, "inbox", |r| keys::inbox(&r.conversation_id, r.message_id.as_str()));
+record!(Approval, "approval", |r| keys::approval(&r.conversation_id, &r.approval_id));
+// A queued run needs nothing; an ended one needs the sweep only while it still holds the VM.
+record!(Run, "run", |r| keys::run(&r.conversation_id, &r.run_id),
+    sweep: match r.status {
+        RunStatus::Queued => false,
+        RunStatus::Finished => r.vm_epoch.is_some(),
+        RunStatus::Running | RunStatus::Waiting => true,
+    }.then(|| keys::sweep(keys::Sweep::Run, r.due_at, r.run_id.as_str())));

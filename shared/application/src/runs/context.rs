@@ -1,0 +1,205 @@
+//! What a model gets to read: the conversation from one agent's side. Its own answers are the assistant's; people, other
+//! agents, and the system speak as the user, each under its name.
+
+use futures::StreamExt;
+use pvm_domain::conversation::{Author, CallOrigin, Conversation, Message, Run, ToolCall, lane_run};
+use pvm_domain::text::head_and_tail;
+use serde_json::Value;
+
+use super::calls;
+use crate::error::AppResult;
+use crate::keys;
+use crate::ports_model::{Block, ModelMessage, Role};
+use crate::store::{Listing, ReadStore};
+
+/// Messages read by one request.
+const PAGE: u32 = 100;
+/// Records read at the same time.
+const AT_ONCE: usize = 16;
+/// What an agent is shown of another's call, in bytes.
+const OTHERS_CALL_BYTES: usize = 400;
+
+/// Messages after `place`, in order.
+///
+/// # Errors
+/// Of the store.
+pub(crate) async fn transcript(
+    store: &impl ReadStore,
+    conversation: &Conversation,
+    after: u64,
+) -> AppResult<Vec<Message>> {
+    let mut found: Vec<Message> = Vec::new();
+    let mut position = None;
+    loop {
+        let listing = Listing::of(keys::conversation_partition(&conversation.conversation_id), "M#")
+            .newest_first()
+            .page(PAGE, position.take());
+        let page = store.list::<Message>(listing).await?;
+        let reached = page.items.iter().any(|message| message.place <= after);
+        found.extend(page.items.into_iter().filter(|message| message.place > after));
+        position = page.next;
+        if reached || position.is_none() {
+            break;
+        }
+    }
+    found.reverse();
+    Ok(found)
+}
+
+/// A message with its calls.
+#[derive(Debug, Clone)]
+pub(crate) struct Told {
+    /// The message.
+    pub(crate) message: Message,
+    /// Its calls, in order.
+    pub(crate) calls: Vec<ToolCall>,
+}
+
+/// Messages that `run` may see, with their calls.
+///
+/// # Errors
+/// Of the store.
+pub(crate) async fn told(
+    store: &impl ReadStore,
+    conversation: &Conversation,
+    run: &Run,
+    after: u64,
+) -> AppResult<Vec<Told>> {
+    let siblings = siblings(run);
+    let messages = transcript(store, conversation, after).await?;
+    let visible = messages.into_iter().filter(|message| !siblings.contains(&message.run_id));
+    let mut told = Vec::new();
+    for message in visible {
+        let ids: Vec<_> = message.calls.iter().map(|call| call.tool_call_id.clone()).collect();
+        let loads = ids.iter().map(|id| calls::load(store, &conversation.conversation_id, id));
+        let calls: Vec<AppResult<ToolCall>> = futures::stream::iter(loads).buffered(AT_ONCE).collect().await;
+        told.push(Told { message, calls: calls.into_iter().collect::<AppResult<_>>()? });
+    }
+    Ok(told)
+}
+
+/// Runs of the other lanes of the same parallel run: their words come with the merge.
+fn siblings(run: &Run) -> Vec<pvm_domain::ids::RunId> {
+    let Some(lane) = &run.lane else { return Vec::new() };
+    let lanes = u32::try_from(pvm_domain::limits::AGENTS_PER_CONVERSATION).unwrap_or(0);
+    (0..lanes).filter(|index| *index != lane.index).map(|index| lane_run(&lane.parent, index)).collect()
+}
+
+/// The messages of a request, as `agent_id` sees them.
+pub(crate) fn messages(
+    told: &[Told],
+    agent_id: &str,
+    provider: &str,
+    summary: Option<&str>,
+    several: bool,
+) -> Vec<ModelMessage> {
+    let mut built = Vec::new();
+    if let Some(summary) = summary {
+        say(
+            &mut built,
+            Role::User,
+            text(format!("[system] Summary of the conversation before this point:\n{summary}")),
+        );
+    }
+    for Told { message, calls } in told {
+        match &message.author {
+            Author::Agent { agent_id: author } if author == agent_id => {
+                own(&mut built, message, calls, provider)
+            }
+            Author::Agent { agent_id: author } => {
+                say(&mut built, Role::User, text(of_other(author, message, calls)));
+            }
+            Author::User if several => say(&mut built, Role::User, text(format!("[user] {}", message.text))),
+            Author::User => say(&mut built, Role::User, text(message.text.clone())),
+            Author::System => say(&mut built, Role::User, text(format!("[system] {}", message.text))),
+        }
+    }
+    // Providers want the first word and the last to be the user's.
+    if built.first().is_none_or(|first| first.role == Role::Assistant) {
+        built.insert(0, ModelMessage { role: Role::User, blocks: vec![text("[system] Go on.".to_owned())] });
+    }
+    if built.last().is_some_and(|last| last.role == Role::Assistant) {
+        say(&mut built, Role::User, text("[system] It is your turn again.".to_owned()));
+    }
+    built
+}
+
+fn text(text: String) -> Block {
+    Block::Text { text }
+}
+
+/// Adds a block, joined to the message before where that is of the same role.
+fn say(built: &mut Vec<ModelMessage>, role: Role, block: Block) {
+    match built.last_mut() {
+        Some(last) if last.role == role => last.blocks.push(block),
+        _ => built.push(ModelMessage { role, blocks: vec![block] }),
+    }
+}
+
+fn own(built: &mut Vec<ModelMessage>, message: &Message, calls: &[ToolCall], provider: &str) {
+    if message.provider.as_deref() == Some(provider) {
+        for value in &message.opaque {
+            say(
+                built,
+                Role::Assistant,
+                Block::Opaque { provider: provider.to_owned(), value: value.clone() },
+            );
+        }
+    }
+    if !message.text.trim().is_empty() {
+        say(built, Role::Assistant, text(message.text.clone()));
+    }
+    let mut results = Vec::new();
+    for (place, call) in message.calls.iter().zip(calls) {
+        let Some(id) = place.provider_id.clone() else { continue };
+        let (name, arguments) = (call.name.clone(), call.arguments.clone());
+        say(built, Role::Assistant, Block::ToolUse { id: id.clone(), name, arguments });
+        results.push(match &call.result {
+            Some(result) => Block::ToolResult { id, text: shown(&result.text), is_error: result.is_error },
+            None => Block::ToolResult { id, text: "(no result)".to_owned(), is_error: true },
+        });
+    }
+    for block in results {
+        say(built, Role::User, block);
+    }
+    if let Some(note) = &message.note {
+        say(built, Role::User, text(format!("[system] {note}")));
+    }
+}
+
+/// Providers refuse an empty result.
+fn shown(text: &str) -> String {
+    if text.trim().is_empty() { "(no output)".to_owned() } else { text.to_owned() }
+}
+
+fn of_other(author: &str, message: &Message, calls: &[ToolCall]) -> String {
+    let mut all = format!("[{author}] {}", message.text);
+    for call in calls.iter().filter(|call| call.origin == CallOrigin::Tool) {
+        let arguments = short(&call.arguments);
+        let outcome = match &call.result {
+            Some(result) if result.is_error => "failed",
+            Some(_) => "done",
+            None => "no result",
+        };
+        let said = call.result.as_ref().map_or("", |result| result.text.as_str());
+        let said = head_and_tail(said.trim(), OTHERS_CALL_BYTES).0;
+        all.push_str(&format!("\n({author} called {} {arguments}: {outcome})\n{said}", call.name));
+    }
+    all
+}
+
+fn short(arguments: &Value) -> String {
+    head_and_tail(&arguments.to_string(), OTHERS_CALL_BYTES).0.replace('\n', " ")
+}
+
+/// A guess of the tokens of a message with its calls: four bytes each.
+pub(crate) fn tokens(told: &Told) -> u64 {
+    let calls: usize = told
+        .calls
+        .iter()
+        .map(|call| {
+            call.arguments.to_string().len() + call.result.as_ref().map_or(0, |result| result.text.len())
+        })
+        .sum();
+    (told.message.text.len() + calls) as u64 / 4 + 8
+}

@@ -1,0 +1,410 @@
+//! A unit of work on a conversation: its record, the runs it touches, messages, calls and events, committed together.
+//! Everything that changes a run goes through here, so that a state is never stored without its events.
+
+use pvm_domain::Timestamp;
+use pvm_domain::conversation::core::{Effect, Input, Next, OpenMessage, advance};
+use pvm_domain::conversation::{
+    Author, CallRef, Conversation, ConversationStatus, InboxEntry, Lane, Message, MessageEnd, OutcomeKind,
+    Run, RunStatus, Step, ToolCall,
+};
+use pvm_domain::event::{EventType, LogId, NewEvent};
+use pvm_domain::ids::{ConversationId, MessageId, RunId};
+use pvm_domain::limits;
+use serde_json::{Value, json};
+
+use super::{calls, compaction};
+use crate::error::{AppError, AppResult};
+use crate::keys;
+use crate::store::{ReadStore, StoreError, Tx, WriteStore};
+
+/// A run is looked at by the sweep when nothing was stored for it for this long, in seconds. Longer than a model call,
+/// an inline wait or a workflow's backoff, so that a run that is well is never disturbed.
+const QUIET_SECS: i64 = 900;
+/// A run whose execution was asked for is looked at sooner: starting again is harmless.
+const START_SECS: i64 = 30;
+
+/// What an input brings that the rules do not hold.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Extra {
+    /// The provider and its opaque blocks of an answer.
+    pub(crate) opaque: Option<(String, Vec<Value>)>,
+    /// The model that answered, and the hash of the request.
+    pub(crate) answered_by: Option<(String, String)>,
+    /// Up to which place a summary reaches.
+    pub(crate) summary_up_to: u64,
+}
+
+/// A unit of work in the making.
+pub(crate) struct Draft<'a, S> {
+    pub(crate) store: &'a S,
+    pub(crate) now: Timestamp,
+    pub(crate) conversation: Conversation,
+    before: Conversation,
+    tx: Tx,
+    log: LogId,
+    /// Calls that were cancelled and may be running: to be killed after the commit.
+    pub(crate) cancelled: Vec<ToolCall>,
+    /// The run that became the active one: its execution is to be started after the commit.
+    pub(crate) promoted: Option<Run>,
+    /// A run, not stored yet, that may become the active one.
+    fresh: Option<(Run, InboxEntry)>,
+}
+
+/// Loads a conversation.
+///
+/// # Errors
+/// `not_found`; of the store.
+pub(crate) async fn load_conversation(
+    store: &impl ReadStore,
+    id: &ConversationId,
+) -> AppResult<Conversation> {
+    store.get(&keys::conversation(id)).await?.ok_or_else(|| AppError::not_found("conversation"))
+}
+
+/// Loads a run.
+///
+/// # Errors
+/// `not_found`; of the store.
+pub(crate) async fn load_run(
+    store: &impl ReadStore,
+    conversation: &ConversationId,
+    run: &RunId,
+) -> AppResult<Run> {
+    store.get(&keys::run(conversation, run)).await?.ok_or_else(|| AppError::not_found("run"))
+}
+
+impl<'a, S: WriteStore> Draft<'a, S> {
+    /// Work on a conversation as it was just read.
+    pub(crate) fn new(store: &'a S, conversation: Conversation, now: Timestamp) -> Self {
+        let log = LogId::Conversation(conversation.conversation_id.clone());
+        let before = conversation.clone();
+        let (cancelled, promoted, fresh) = (Vec::new(), None, None);
+        Self { store, now, conversation, before, tx: Tx::new(), log, cancelled, promoted, fresh }
+    }
+
+    /// Adds to the transaction.
+    pub(crate) fn write(&mut self, add: impl FnOnce(Tx) -> Tx) {
+        self.tx = add(std::mem::take(&mut self.tx));
+    }
+
+    /// Tells an event.
+    pub(crate) fn tell(&mut self, event: NewEvent) {
+        let log = self.log.clone();
+        self.write(|tx| tx.append(&log, event));
+    }
+
+    fn tell_of(&mut self, kind: EventType, agent_id: Option<&str>, data: Value) {
+        self.tell(NewEvent { kind, at: self.now, agent_id: agent_id.map(str::to_owned), data });
+    }
+
+    /// Gives a message its place.
+    pub(crate) fn place(&mut self, mut message: Message) {
+        self.conversation.message_count += 1;
+        message.place = self.conversation.message_count;
+        self.write(|tx| tx.create(&mut message));
+    }
+
+    /// A user's message: told at once, placed when a run takes it up.
+    pub(crate) fn tell_user_message(&mut self, entry: &InboxEntry) {
+        let id = &entry.message_id;
+        let created = json!({"message_id": id, "author": "user", "run_id": entry.run_id});
+        self.tell_of(EventType::MessageCreated, None, created);
+        let completed = json!({"message_id": id, "author": "user", "run_id": entry.run_id, "text": entry.text,
+            "end": MessageEnd::Complete, "tool_calls": []});
+        self.tell_of(EventType::MessageCompleted, None, completed);
+    }
+
+    /// A run that is not stored yet, with its message; [`Draft::promote`] makes it active, or it is queued.
+    pub(crate) fn add_run(&mut self, run: Run, entry: InboxEntry, first: bool) {
+        self.tell_user_message(&entry);
+        self.conversation.run_count += 1;
+        let run_id = run.run_id.clone();
+        if first {
+            self.conversation.queued.insert(0, run_id);
+        } else {
+            self.conversation.queued.push(run_id);
+        }
+        self.fresh = Some((run, entry));
+    }
+
+    /// Where no run is active, makes the first of the queue so, and places its message. Stores a fresh run either way.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub(crate) async fn promote(&mut self) -> AppResult<()> {
+        let free = self.conversation.active_run.is_none();
+        let next = self.conversation.queued.first().filter(|_| free).cloned();
+        let fresh = self.fresh.take();
+        if let Some(run_id) = next {
+            self.conversation.queued.remove(0);
+            let (mut run, entry, is_fresh) = match &fresh {
+                Some((run, entry)) if run.run_id == run_id => (run.clone(), Some(entry.clone()), true),
+                _ => {
+                    let run = load_run(self.store, &self.conversation.conversation_id, &run_id).await?;
+                    let key = keys::inbox(&run.conversation_id, run.message_id.as_str());
+                    (run, self.store.get::<InboxEntry>(&key).await?, false)
+                }
+            };
+            if let Some(entry) = entry {
+                if !is_fresh {
+                    let key = keys::inbox(&entry.conversation_id, entry.message_id.as_str());
+                    self.write(|tx| tx.remove(key));
+                }
+                self.place(user_message(entry, self.now));
+            }
+            run.status = RunStatus::Running;
+            run.due_at = self.in_secs(START_SECS);
+            // What the runs before it used counts against the budget.
+            run.core.rules.spent = self.conversation.usage;
+            self.conversation.active_run = Some(run_id);
+            self.conversation.status = ConversationStatus::Running;
+            self.write(|tx| tx.update(&mut run));
+            self.promoted = Some(run);
+            if is_fresh {
+                return Ok(());
+            }
+        }
+        if let Some((mut run, mut entry)) = fresh {
+            run.status = RunStatus::Queued;
+            let ahead = self.conversation.queued.len();
+            let told = json!({"run_id": run.run_id, "message_id": run.message_id, "position": ahead});
+            self.tell_of(EventType::RunQueued, None, told);
+            self.write(|tx| tx.create(&mut run).create(&mut entry));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn in_secs(&self, secs: i64) -> Timestamp {
+        self.now.saturating_add(jiff::SignedDuration::from_secs(secs)).unwrap_or(self.now)
+    }
+
+    /// Applies an input to a run's rules and carries out what they say. The run is written by [`Draft::save`].
+    ///
+    /// # Errors
+    /// Of the store.
+    pub(crate) async fn apply(&mut self, run: &mut Run, input: Input, extra: &Extra) -> AppResult<Next> {
+        let transition = advance(&run.core, &run.run_id, input, self.now);
+        run.core = transition.core;
+        for effect in transition.effects {
+            self.carry_out(run, effect, extra).await?;
+        }
+        if run.core.waiting_since.is_some() {
+            run.status = RunStatus::Waiting;
+        } else if run.status == RunStatus::Waiting {
+            run.status = RunStatus::Running;
+        }
+        if run.core.outcome.is_some() && run.status != RunStatus::Finished {
+            self.close(run);
+        }
+        if run.lane.is_none() && self.conversation.active_run.as_ref() == Some(&run.run_id) {
+            self.conversation.status = match run.status {
+                RunStatus::Waiting => ConversationStatus::Waiting,
+                _ => ConversationStatus::Running,
+            };
+        }
+        Ok(transition.next)
+    }
+
+    /// The run ended: the conversation counts it and is free for the next.
+    fn close(&mut self, run: &mut Run) {
+        run.status = RunStatus::Finished;
+        run.outcome.clone_from(&run.core.outcome);
+        run.finished_at = Some(self.now);
+        self.conversation.usage.add(&run.core.usage);
+        if self.conversation.active_run.as_ref() == Some(&run.run_id) {
+            self.conversation.active_run = None;
+            self.conversation.status = match run.outcome.as_ref().map(|outcome| outcome.kind) {
+                Some(OutcomeKind::Cancelled) => ConversationStatus::Cancelled,
+                Some(OutcomeKind::Failed) => ConversationStatus::Failed,
+                _ => ConversationStatus::Idle,
+            };
+        }
+        self.conversation.queued.retain(|queued| *queued != run.run_id);
+    }
+
+    async fn carry_out(&mut self, run: &Run, effect: Effect, extra: &Extra) -> AppResult<()> {
+        match effect {
+            Effect::Tell(event) => self.tell(event),
+            Effect::PlaceSteers(ids) => {
+                for id in ids {
+                    self.place_waiting(&id).await?;
+                }
+            }
+            Effect::PlaceAnswer(answer) => {
+                let (provider, opaque) = extra.opaque.clone().unzip();
+                let to_ref = |(tool_call_id, provider_id)| CallRef { tool_call_id, provider_id };
+                self.place(Message {
+                    calls: answer.calls.into_iter().map(to_ref).collect(),
+                    note: answer.note,
+                    provider,
+                    opaque: opaque.unwrap_or_default(),
+                    ..self.message(
+                        run,
+                        answer.message_id,
+                        Author::Agent { agent_id: answer.agent_id },
+                        answer.text,
+                        answer.end,
+                    )
+                });
+            }
+            Effect::PlanCalls(planned) => calls::plan(self, run, planned),
+            Effect::PlaceResults { message_id, calls, note, .. } => {
+                let text = calls::results(self.store, run, &calls, note).await?;
+                self.tell_of(
+                    EventType::MessageCreated,
+                    None,
+                    json!({"message_id": message_id, "author": "system", "run_id": run.run_id}),
+                );
+                let told = json!({"message_id": message_id, "author": "system", "run_id": run.run_id, "text": text,
+                    "end": MessageEnd::Complete, "tool_calls": []});
+                self.tell_of(EventType::MessageCompleted, None, told);
+                self.place(self.message(run, message_id, Author::System, text, MessageEnd::Complete));
+            }
+            Effect::RejectCalls(rejected) => {
+                for (id, why) in rejected {
+                    calls::reject(self, run, &id, &why).await?;
+                }
+            }
+            Effect::CancelCalls(ids) => {
+                for id in ids {
+                    calls::cancel(self, run, &id).await?;
+                }
+            }
+            Effect::CloseMessage(open) => self.close_message(run, open).await?,
+            Effect::StoreSummary { agent_id, summary } => {
+                let up_to = extra.summary_up_to;
+                let made =
+                    compaction::summary(self.store, &self.conversation, &agent_id, summary, up_to).await?;
+                self.conversation.compacted.insert(agent_id, made);
+            }
+            Effect::RecordStep { step, attempt, usage } => {
+                let (model, request_hash) = extra.answered_by.clone().unwrap_or_default();
+                let agent_id = run.core.last_speaker.clone().unwrap_or_default();
+                let mut record = Step {
+                    conversation_id: run.conversation_id.clone(),
+                    run_id: run.run_id.clone(),
+                    number: step,
+                    agent_id,
+                    model,
+                    attempt,
+                    request_hash,
+                    message_id: pvm_domain::conversation::answer_message(&run.run_id, step),
+                    usage,
+                    answered_at: self.now,
+                    version: 0,
+                };
+                self.write(|tx| tx.overwrite(&mut record));
+            }
+        }
+        Ok(())
+    }
+
+    fn message(&self, run: &Run, id: MessageId, author: Author, text: String, end: MessageEnd) -> Message {
+        Message {
+            conversation_id: run.conversation_id.clone(),
+            place: 0,
+            message_id: id,
+            run_id: run.run_id.clone(),
+            author,
+            text,
+            calls: Vec::new(),
+            lane: run.lane.as_ref().map(|lane: &Lane| lane.index),
+            note: None,
+            provider: None,
+            opaque: Vec::new(),
+            end,
+            created_at: self.now,
+            version: 0,
+        }
+    }
+
+    /// Places the message that a queued run would have worked off.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub(crate) async fn place_message_of(&mut self, run: &Run) -> AppResult<()> {
+        self.place_waiting(&run.message_id).await
+    }
+
+    /// A user's message that waited joins the conversation.
+    async fn place_waiting(&mut self, id: &MessageId) -> AppResult<()> {
+        let key = keys::inbox(&self.conversation.conversation_id, id.as_str());
+        if let Some(entry) = self.store.get::<InboxEntry>(&key).await? {
+            self.write(|tx| tx.remove(key));
+            self.place(user_message(entry, self.now));
+        }
+        Ok(())
+    }
+
+    /// What was streamed of a message stays, marked as cut.
+    async fn close_message(&mut self, run: &Run, open: OpenMessage) -> AppResult<()> {
+        let deltas = self.store.deltas(open.message_id.as_str()).await?;
+        let text: String = deltas
+            .iter()
+            .filter(|delta| delta.attempt == open.attempt)
+            .map(|delta| delta.text.as_str())
+            .collect();
+        let text = pvm_domain::text::head_and_tail(&text, limits::MESSAGE_BYTES).0;
+        let told = json!({"message_id": open.message_id, "author": "agent", "run_id": run.run_id, "text": text,
+            "end": MessageEnd::Cut, "tool_calls": []});
+        self.tell_of(EventType::MessageCompleted, Some(&open.agent_id), told);
+        let author = Author::Agent { agent_id: open.agent_id };
+        self.place(self.message(run, open.message_id, author, text, MessageEnd::Cut));
+        Ok(())
+    }
+
+    /// Writes a changed run.
+    pub(crate) fn save(&mut self, run: &mut Run) {
+        if run.status == RunStatus::Running || run.status == RunStatus::Waiting {
+            // A promoted run keeps its short date until it begins.
+            run.due_at = self.in_secs(QUIET_SECS);
+        }
+        run.core.usage.store_units += 2 * (self.tx.ops.len() as u64 + 2);
+        self.write(|tx| tx.update(run));
+    }
+
+    /// Commits everything.
+    ///
+    /// # Errors
+    /// `Conflict` where anything was changed by somebody else since it was read: read again and redo.
+    pub(crate) async fn commit(mut self) -> Result<Done, StoreError> {
+        if self.conversation != self.before {
+            self.conversation.updated_at = self.now;
+            let mut conversation = self.conversation.clone();
+            self.write(|tx| tx.update(&mut conversation));
+            self.conversation = conversation;
+        }
+        self.store.commit(self.tx).await?;
+        Ok(Done { conversation: self.conversation, cancelled: self.cancelled, promoted: self.promoted })
+    }
+}
+
+/// What a committed unit of work leaves to do.
+#[derive(Debug)]
+pub(crate) struct Done {
+    /// The conversation as stored.
+    pub(crate) conversation: Conversation,
+    /// Calls to kill.
+    pub(crate) cancelled: Vec<ToolCall>,
+    /// The run whose execution is to be started.
+    pub(crate) promoted: Option<Run>,
+}
+
+fn user_message(entry: InboxEntry, now: Timestamp) -> Message {
+    Message {
+        conversation_id: entry.conversation_id,
+        place: 0,
+        message_id: entry.message_id,
+        run_id: entry.run_id,
+        author: Author::User,
+        text: entry.text,
+        calls: Vec::new(),
+        lane: None,
+        note: None,
+        provider: None,
+        opaque: Vec::new(),
+        end: MessageEnd::Complete,
+        created_at: now,
+        version: 0,
+    }
+}

@@ -1,0 +1,97 @@
+//! EnsureVm: the VM is readied and held, so that it is not paused while the run works.
+
+use std::time::Duration;
+
+use pvm_contracts::steps::{NextStep, RunInput, RunOutput, StepControl};
+use pvm_domain::conversation::Run;
+
+use super::draft::load_run;
+use super::step::{TRIES, pause};
+use crate::error::{AppError, AppResult, ErrorCode};
+use crate::ports::{Ambient, ConnectVm, StartExecution};
+use crate::store::{StoreError, Tx, WriteStore};
+use crate::vm;
+
+/// How long one entry of the step waits; the workflow enters it again until the VM is there.
+const WITHIN: Duration = Duration::from_secs(40);
+
+/// The step.
+///
+/// # Errors
+/// `vm_not_ready` while it is not; the workflow tries again.
+pub async fn ensure_vm<S: WriteStore, W: StartExecution, V: ConnectVm, A: Ambient>(
+    store: &S,
+    workflow: &W,
+    vm: &V,
+    ambient: &A,
+    input: RunInput,
+) -> AppResult<RunOutput> {
+    let run = load_run(store, &input.conversation_id, &input.run_id).await?;
+    if run.is_over() || run.segment != input.segment {
+        return Ok(input.output(StepControl::next(NextStep::Finish)));
+    }
+    let ready = vm::ready(store, workflow, vm, ambient, &run.project_id, WITHIN).await?;
+    vm::hold(store, ambient, &run.project_id, &holder(&run)).await?;
+    let held = change(store, ambient, run, |run| {
+        run.vm_epoch = Some(ready.epoch);
+        run.vm_since.get_or_insert(ambient.now());
+        run.core.usage.transitions += 1;
+    })
+    .await?;
+    if held.is_over() {
+        // It was cancelled meanwhile, and whoever did that saw no VM to give back.
+        release(store, ambient, held).await?;
+        return Ok(input.output(StepControl::next(NextStep::Finish)));
+    }
+    Ok(input.output(StepControl::next(NextStep::Think)))
+}
+
+/// The name under which a run holds the VM: enough to find the run again.
+pub fn holder(run: &Run) -> String {
+    format!("{}/{}", run.conversation_id, run.run_id)
+}
+
+/// Gives the VM back, if the run holds it.
+///
+/// # Errors
+/// Of the store.
+pub(crate) async fn release<S: WriteStore, A: Ambient>(store: &S, ambient: &A, run: Run) -> AppResult<Run> {
+    if run.vm_epoch.is_none() {
+        return Ok(run);
+    }
+    vm::release(store, ambient, &run.project_id, &holder(&run)).await?;
+    change(store, ambient, run, |run| {
+        let now = ambient.now();
+        if let Some(since) = run.vm_since.take() {
+            let held = now.as_millisecond() - since.as_millisecond();
+            run.core.usage.vm_ms += u64::try_from(held).unwrap_or(0);
+        }
+        run.vm_epoch = None;
+    })
+    .await
+}
+
+/// Changes fields of a run that its rules know nothing of.
+async fn change<S: WriteStore, A: Ambient>(
+    store: &S,
+    ambient: &A,
+    mut run: Run,
+    change: impl Fn(&mut Run) + Send,
+) -> AppResult<Run> {
+    for attempt in 0..TRIES {
+        let before = run.clone();
+        change(&mut run);
+        if run == before {
+            return Ok(run);
+        }
+        match store.commit(Tx::new().update(&mut run)).await {
+            Ok(_) => return Ok(run),
+            Err(StoreError::Conflict { .. }) => {
+                ambient.sleep(pause(attempt)).await;
+                run = load_run(store, &before.conversation_id, &before.run_id).await?;
+            }
+            Err(other) => return Err(other.into()),
+        }
+    }
+    Err(AppError::new(ErrorCode::Conflict, "The run keeps changing; try again in a moment."))
+}

@@ -1,0 +1,121 @@
+//! Finish: the run's end is noted, the VM given back, the next run started. Cancelling does the same from outside.
+
+use pvm_contracts::steps::{FinishInput, NextStep, RunInput, RunOutput, StepControl, caught};
+use pvm_domain::conversation::core::{Input, Phase};
+use pvm_domain::conversation::{Conversation, Run};
+use pvm_domain::ids::{ConversationId, RunId};
+use pvm_domain::text::head_and_tail;
+
+use super::continue_run::start;
+use super::draft::{Extra, load_conversation, load_run};
+use super::ensure_vm::release;
+use super::step::{Ask, Meter, step};
+use crate::error::{AppResult, ErrorCode};
+use crate::ports::{Ambient, StartExecution};
+use crate::store::WriteStore;
+
+/// The step; also FailRun, with the error that the state machine caught.
+///
+/// # Errors
+/// Of the store or the workflow engine.
+pub async fn finish_run<S: WriteStore, W: StartExecution, A: Ambient>(
+    store: &S,
+    workflow: &W,
+    ambient: &A,
+    input: FinishInput,
+) -> AppResult<RunOutput> {
+    let output = RunInput {
+        conversation_id: input.conversation_id.clone(),
+        run_id: input.run_id.clone(),
+        segment: input.segment,
+    }
+    .output(StepControl::next(NextStep::Finish));
+    let fault = match &input.error {
+        Some(error) => fault(error, input.cause.as_deref().unwrap_or_default()),
+        // The rules said that it is over; if they did not, something is wrong with the workflow.
+        None => ("workflow_ended", "The workflow ended before the run did.".to_owned()),
+    };
+    end(store, workflow, ambient, &input.conversation_id, &input.run_id, Some(input.segment), fault).await?;
+    Ok(output)
+}
+
+fn fault(error: &str, cause: &str) -> (&'static str, String) {
+    let reason = match error {
+        "VmUnavailable" => "vm_unavailable",
+        "Throttled" | "Transient" => "overloaded",
+        "States.Timeout" => "timed_out",
+        _ => "internal",
+    };
+    (reason, head_and_tail(&caught(error, cause), 2000).0)
+}
+
+/// An execution ended without a word of its own (aborted, timed out, failed): its run must not stay open. A run that was
+/// ended, or is worked on by another execution, is only cleaned up after.
+///
+/// # Errors
+/// Of the store or the workflow engine.
+pub async fn execution_ended<S: WriteStore, W: StartExecution, A: Ambient>(
+    store: &S,
+    workflow: &W,
+    ambient: &A,
+    input: &RunInput,
+    status: &str,
+) -> AppResult<()> {
+    let fault = ("workflow_ended", format!("The workflow's execution ended as {status}."));
+    let ended =
+        end(store, workflow, ambient, &input.conversation_id, &input.run_id, Some(input.segment), fault)
+            .await;
+    match ended {
+        // The project was deleted.
+        Err(error) if error.code == ErrorCode::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+async fn end<S: WriteStore, W: StartExecution, A: Ambient>(
+    store: &S,
+    workflow: &W,
+    ambient: &A,
+    conversation_id: &ConversationId,
+    run_id: &RunId,
+    segment: Option<u32>,
+    (reason, detail): (&'static str, String),
+) -> AppResult<()> {
+    let ask = Ask::Input(Input::Fail { reason, detail });
+    let meter = Meter { step_ms: 0, transitions: 1 };
+    let stepped =
+        step(store, ambient, conversation_id, run_id, segment, &ask, &Extra::default(), meter).await?;
+    if stepped.run.is_over() {
+        after_end(store, workflow, ambient, stepped.run).await?;
+    }
+    Ok(())
+}
+
+/// What follows a run's end, from whichever side it came. Safe to repeat.
+///
+/// # Errors
+/// Of the store or the workflow engine.
+pub(crate) async fn after_end<S: WriteStore, W: StartExecution, A: Ambient>(
+    store: &S,
+    workflow: &W,
+    ambient: &A,
+    run: Run,
+) -> AppResult<()> {
+    let run = release(store, ambient, run).await?;
+    let conversation = load_conversation(store, &run.conversation_id).await?;
+    start_next(store, workflow, &conversation).await
+}
+
+/// Starts the execution of the active run, where nothing has begun it yet.
+///
+/// # Errors
+/// Of the store or the workflow engine.
+pub(crate) async fn start_next<S: WriteStore, W: StartExecution>(
+    store: &S,
+    workflow: &W,
+    conversation: &Conversation,
+) -> AppResult<()> {
+    let Some(run_id) = &conversation.active_run else { return Ok(()) };
+    let next = load_run(store, &conversation.conversation_id, run_id).await?;
+    if next.core.phase == Phase::New { start(workflow, &next).await } else { Ok(()) }
+}

@@ -1,0 +1,397 @@
+//! RunTool and PollTool: one tool call, started at most once in one VM. What a repeated step finds, and does:
+//!
+//! | found | done |
+//! |---|---|
+//! | planned | claimed by condition, then started |
+//! | claimed or started, same VM epoch | started again: the journal knows the id and only attaches |
+//! | claimed or started, other VM epoch | `lost`; claimed anew only where running twice does no harm |
+//! | ended | its result, nothing touched |
+
+use std::time::Duration;
+
+use pvm_contracts::steps::{RunToolInput, RunToolOutput, ToolState};
+use pvm_domain::conversation::{Approval, ApprovalStatus, CallOrigin, CallResult, CallStatus, Run, ToolCall};
+use pvm_domain::event::{EventType, LogId, NewEvent};
+use pvm_domain::file::WORKSPACE;
+use pvm_domain::limits;
+use pvm_domain::project::Project;
+use serde_json::json;
+
+use super::draft::load_run;
+use super::step::TRIES;
+use super::{calls, shell};
+use crate::error::{AppError, AppResult, ErrorCode};
+use crate::keys;
+use crate::ports::{Ambient, ConnectVm, RequestSave, RunCommands, StartExecution, VmError};
+use crate::ports_tools::{ToolContext, ToolDefinition, ToolProgress, ToolResult, Tools};
+use crate::store::{StoreError, Tx, WriteStore};
+use crate::vm::{self, ReadyVm};
+
+/// The VM may take this long to get ready; the workflow enters the step again.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+/// While a call runs, its record is looked at this often, so that a cancel kills it.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// The first pause between polls, in seconds; each is 1.6 times the one before.
+const POLL_FIRST_SECS: f64 = 2.0;
+/// The longest pause between polls, in seconds.
+const POLL_MOST_SECS: f64 = 60.0;
+/// Time of a run in the VM that is watched inline.
+const INLINE: Duration = Duration::from_secs(limits::STEP_INLINE_WAIT_SECS);
+/// Output of a running call in an event, in bytes.
+const OUTPUT_IN_EVENT_BYTES: usize = 4096;
+
+/// The step. `input.polls` is how often the call was looked at before.
+///
+/// # Errors
+/// `vm_not_ready` and those of the VM and the store; each may be tried again.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is a port or an input; a struct of them would hide which"
+)]
+pub async fn run_tool<S, W, V, T, R, A>(
+    store: &S,
+    workflow: &W,
+    vm: &V,
+    tools: &T,
+    saver: &R,
+    ambient: &A,
+    input: RunToolInput,
+) -> AppResult<RunToolOutput>
+where
+    S: WriteStore,
+    W: StartExecution,
+    V: ConnectVm + RunCommands,
+    T: Tools,
+    R: RequestSave,
+    A: Ambient,
+{
+    let work = Work { store, workflow, vm, tools, saver, ambient };
+    let delay = work.drive(&input).await?;
+    let (status, delay_secs) = match delay {
+        None => (ToolState::Done, 0),
+        Some(secs) => (ToolState::Running, secs),
+    };
+    Ok(RunToolOutput {
+        conversation_id: input.conversation_id,
+        run_id: input.run_id,
+        tool_call_id: input.tool_call_id,
+        status,
+        delay_secs,
+        polls: input.polls + 1,
+    })
+}
+
+/// The VM and what is told to the tool.
+struct Place {
+    context: ToolContext,
+    vm: Option<ReadyVm>,
+}
+
+struct Work<'a, S, W, V, T, R, A> {
+    store: &'a S,
+    workflow: &'a W,
+    vm: &'a V,
+    tools: &'a T,
+    saver: &'a R,
+    ambient: &'a A,
+}
+
+impl<S, W, V, T, R, A> Work<'_, S, W, V, T, R, A>
+where
+    S: WriteStore,
+    W: StartExecution,
+    V: ConnectVm + RunCommands,
+    T: Tools,
+    R: RequestSave,
+    A: Ambient,
+{
+    /// Drives the call on; answers the seconds to the next look, `None` where it ended.
+    async fn drive(&self, input: &RunToolInput) -> AppResult<Option<u64>> {
+        for _ in 0..TRIES {
+            let call = calls::load(self.store, &input.conversation_id, &input.tool_call_id).await?;
+            if call.status.is_final() {
+                return Ok(None);
+            }
+            let run = load_run(self.store, &input.conversation_id, &input.run_id).await?;
+            if run.is_over() {
+                let result = calls::error("Cancelled: the run has ended.");
+                self.end(call, CallStatus::Cancelled, result).await?;
+                continue;
+            }
+            if let Some(why) = self.not_approved(&call).await? {
+                self.end(call, CallStatus::Failed, calls::error(why)).await?;
+                continue;
+            }
+            match self.go(&run, call, input.polls).await? {
+                Went::On(delay) => return Ok(delay),
+                Went::Again => {}
+            }
+        }
+        Err(AppError::new(ErrorCode::Conflict, "The tool call keeps changing; try again in a moment."))
+    }
+
+    fn definition(&self, name: &str) -> Option<&ToolDefinition> {
+        self.tools.definitions().iter().find(|tool| tool.name == name)
+    }
+
+    /// Why the call may not run although it is asked to, if so. The decision is good only for what was shown.
+    async fn not_approved(&self, call: &ToolCall) -> AppResult<Option<&'static str>> {
+        let Some(id) = &call.approval_id else { return Ok(None) };
+        let approval: Option<Approval> = self.store.get(&keys::approval(&call.conversation_id, id)).await?;
+        let hash = calls::request_hash(&call.name, &call.arguments);
+        Ok(match approval {
+            Some(approval)
+                if approval.status == ApprovalStatus::Approved && approval.request_hash == hash =>
+            {
+                None
+            }
+            Some(approval) if approval.status == ApprovalStatus::Approved => {
+                Some("Not run: what was approved is not what was asked for.")
+            }
+            _ => Some("Not run: it was not approved."),
+        })
+    }
+
+    async fn go(&self, run: &Run, call: ToolCall, polls: u32) -> AppResult<Went> {
+        let place = self.place(run, &call).await?;
+        let repeatable = self.may_run_twice(&call);
+        let epoch = place.vm.as_ref().map(|vm| vm.epoch);
+        let call = match call.status {
+            CallStatus::Planned => match self.claim(call, &place).await? {
+                Some(call) => call,
+                None => return Ok(Went::Again),
+            },
+            _ if call.epoch == epoch => call,
+            _ if repeatable => match self.claim(call, &place).await? {
+                Some(call) => call,
+                None => return Ok(Went::Again),
+            },
+            _ => {
+                self.lose(call).await?;
+                return Ok(Went::Again);
+            }
+        };
+        match self.watch(&call, &place, polls > 0).await {
+            Ok(Watched::Ended(result)) => {
+                let changes_files = run.lane.is_none() && self.may_change_files(&call);
+                self.end(call, CallStatus::Done, result).await?;
+                if changes_files {
+                    self.saver.request_save(&run.project_id).await;
+                }
+                Ok(Went::On(None))
+            }
+            Ok(Watched::Running(output)) => self.still_running(call, output, polls).await,
+            Ok(Watched::Settled) => Ok(Went::Again),
+            Err(VmError::Gone) => {
+                if let Some(vm) = &place.vm {
+                    vm::lease::note_gone(self.store, self.ambient, &run.project_id, &vm.vm_id).await?;
+                }
+                if !repeatable {
+                    self.lose(call).await?;
+                }
+                Ok(Went::Again)
+            }
+            // The VM does not know it: where that does no harm it is started again.
+            Err(VmError::NotFound(_)) if repeatable => self.claim(call, &place).await.map(|_| Went::Again),
+            Err(VmError::NotFound(_)) => {
+                self.lose(call).await?;
+                Ok(Went::Again)
+            }
+            Err(VmError::Refused(why)) => {
+                let result = calls::error(format!("The machine refused it: {why}"));
+                self.end(call, CallStatus::Done, result).await?;
+                Ok(Went::Again)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn may_run_twice(&self, call: &ToolCall) -> bool {
+        let definition = self.definition(&call.name).filter(|_| call.origin == CallOrigin::Tool);
+        definition.is_some_and(|tool| tool.read_only || tool.idempotent)
+    }
+
+    /// A lane's worktree is outside of the workspace until it is merged, so lanes ask for no save.
+    fn may_change_files(&self, call: &ToolCall) -> bool {
+        call.origin == CallOrigin::VmLine
+            || self.definition(&call.name).is_some_and(|tool| tool.may_change_files)
+    }
+
+    /// Where the call runs: the VM is readied where it needs one.
+    async fn place(&self, run: &Run, call: &ToolCall) -> AppResult<Place> {
+        let needs_vm =
+            call.origin == CallOrigin::VmLine || self.definition(&call.name).is_none_or(|tool| tool.needs_vm);
+        let ready = if needs_vm {
+            let (store, workflow, vm) = (self.store, self.workflow, self.vm);
+            Some(vm::ready(store, workflow, vm, self.ambient, &run.project_id, READY_WITHIN).await?)
+        } else {
+            None
+        };
+        let project: Option<Project> = self.store.get(&keys::project(&run.project_id)).await?;
+        let context = ToolContext {
+            project_id: run.project_id.clone(),
+            vm_id: ready.as_ref().map(|vm| vm.vm_id.clone()).unwrap_or_default(),
+            epoch: ready.as_ref().map_or(0, |vm| vm.epoch),
+            call_id: call.tool_call_id.to_string(),
+            conversation_id: Some(call.conversation_id.clone()),
+            agent_id: Some(call.agent_id.clone()),
+            working_dir: run.lane.as_ref().map_or_else(|| WORKSPACE.to_owned(), |lane| lane.worktree.clone()),
+            env: project.map(|project| project.env).unwrap_or_default(),
+        };
+        Ok(Place { context, vm: ready })
+    }
+
+    /// Claims the call for this VM before anything is started. `None` where somebody else was faster.
+    async fn claim(&self, mut call: ToolCall, place: &Place) -> AppResult<Option<ToolCall>> {
+        let now = self.ambient.now();
+        let first = call.status == CallStatus::Planned;
+        call.status = CallStatus::Claimed;
+        call.epoch = place.vm.as_ref().map(|vm| vm.epoch);
+        call.vm_id = place.vm.as_ref().map(|vm| vm.vm_id.clone());
+        call.started_at.get_or_insert(now);
+        let mut tx = Tx::new().update(&mut call);
+        if first {
+            let data = json!({
+                "run_id": call.run_id,
+                "tool_call_id": call.tool_call_id,
+                "name": call.name,
+                "origin": call.origin,
+                "arguments": calls::shown_arguments(&call.arguments),
+            });
+            let event = NewEvent::new(EventType::ToolStarted, now, data).by(&call.agent_id);
+            tx = tx.append(&LogId::Conversation(call.conversation_id.clone()), event);
+        }
+        match self.store.commit(tx).await {
+            Ok(_) => Ok(Some(call)),
+            Err(StoreError::Conflict { .. }) => Ok(None),
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    /// Starts or attaches, and watches for the inline time. In between, the record is looked at: a cancelled call is
+    /// killed.
+    async fn watch(&self, call: &ToolCall, place: &Place, polling: bool) -> Result<Watched, VmError> {
+        let until = self.ambient.now() + INLINE;
+        let mut started = polling && call.status == CallStatus::Started;
+        loop {
+            let progress = self.look(call, place, started).await?;
+            let output = match progress {
+                ToolProgress::Done(result) => return Ok(Watched::Ended(to_result(result))),
+                ToolProgress::Running { output, .. } => output,
+            };
+            started = true;
+            match calls::load(self.store, &call.conversation_id, &call.tool_call_id).await {
+                Ok(now) if now.status == CallStatus::Cancelled => {
+                    self.kill(call, place).await?;
+                    return Ok(Watched::Settled);
+                }
+                Ok(now) if now.status.is_final() => return Ok(Watched::Settled),
+                Ok(_) => {}
+                Err(error) => return Err(VmError::Unavailable(error.into())),
+            }
+            if self.ambient.now() >= until {
+                return Ok(Watched::Running(output));
+            }
+        }
+    }
+
+    async fn look(&self, call: &ToolCall, place: &Place, started: bool) -> Result<ToolProgress, VmError> {
+        let (context, arguments) = (&place.context, &call.arguments);
+        match (call.origin, started) {
+            (CallOrigin::VmLine, false) => shell::start(self.vm, call, context, LOOK_EVERY).await,
+            (CallOrigin::VmLine, true) => shell::poll(self.vm, call, context, LOOK_EVERY).await,
+            (CallOrigin::Tool, false) => self.tools.start(context, &call.name, arguments, LOOK_EVERY).await,
+            (CallOrigin::Tool, true) => self.tools.poll(context, &call.name, arguments, LOOK_EVERY).await,
+        }
+    }
+
+    async fn kill(&self, call: &ToolCall, place: &Place) -> Result<(), VmError> {
+        kill(self.vm, self.tools, call, &place.context).await
+    }
+
+    async fn lose(&self, call: ToolCall) -> AppResult<()> {
+        let text = "Lost: the machine went away while this ran. Nobody knows whether or how far it was done, and it was \
+                    not run again. Look at the state of things before you repeat it.";
+        self.end(call, CallStatus::Lost, calls::error(text)).await
+    }
+
+    /// Notes a call's end. Where somebody else noted one before, theirs stays.
+    async fn end(&self, mut call: ToolCall, status: CallStatus, result: CallResult) -> AppResult<()> {
+        let now = self.ambient.now();
+        calls::finish(&mut call, status, result, now);
+        let event = calls::finished_event(&call, now);
+        let log = LogId::Conversation(call.conversation_id.clone());
+        match self.store.commit(Tx::new().update(&mut call).append(&log, event)).await {
+            Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    /// The call outlasts the inline time: the workflow comes back, until the model is told that it still runs.
+    async fn still_running(&self, mut call: ToolCall, output: String, polls: u32) -> AppResult<Went> {
+        if polls >= limits::TOOL_POLLS_MAX {
+            let text = format!(
+                "{output}\n[still running; it goes on in the machine as run {}. Look at what it does with another command.]",
+                call.tool_call_id
+            );
+            let result = CallResult { is_error: false, text, structured: None, output_path: None };
+            self.end(call, CallStatus::Done, result).await?;
+            return Ok(Went::Again);
+        }
+        let now = self.ambient.now();
+        call.status = CallStatus::Started;
+        call.polls += 1;
+        let shown = pvm_domain::text::head_and_tail(&output, OUTPUT_IN_EVENT_BYTES).0;
+        let data = json!({"run_id": call.run_id, "tool_call_id": call.tool_call_id, "text": shown});
+        let event = NewEvent::new(EventType::ToolOutput, now, data).by(&call.agent_id);
+        let log = LogId::Conversation(call.conversation_id.clone());
+        match self.store.commit(Tx::new().update(&mut call).append(&log, event)).await {
+            Ok(_) => {
+                let secs = (POLL_FIRST_SECS * 1.6_f64.powi(polls as i32)).min(POLL_MOST_SECS);
+                Ok(Went::On(Some(secs.round() as u64)))
+            }
+            Err(StoreError::Conflict { .. }) => Ok(Went::Again),
+            Err(other) => Err(other.into()),
+        }
+    }
+}
+
+enum Went {
+    /// As far as this step goes.
+    On(Option<u64>),
+    /// The record changed: look at it again.
+    Again,
+}
+
+enum Watched {
+    Ended(CallResult),
+    Running(String),
+    /// Somebody else gave the record its end.
+    Settled,
+}
+
+fn to_result(result: ToolResult) -> CallResult {
+    let text = pvm_domain::text::head_and_tail(&result.text, limits::OUTPUT_TO_MODEL_BYTES).0;
+    CallResult {
+        is_error: result.is_error,
+        text,
+        structured: result.structured,
+        output_path: result.output_path,
+    }
+}
+
+/// Kills what a call runs in its VM.
+///
+/// # Errors
+/// Of the VM.
+pub(crate) async fn kill<V: RunCommands, T: Tools>(
+    vm: &V,
+    tools: &T,
+    call: &ToolCall,
+    context: &ToolContext,
+) -> Result<(), VmError> {
+    match call.origin {
+        CallOrigin::VmLine => vm.kill_run(&context.vm_id, &context.call_id).await,
+        CallOrigin::Tool => tools.kill(context, &call.name, &call.arguments).await,
+    }
+}

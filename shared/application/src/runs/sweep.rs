@@ -1,0 +1,95 @@
+//! The clean-up of runs: a start or a signal that was lost between two systems is sent again.
+
+use pvm_domain::conversation::core::Phase;
+use pvm_domain::conversation::{ApprovalStatus, Run};
+use pvm_domain::ids::{ConversationId, RunId};
+
+use super::continue_run::start;
+use super::draft::load_run;
+use super::{approve, finish};
+use crate::error::{AppResult, ErrorCode};
+use crate::keys;
+use crate::ports::{Ambient, SendTask, StartExecution};
+use crate::store::{Index, Listing, StoreError, Tx, WriteStore};
+
+/// Runs looked at by one call, per shard.
+const BATCH: u32 = 25;
+/// A run that was looked at is left alone for this long, in seconds.
+const AGAIN_SECS: i64 = 600;
+
+/// Looks after every run that is due; answers how many there were.
+///
+/// # Errors
+/// Of the store's listing; trouble with a single run is logged and left to the next call.
+pub async fn sweep<S: WriteStore, W: StartExecution + SendTask, A: Ambient>(
+    store: &S,
+    workflow: &W,
+    ambient: &A,
+) -> AppResult<u32> {
+    let mut looked = 0;
+    for shard in 0..keys::SWEEP_SHARDS {
+        let pk = keys::sweep_partition(keys::Sweep::Run, shard);
+        let mut listing = Listing::of(pk, "").from_index(Index::Sweep).page(BATCH, None);
+        listing.up_to = Some(keys::sweep_up_to(ambient.now()));
+        for found in store.list::<Run>(listing).await?.items {
+            looked += 1;
+            if let Err(error) = look(store, workflow, ambient, &found).await {
+                tracing::warn!(run.id = %found.run_id, error = ?error, "clean-up could not deal with a run");
+            }
+        }
+    }
+    Ok(looked)
+}
+
+async fn look<S: WriteStore, W: StartExecution + SendTask, A: Ambient>(
+    store: &S,
+    workflow: &W,
+    ambient: &A,
+    found: &Run,
+) -> AppResult<()> {
+    // The index may lag: the record decides.
+    let mut run = match load_run(store, &found.conversation_id, &found.run_id).await {
+        Ok(run) => run,
+        Err(error) if error.code == ErrorCode::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if run.due_at > ambient.now() {
+        return Ok(());
+    }
+    if run.is_over() {
+        return finish::after_end(store, workflow, ambient, run).await;
+    }
+    if run.core.phase == Phase::New {
+        start(workflow, &run).await?;
+    }
+    for call in run.core.acting() {
+        let Some(id) = &call.approval_id else { continue };
+        let approval = approve::load(store, &run.conversation_id, id).await?;
+        if approval.status != ApprovalStatus::Pending {
+            approve::send(workflow, &run, &approval).await?;
+        }
+    }
+    run.due_at =
+        ambient.now().saturating_add(jiff::SignedDuration::from_secs(AGAIN_SECS)).unwrap_or(run.due_at);
+    match store.commit(Tx::new().update(&mut run)).await {
+        Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
+        Err(other) => Err(other.into()),
+    }
+}
+
+/// Whether `holder`, a name made by [`super::holder`], is a run that needs the VM no more. Anything else is not known
+/// here and answers `false`.
+///
+/// # Errors
+/// Of the store.
+pub async fn is_over(store: &impl crate::store::ReadStore, holder: &str) -> AppResult<bool> {
+    let Some((conversation, run)) = holder.split_once('/') else { return Ok(false) };
+    let (Ok(conversation), Ok(run)) = (conversation.parse::<ConversationId>(), run.parse::<RunId>()) else {
+        return Ok(false);
+    };
+    match load_run(store, &conversation, &run).await {
+        Ok(run) => Ok(run.is_over()),
+        Err(error) if error.code == ErrorCode::NotFound => Ok(true),
+        Err(error) => Err(error),
+    }
+}
