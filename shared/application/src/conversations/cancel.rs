@@ -91,7 +91,7 @@ where
             Err(other) => return Err(other.into()),
         }
     }
-    Err(AppError::new(ErrorCode::Conflict, "The conversation keeps changing; try again in a moment."))
+    Err(AppError::new(ErrorCode::Unavailable, "The conversation keeps changing; try again in a moment."))
 }
 
 /// A run that was ended from outside, and its calls that may be running.

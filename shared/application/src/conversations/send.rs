@@ -106,7 +106,7 @@ where
             Err(other) => return Err(other.into()),
         }
     }
-    Err(AppError::new(ErrorCode::Conflict, "The conversation keeps changing; try again in a moment."))
+    Err(AppError::new(ErrorCode::Unavailable, "The conversation keeps changing; try again in a moment."))
 }
 
 fn answer(conversation: Conversation, message_id: MessageId, run: Run) -> MessageAccepted {

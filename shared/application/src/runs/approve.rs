@@ -64,7 +64,7 @@ pub async fn ask_approval<S: WriteStore, K: SendTask, A: Ambient>(
             Err(other) => return Err(other.into()),
         }
     }
-    Err(AppError::new(ErrorCode::Conflict, "The approval keeps changing; try again in a moment."))
+    Err(AppError::new(ErrorCode::Unavailable, "The approval keeps changing; try again in a moment."))
 }
 
 /// Ends the workflow's wait, where it waits: its next state is Think.
@@ -119,7 +119,7 @@ pub(crate) async fn decide<S: WriteStore, A: Ambient>(
             Err(other) => return Err(other.into()),
         }
     }
-    Err(AppError::new(ErrorCode::Conflict, "The approval keeps changing; try again in a moment."))
+    Err(AppError::new(ErrorCode::Unavailable, "The approval keeps changing; try again in a moment."))
 }
 
 /// ApprovalExpired: nobody decided in time, which is a no.

@@ -44,7 +44,7 @@ pub async fn continue_run<S: WriteStore, W: StartExecution, A: Ambient>(
             Err(other) => return Err(other.into()),
         }
     }
-    Err(AppError::new(ErrorCode::Conflict, "The run keeps changing; try again in a moment."))
+    Err(AppError::new(ErrorCode::Unavailable, "The run keeps changing; try again in a moment."))
 }
 
 /// Starts the execution of a run's current segment. Safe to repeat: its name is always the same.

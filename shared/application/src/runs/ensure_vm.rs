@@ -93,5 +93,5 @@ async fn change<S: WriteStore, A: Ambient>(
             Err(other) => return Err(other.into()),
         }
     }
-    Err(AppError::new(ErrorCode::Conflict, "The run keeps changing; try again in a moment."))
+    Err(AppError::new(ErrorCode::Unavailable, "The run keeps changing; try again in a moment."))
 }

@@ -50,5 +50,5 @@ pub async fn fail_tool<S: WriteStore, A: Ambient>(
             Err(other) => return Err(other.into()),
         }
     }
-    Err(AppError::new(ErrorCode::Conflict, "The tool call keeps changing; try again in a moment."))
+    Err(AppError::new(ErrorCode::Unavailable, "The tool call keeps changing; try again in a moment."))
 }

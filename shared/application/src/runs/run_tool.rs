@@ -127,7 +127,7 @@ where
                 Went::Again => {}
             }
         }
-        Err(AppError::new(ErrorCode::Conflict, "The tool call keeps changing; try again in a moment."))
+        Err(AppError::new(ErrorCode::Unavailable, "The tool call keeps changing; try again in a moment."))
     }
 
     fn definition(&self, name: &str) -> Option<&ToolDefinition> {

@@ -98,7 +98,7 @@ pub(crate) async fn step<S: WriteStore, A: Ambient>(
             Err(other) => return Err(other.into()),
         }
     }
-    Err(AppError::new(ErrorCode::Conflict, "The conversation keeps changing; try again in a moment."))
+    Err(AppError::new(ErrorCode::Unavailable, "The conversation keeps changing; try again in a moment."))
 }
 
 /// How long to stand back after a race.
