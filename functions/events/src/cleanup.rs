@@ -3,7 +3,8 @@
 use pvm_application::cleanup::{self, Counts};
 use pvm_application::error::AppResult;
 use pvm_application::ports::{
-    Ambient, ConnectVm, DeleteObject, EndVm, FindVm, GetObject, PutObject, RunCommands, StartExecution, VmFiles,
+    Ambient, ConnectVm, DeleteObject, EndVm, FindVm, GetObject, PutObject, RunCommands, SendTask, StartExecution,
+    VmFiles,
 };
 use pvm_application::store::WriteStore;
 
@@ -15,7 +16,7 @@ pub async fn handle<S, O, W, V, A>(store: &S, objects: &O, workflow: &W, vm: &V,
 where
     S: WriteStore,
     O: PutObject + GetObject + DeleteObject,
-    W: StartExecution,
+    W: StartExecution + SendTask,
     V: ConnectVm + EndVm + FindVm + VmFiles + RunCommands,
     A: Ambient,
 {

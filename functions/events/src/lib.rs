@@ -1,5 +1,6 @@
 //! What runs by itself: uploads that arrive, workspaces to save, clean-up by the clock, executions that ended badly.
 
 pub mod cleanup;
+pub mod execution_status;
 pub mod notification;
 pub mod sync_files;

@@ -10,8 +10,10 @@ use pvm_domain::vm::{VmLease, VmStatus};
 use crate::error::AppResult;
 use crate::keys;
 use crate::ports::{
-    Ambient, ConnectVm, DeleteObject, EndVm, FindVm, GetObject, PutObject, RunCommands, StartExecution, VmError, VmFiles,
+    Ambient, ConnectVm, DeleteObject, EndVm, FindVm, GetObject, PutObject, RunCommands, SendTask, StartExecution,
+    VmError, VmFiles,
 };
+use crate::runs;
 use crate::store::{Index, Listing, Record, WriteStore};
 use crate::vm::{end, lease, ready};
 
@@ -31,6 +33,8 @@ pub struct Counts {
     pub operations: u32,
     /// Deletions started again.
     pub deletions: u32,
+    /// Runs that were overdue and looked after.
+    pub runs: u32,
     /// VMs that no project owns, ended.
     pub strays: u32,
     /// Things that went wrong and are left to the next call.
@@ -41,17 +45,24 @@ pub struct Counts {
 ///
 /// # Errors
 /// Of the store's listings; trouble with a single thing is counted and logged.
-pub async fn sweep<S, O, W, V, A>(store: &S, objects: &O, workflow: &W, vm: &V, ambient: &A) -> AppResult<Counts>
+pub async fn sweep<S, O, W, V, A>(
+    store: &S,
+    objects: &O,
+    workflow: &W,
+    vm: &V,
+    ambient: &A,
+) -> AppResult<Counts>
 where
     S: WriteStore,
     O: PutObject + GetObject + DeleteObject,
-    W: StartExecution,
+    W: StartExecution + SendTask,
     V: ConnectVm + EndVm + FindVm + VmFiles + RunCommands,
     A: Ambient,
 {
-    let mut counts = Counts::default();
+    let mut counts = Counts { runs: runs::sweep(store, workflow, ambient).await?, ..Counts::default() };
     for lease in due::<VmLease, _, _>(store, ambient, keys::Sweep::Vm).await? {
-        if let Err(error) = look(store, objects, workflow, vm, ambient, &lease.project_id, &mut counts).await {
+        if let Err(error) = look(store, objects, workflow, vm, ambient, &lease.project_id, &mut counts).await
+        {
             tracing::warn!(project.id = %lease.project_id, error = ?error, "clean-up could not deal with a VM");
             counts.errors += 1;
         }
@@ -75,10 +86,15 @@ where
     Ok(counts)
 }
 
-async fn due<R: Record, S: WriteStore, A: Ambient>(store: &S, ambient: &A, sweep: keys::Sweep) -> AppResult<Vec<R>> {
+async fn due<R: Record, S: WriteStore, A: Ambient>(
+    store: &S,
+    ambient: &A,
+    sweep: keys::Sweep,
+) -> AppResult<Vec<R>> {
     let mut found = Vec::new();
     for shard in 0..keys::SWEEP_SHARDS {
-        let mut listing = Listing::of(keys::sweep_partition(sweep, shard), "").from_index(Index::Sweep).page(BATCH, None);
+        let mut listing =
+            Listing::of(keys::sweep_partition(sweep, shard), "").from_index(Index::Sweep).page(BATCH, None);
         listing.up_to = Some(keys::sweep_up_to(ambient.now()));
         found.extend(store.list::<R>(listing).await?.items);
     }
@@ -111,6 +127,7 @@ where
         }
         return Ok(());
     }
+    let lease = release_ended(store, ambient, lease).await?;
     let quiet_for = now.duration_since(lease.last_activity);
     let over = |secs: u64| quiet_for >= SignedDuration::from_secs(secs.cast_signed());
     match lease.state {
@@ -129,6 +146,24 @@ where
         _ => {}
     }
     Ok(())
+}
+
+/// Drops holders whose run is over: their own release was lost.
+async fn release_ended<S: WriteStore, A: Ambient>(store: &S, ambient: &A, lease: VmLease) -> AppResult<VmLease> {
+    let mut over = Vec::new();
+    for holder in &lease.holders {
+        if runs::is_over(store, holder).await? {
+            over.push(holder.clone());
+        }
+    }
+    if over.is_empty() {
+        return Ok(lease);
+    }
+    lease::change(store, ambient, &lease.project_id, |lease| {
+        lease.holders.retain(|holder| !over.contains(holder));
+        Ok(true)
+    })
+    .await
 }
 
 /// A VM that runs or commands hold must not be paused under them.
@@ -160,7 +195,10 @@ async fn give_up<S: WriteStore, A: Ambient>(store: &S, ambient: &A, project_id: 
     lease::change(store, ambient, project_id, |lease| {
         let overdue = lease.operation.is_some() && !lease.is_busy_at(ambient.now());
         if overdue {
-            lease.finish(VmStatus::Failed, Some("The operation did not finish in its time; the next use tries again.".into()));
+            lease.finish(
+                VmStatus::Failed,
+                Some("The operation did not finish in its time; the next use tries again.".into()),
+            );
             lease.last_activity = ambient.now();
         }
         Ok(overdue)
@@ -196,10 +234,16 @@ pub async fn delete<S: WriteStore, A: Ambient>(
 }
 
 /// Ends VMs of our deployment whose project is gone or has another VM. Only a complete listing counts.
-async fn strays<S: WriteStore, V: FindVm + EndVm, A: Ambient>(store: &S, vm: &V, ambient: &A) -> AppResult<u32> {
+async fn strays<S: WriteStore, V: FindVm + EndVm, A: Ambient>(
+    store: &S,
+    vm: &V,
+    ambient: &A,
+) -> AppResult<u32> {
     let mut ended = 0;
     for known in vm.vms(None).await? {
-        let Some(project_id) = known.project_id.as_deref().and_then(|id| id.parse::<ProjectId>().ok()) else { continue };
+        let Some(project_id) = known.project_id.as_deref().and_then(|id| id.parse::<ProjectId>().ok()) else {
+            continue;
+        };
         let project: Option<Project> = store.get(&keys::project(&project_id)).await?;
         let stray = match project {
             None => true,

@@ -8,11 +8,15 @@ use pvm_domain::project::Project;
 
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::keys;
-use crate::ports::DeleteObject;
+use crate::conversations::cancel::cancel_now;
+use crate::ports::{Ambient, DeleteObject, RunCommands, StartExecution, StopExecution};
+use crate::ports_tools::Tools;
 use crate::store::{Index, Listing, Purge, ReadStore, Tx, WriteStore};
 
 /// Things removed by one call.
 const BATCH: u32 = 1_000;
+/// Conversations looked at together.
+const LISTED: u32 = 100;
 
 /// The marked project; `None` where it is gone already.
 async fn marked(store: &impl ReadStore, project_id: &ProjectId) -> AppResult<Option<Project>> {
@@ -21,6 +25,40 @@ async fn marked(store: &impl ReadStore, project_id: &ProjectId) -> AppResult<Opt
             Err(AppError::new(ErrorCode::Conflict, "The project is not being deleted; nothing was removed."))
         }
         found => Ok(found),
+    }
+}
+
+/// Ends every run of the project's conversations: a VM that is ended or a project that is deleted has none. Answers
+/// whether there may be more.
+///
+/// # Errors
+/// Of the store.
+pub async fn stop_runs<S, W, V, T, A>(
+    store: &S,
+    workflow: &W,
+    vm: &V,
+    tools: &T,
+    ambient: &A,
+    project_id: &ProjectId,
+) -> AppResult<bool>
+where
+    S: WriteStore,
+    W: StartExecution + StopExecution,
+    V: RunCommands,
+    T: Tools,
+    A: Ambient,
+{
+    let mut after = None;
+    loop {
+        let listing = Listing::of(keys::project_partition(project_id), "C#").from_index(Index::Owner);
+        let page = store.list::<Conversation>(listing.page(LISTED, after)).await?;
+        for conversation in page.items.into_iter().filter(|one| one.active_run.is_some()) {
+            cancel_now(store, workflow, vm, tools, ambient, conversation, "The project's VM was ended.").await?;
+        }
+        after = page.next;
+        if after.is_none() {
+            return Ok(false);
+        }
     }
 }
 

@@ -2,9 +2,33 @@
 
 use pvm_application::erase;
 use pvm_application::error::AppResult;
-use pvm_application::ports::DeleteObject;
+use pvm_application::ports::{Ambient, DeleteObject, RunCommands, StartExecution, StopExecution};
+use pvm_application::ports_tools::Tools;
 use pvm_application::store::WriteStore;
 use pvm_contracts::lifecycle::{LifecycleInput, LifecycleOutput};
+
+/// Ends the runs of the project's conversations.
+///
+/// # Errors
+/// Of the store.
+pub async fn stop_runs<S, W, V, T, A>(
+    store: &S,
+    workflow: &W,
+    vm: &V,
+    tools: &T,
+    ambient: &A,
+    input: LifecycleInput,
+) -> AppResult<LifecycleOutput>
+where
+    S: WriteStore,
+    W: StartExecution + StopExecution,
+    V: RunCommands,
+    T: Tools,
+    A: Ambient,
+{
+    let more = erase::stop_runs(store, workflow, vm, tools, ambient, &input.project_id).await?;
+    Ok(LifecycleOutput::more(more))
+}
 
 /// Removes stored objects.
 ///

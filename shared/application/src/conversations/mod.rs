@@ -1,6 +1,6 @@
 //! Conversations from the outside: begin one, send messages, stop it, decide on approvals, look at it.
 
-mod cancel;
+pub(crate) mod cancel;
 mod create;
 mod decide;
 mod find;
