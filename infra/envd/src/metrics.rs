@@ -46,7 +46,7 @@ impl Sampler {
         EnvdMetrics {
             ts: now.as_second(),
             cpu_count,
-            cpu_used_pct: self.cpu_percent(busy_seconds, cpu_count),
+            cpu_used_pct: self.cpu_percent(Instant::now(), busy_seconds, cpu_count),
             mem_total: memory.total,
             mem_used: memory.used,
             mem_cache: memory.cache,
@@ -57,8 +57,8 @@ impl Sampler {
         }
     }
 
-    fn cpu_percent(&self, busy_seconds: f64, cpu_count: u32) -> f64 {
-        let sample = Sample { at: Instant::now(), busy_seconds };
+    fn cpu_percent(&self, at: Instant, busy_seconds: f64, cpu_count: u32) -> f64 {
+        let sample = Sample { at, busy_seconds };
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(before) = last.replace(sample) else { return 0.0 };
         let elapsed = sample.at.duration_since(before.at).as_secs_f64();
@@ -163,11 +163,12 @@ mod tests {
         assert_eq!(disk(Path::new("/"), Some(1024)), (0, 1024));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn cpu_is_a_difference_between_readings() {
+    #[test]
+    fn cpu_is_a_difference_between_readings() {
         let sampler = Sampler::default();
-        assert!(sampler.cpu_percent(10.0, 2) < f64::EPSILON);
-        tokio::time::advance(std::time::Duration::from_secs(10)).await;
-        assert!((sampler.cpu_percent(15.0, 2) - 25.0).abs() < 0.01);
+        let start = Instant::now();
+        assert!(sampler.cpu_percent(start, 10.0, 2) < f64::EPSILON);
+        let later = start + std::time::Duration::from_secs(10);
+        assert!((sampler.cpu_percent(later, 15.0, 2) - 25.0).abs() < 0.01);
     }
 }

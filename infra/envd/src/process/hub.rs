@@ -118,16 +118,27 @@ pub enum Next {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Hub {
     state: Mutex<State>,
+    stall: Duration,
     /// Something for readers.
     news: Notify,
     /// Something for pumps that wait.
     room: Notify,
 }
 
+impl Default for Hub {
+    fn default() -> Self {
+        Self::with_stall(STALL)
+    }
+}
+
 impl Hub {
+    fn with_stall(stall: Duration) -> Self {
+        Self { state: Mutex::default(), stall, news: Notify::new(), room: Notify::new() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -155,7 +166,7 @@ impl Hub {
                     }
                 }
             };
-            let waited = timeout(STALL, room).await;
+            let waited = timeout(self.stall, room).await;
             let mut state = self.lock();
             state.held_back -= 1;
             if waited.is_err() && state.slowest() == Some(behind) {
@@ -322,7 +333,7 @@ mod tests {
         assert_eq!(last.as_deref(), Some(b"last".as_slice()));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_slow_reader_holds_the_process_back_and_loses_nothing() {
         let hub = Arc::new(Hub::default());
         let mut reader = Arc::clone(&hub).read(false);
@@ -335,7 +346,9 @@ mod tests {
                 hub.finish(EndEvent::default());
             }
         });
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        for _ in 0..200 {
+            tokio::task::yield_now().await;
+        }
         assert!(!writer.is_finished(), "the writer must wait");
         let mut total = 0;
         while let Next::Data(data) = reader.next().await {
@@ -345,9 +358,9 @@ mod tests {
         writer.await.unwrap();
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_reader_that_takes_nothing_is_cut_off() {
-        let hub = Arc::new(Hub::default());
+        let hub = Arc::new(Hub::with_stall(Duration::from_millis(1)));
         let mut reader = Arc::clone(&hub).read(false);
         for _ in 0..64 {
             hub.push(Source::Stdout, Bytes::from(vec![b'x'; 64 * 1024])).await;
