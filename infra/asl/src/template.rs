@@ -11,7 +11,7 @@ use crate::path::{Path, Root};
 pub(crate) enum Template {
     Literal(Value),
     Object(Vec<(String, Entry)>),
-    Array(Vec<Template>),
+    Array(Vec<Self>),
 }
 
 /// The value of one field of a template object.

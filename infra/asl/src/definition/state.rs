@@ -96,22 +96,22 @@ impl State {
         fields.comment(problems);
         let mut retry = Vec::new();
         let mut catch = Vec::new();
-        let (flow, kind) = match type_name {
+        let parsed = match type_name {
             "Task" => {
                 retry = error_handling::retriers(fields.get("Retry"), problems);
                 catch = error_handling::catchers(fields.get("Catch"), problems);
-                parse_task(&mut fields, scope, problems)?
+                parse_task(&mut fields, scope, problems)
             }
             "Map" => {
                 retry = error_handling::retriers(fields.get("Retry"), problems);
                 catch = error_handling::catchers(fields.get("Catch"), problems);
-                parse_map(&mut fields, scope, problems)?
+                parse_map(&mut fields, scope, problems)
             }
             "Choice" => {
                 let flow = flow::flow(&mut fields, Allowed::default(), scope, problems);
-                (flow, Kind::Choice(Choice::parse(&mut fields, scope, problems)))
+                Some((flow, Kind::Choice(Choice::parse(&mut fields, scope, problems))))
             }
-            "Wait" => parse_wait(&mut fields, scope, problems)?,
+            "Wait" => parse_wait(&mut fields, scope, problems),
             "Pass" => {
                 let allowed = Allowed { parameters: true, result_path: true, ..Allowed::default() };
                 let flow = flow::flow(&mut fields, allowed, scope, problems);
@@ -119,13 +119,13 @@ impl State {
                 if result.is_some() && flow.parameters.is_some() {
                     problems.push("Result and Parameters exclude each other");
                 }
-                (flow, Kind::Pass { result, next: flow::next(&mut fields, problems) })
+                Some((flow, Kind::Pass { result, next: flow::next(&mut fields, problems) }))
             }
-            "Succeed" => (flow::flow(&mut fields, Allowed::default(), scope, problems), Kind::Succeed),
+            "Succeed" => Some((flow::flow(&mut fields, Allowed::default(), scope, problems), Kind::Succeed)),
             "Fail" => {
                 let error = fields.string("Error", problems).map(ToOwned::to_owned);
                 let cause = fields.string("Cause", problems).map(ToOwned::to_owned);
-                (Flow::identity(), Kind::Fail { error, cause })
+                Some((Flow::identity(), Kind::Fail { error, cause }))
             }
             "Parallel" => {
                 problems.push("Parallel is not in the subset; use a Map, or one execution per branch");
@@ -136,7 +136,9 @@ impl State {
                 return None;
             }
         };
+        // Before giving up: an unknown field may be what explains the rest.
         fields.finish(problems);
+        let (flow, kind) = parsed?;
         let uses_context = uses_context(&flow, &kind);
         Some(Self { name: name.to_owned(), flow, retry, catch, kind, uses_context })
     }
@@ -185,17 +187,13 @@ impl Flow {
 }
 
 fn parse_task(fields: &mut Fields<'_>, scope: ContextScope, problems: &mut Problems) -> Option<(Flow, Kind)> {
-    let waits_for_token = match fields.required_string("Resource", problems) {
-        Some(INVOKE) => false,
-        Some(INVOKE_WITH_TOKEN) => true,
-        Some(other) => {
-            problems.push(format!(
-                "Resource {other:?} is not in the subset; it must be {INVOKE} or {INVOKE_WITH_TOKEN}"
-            ));
-            return None;
-        }
-        None => return None,
-    };
+    let resource = fields.required_string("Resource", problems);
+    let waits_for_token = resource == Some(INVOKE_WITH_TOKEN);
+    if let Some(other) = resource.filter(|resource| !waits_for_token && *resource != INVOKE) {
+        problems.push(format!(
+            "Resource {other:?} is not in the subset; it must be {INVOKE} or {INVOKE_WITH_TOKEN}"
+        ));
+    }
     let allowed = Allowed { parameters: true, result_selector: true, result_path: true };
     let flow = flow::flow(fields, allowed, ContextScope { task_token: waits_for_token, ..scope }, problems);
     let function = parse_function(fields.get("Parameters"), problems);

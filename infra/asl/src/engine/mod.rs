@@ -153,7 +153,16 @@ impl EngineBuilder {
     /// # Errors
     /// The store cannot be opened, or what is in it cannot be read.
     pub async fn open(self) -> Result<Engine, OpenError> {
-        let store = Store::open(&self.path, self.crash_point)?;
+        let store = Arc::new(Store::open(&self.path, self.crash_point)?);
+        let opened = self.open_on(Arc::clone(&store)).await;
+        if opened.is_err() {
+            // So that the file is free when the caller hears of it.
+            store.close().await;
+        }
+        opened
+    }
+
+    async fn open_on(self, store: Arc<Store>) -> Result<Engine, OpenError> {
         // Held until everything is going on again, so that simulated time waits for it.
         let work = self.clock.work();
         let now = milliseconds(self.clock.now());
@@ -165,7 +174,7 @@ impl EngineBuilder {
             let name = machine.name().to_owned();
             let definition_id =
                 store.keep_definition(name.clone(), machine.definition().to_owned(), now).await?;
-            machines.insert(name, Loaded { machine: Arc::new(machine), definition_id, loaded_at: now });
+            machines.insert(name, Loaded { machine: Arc::new(machine), definition_id, since: now });
         }
         let inner = Arc::new(Inner {
             store,
@@ -180,7 +189,10 @@ impl EngineBuilder {
             stopping: CancellationToken::new(),
         });
         let engine = Engine { inner };
-        engine.recover().await?;
+        if let Err(error) = engine.recover().await {
+            engine.inner.stop();
+            return Err(error);
+        }
         // A store that stops, at a crash point, takes everything with it, as the end of a process would.
         let inner = Arc::clone(&engine.inner);
         tokio::spawn(async move {
@@ -201,11 +213,11 @@ pub struct Engine {
 struct Loaded {
     machine: Arc<Machine>,
     definition_id: i64,
-    loaded_at: Timestamp,
+    since: Timestamp,
 }
 
 struct Inner {
-    store: Store,
+    store: Arc<Store>,
     clock: Arc<dyn Clock>,
     invoker: Arc<dyn DynInvoker>,
     machines: BTreeMap<String, Loaded>,

@@ -385,7 +385,7 @@ impl Engine {
     /// InvalidArn, StateMachineDoesNotExist.
     pub fn describe_machine(&self, machine_arn: &str) -> Result<(Arc<crate::Machine>, Timestamp), ApiError> {
         let loaded = self.inner.loaded(machine_arn)?;
-        Ok((Arc::clone(&loaded.machine), loaded.loaded_at))
+        Ok((Arc::clone(&loaded.machine), loaded.since))
     }
 }
 

@@ -18,8 +18,9 @@ use crate::history::Happening;
 use crate::invoker::InvokeError;
 use crate::store::{Change, Cursor, Phase};
 
-/// What a function's caller hears: nothing at all if the engine stopped meanwhile.
-type Returned = oneshot::Receiver<Result<Value, InvokeError>>;
+/// What a function's caller hears: nothing at all if the engine stopped meanwhile. The mark of being at
+/// work goes with the call and comes back with the answer; a branch that is woken otherwise has another.
+type Returned = oneshot::Receiver<(Result<Value, InvokeError>, Work)>;
 
 /// Longest cause that is kept, in bytes. AWS cuts there as well.
 const MAX_CAUSE_BYTES: usize = 32_768;
@@ -89,7 +90,7 @@ impl Branch {
     ) -> Result<Value, Interrupt> {
         let returned = self.invoke(visit, task, arguments);
         let returned = tokio::select! {
-            returned = returned => returned.map_err(|_| Interrupt::Gone)?,
+            returned = returned => self.take_up(returned)?,
             work = wait_for(timeout) => {
                 self.work = work;
                 return Err(self.timed_out(task).into());
@@ -136,7 +137,7 @@ impl Branch {
                     self.work = work;
                     return self.give_up(task, token, None).await;
                 }
-                returned = returned => match returned.map_err(|_| Interrupt::Gone)? {
+                returned = returned => match self.take_up(returned)? {
                     Err(error) => return self.give_up(task, token, Some(from_function(&error))).await,
                     Ok(output) => match Document::new(output, "task's result") {
                         Err(failure) => return self.give_up(task, token, Some(failure)).await,
@@ -160,6 +161,16 @@ impl Branch {
         };
         drop(place);
         result
+    }
+
+    /// Goes on with the work after a function has returned.
+    fn take_up(
+        &mut self,
+        returned: Result<(Result<Value, InvokeError>, Work), oneshot::error::RecvError>,
+    ) -> Result<Result<Value, InvokeError>, Interrupt> {
+        let (result, work) = returned.map_err(|_| Interrupt::Gone)?;
+        self.work = work;
+        Ok(result)
     }
 
     fn woken(
@@ -217,8 +228,9 @@ impl Branch {
     }
 
     /// Starts the function in a task of its own: it runs on, as a Lambda does, when this state is left.
-    fn invoke(&self, visit: &Visit, task: &Task, arguments: &Document) -> Returned {
+    fn invoke(&mut self, visit: &Visit, task: &Task, arguments: &Document) -> Returned {
         let (sender, returned) = oneshot::channel();
+        let work = std::mem::take(&mut self.work);
         let engine = Arc::clone(&self.run.engine);
         let function = task.function.clone();
         let payload = arguments.value.get("Payload").cloned().unwrap_or_else(|| json!({}));
@@ -239,7 +251,7 @@ impl Branch {
                     return;
                 }
             };
-            drop(sender.send(result));
+            drop(sender.send((result, work)));
         };
         tokio::spawn(call.instrument(span));
         returned

@@ -48,7 +48,7 @@ pub(crate) struct NewExecution {
 #[derive(Debug, Clone)]
 pub(crate) enum Started {
     New(i64),
-    Existing(ExecutionRow),
+    Existing(Box<ExecutionRow>),
 }
 
 /// A running execution as it was left.
@@ -138,7 +138,7 @@ impl Store {
         self.writer
             .call(move |connection| {
                 if let Some(existing) = find(connection, &new.machine, &new.name)? {
-                    return Ok(Started::Existing(existing));
+                    return Ok(Started::Existing(Box::new(existing)));
                 }
                 connection
                     .prepare_cached(

@@ -140,7 +140,9 @@ impl Thread {
     fn run_batch(&mut self, batch: Vec<Box<dyn Job>>) -> bool {
         if let Err(error) = self.connection.execute_batch("BEGIN IMMEDIATE") {
             let error = StoreError::from(error);
-            batch.into_iter().for_each(|job| job.finish(Err(error.clone())));
+            for job in batch {
+                job.finish(Err(error.clone()));
+            }
             return false;
         }
         let mut done = Vec::with_capacity(batch.len());
