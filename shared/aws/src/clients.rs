@@ -118,6 +118,16 @@ impl Base {
         aws_sdk_sfn::Client::from_conf(config.build())
     }
 
+    /// A client of Secrets Manager.
+    pub fn secretsmanager(&self) -> aws_sdk_secretsmanager::Client {
+        aws_sdk_secretsmanager::Client::new(&self.config)
+    }
+
+    /// A client of SQS.
+    pub fn sqs(&self) -> aws_sdk_sqs::Client {
+        aws_sdk_sqs::Client::new(&self.config)
+    }
+
     /// The region in use.
     pub fn region(&self) -> Option<&str> {
         self.config.region().map(AsRef::as_ref)

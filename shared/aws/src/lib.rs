@@ -4,12 +4,15 @@
 
 pub mod clients;
 mod dynamo;
+pub mod install_secrets;
 mod objects;
+pub mod save_queue;
 pub mod schema;
 mod secrets;
 mod workflows;
 
 pub use dynamo::{Dynamo, DynamoSettings, Tables};
 pub use objects::Objects;
+pub use save_queue::SaveQueue;
 pub use secrets::FileSecrets;
 pub use workflows::{MachineNames, Workflows};
