@@ -74,6 +74,10 @@ pub fn lock(project: &ProjectId, worktree: &str) -> Key {
 pub fn command(project: &ProjectId, command: &CommandId) -> Key {
     key(project_partition(project), format!("CMD#{command}"))
 }
+/// A tool call that outlived the request that made it.
+pub fn tool_job(project: &ProjectId, call: &str) -> Key {
+    key(project_partition(project), format!("JOB#{call}"))
+}
 /// A secret's reference.
 pub fn secret(project: &ProjectId, name: &str) -> Key {
     key(project_partition(project), format!("SEC#{name}"))

@@ -8,6 +8,7 @@ pub mod commands;
 pub mod conversations;
 pub mod erase;
 pub mod error;
+pub mod events;
 pub mod files;
 pub mod idempotency;
 pub mod keys;
