@@ -14,9 +14,8 @@ extra=()
 # One cargo call builds everything once; each suite is one binary.
 cargo test --workspace --no-fail-fast -- "${extra[@]}" 2>&1 | tee "$log" || status=$?
 
-passed=$(grep -E '^test result:' "$log" | sed -E 's/.* ([0-9]+) passed.*/\1/' | paste -sd+ | bc 2>/dev/null || echo 0)
-failed=$(grep -E '^test result:' "$log" | sed -E 's/.* ([0-9]+) failed.*/\1/' | paste -sd+ | bc 2>/dev/null || echo 0)
-ignored=$(grep -E '^test result:' "$log" | sed -E 's/.* ([0-9]+) ignored.*/\1/' | paste -sd+ | bc 2>/dev/null || echo 0)
+count() { awk -v word="$1" '/^test result:/ { for (i = 2; i <= NF; i++) if ($i ~ "^" word) sum += $(i - 1) } END { print sum + 0 }' "$log"; }
+passed=$(count passed) failed=$(count failed) ignored=$(count ignored)
 if [ "${failed:-0}" != 0 ]; then
   echo "failures:"; grep -E '^test .* FAILED$' "$log" || true
 fi
