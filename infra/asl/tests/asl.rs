@@ -1,4 +1,6 @@
 //! The interpreter, from outside: what it refuses, what it does, and what it survives.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::float_cmp, reason = "simulated times are exact")]
 
 #[path = "asl/bed.rs"]
 mod bed;
@@ -10,6 +12,8 @@ mod dataflow;
 mod definitions;
 #[path = "asl/errors.rs"]
 mod errors;
+#[path = "asl/killed.rs"]
+mod killed;
 #[path = "asl/maps.rs"]
 mod maps;
 #[path = "asl/operations.rs"]

@@ -5,9 +5,11 @@ mod error;
 mod jitter;
 mod map;
 mod operations;
+mod plain;
 mod run;
 mod task;
 mod tokens;
+mod views;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -21,12 +23,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::branch::Start;
 pub use self::error::ApiError;
-pub use self::operations::{
+use self::run::{Left, Run};
+use self::tokens::Waiting;
+pub use self::views::{
     Execution, ExecutionStatus, ExecutionSummary, HistoryEvent, HistoryQuery, ListFilter, Page,
     StartedExecution,
 };
-use self::run::{Left, Run};
-use self::tokens::Waiting;
 use crate::arn::Home;
 use crate::clock::{Clock, SystemClock, Work};
 use crate::definition::{DefinitionError, Machine};

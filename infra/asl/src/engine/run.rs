@@ -107,7 +107,7 @@ impl Run {
         let branch = Branch::root(Arc::clone(&self), work);
         let end = tokio::select! {
             biased;
-            () = cancel.cancelled() => return,
+            () = cancel.cancelled() => End::Gone,
             work = wait_for(timeout) => End::TimedOut { work },
             end = branch.run(start) => end,
         };
@@ -128,7 +128,10 @@ impl Run {
                 let happening = Happening::execution_ended_badly("TimedOut", Some(&Failure::timeout()));
                 (happening, "TIMED_OUT", None, None, Pending::default(), work)
             }
-            End::Gone => return,
+            End::Gone => {
+                self.engine.lock_running().remove(&self.id);
+                return;
+            }
         };
         let at = self.engine.now();
         let mut events = pending.events;

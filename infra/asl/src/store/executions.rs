@@ -100,15 +100,6 @@ pub(crate) struct StoredEvent {
     pub(crate) details: String,
 }
 
-/// Whether anybody waits for a token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TokenState {
-    Waiting,
-    /// Its execution is known, but no task waits for the token (any more).
-    Over,
-    Unknown,
-}
-
 impl Store {
     /// The number under which a machine's definition is kept. An execution goes on with the definition that
     /// it began with, also when the program was replaced in between.
@@ -272,61 +263,6 @@ impl Store {
         .await
     }
 
-    /// Keeps the answer for a token, so that it is not lost between here and the branch that waits. The
-    /// first answer counts.
-    pub(crate) async fn answer_token(
-        &self,
-        token: String,
-        execution: i64,
-        answer: String,
-    ) -> Result<TokenState, StoreError> {
-        self.writer
-            .call(move |connection| {
-                let kept = connection
-                    .prepare_cached(
-                        "UPDATE cursor SET callback = ?3
-                         WHERE task_token = ?1 AND execution_id = ?2 AND callback IS NULL",
-                    )?
-                    .execute(params![token, execution, answer])?;
-                if kept > 0 { Ok(TokenState::Waiting) } else { absent_token(connection, execution) }
-            })
-            .await
-    }
-
-    /// Whether a token is still waited for.
-    pub(crate) async fn token_state(&self, token: String, execution: i64) -> Result<TokenState, StoreError> {
-        self.read(move |connection| {
-            let waiting: Option<i64> = connection
-                .prepare_cached(
-                    "SELECT 1 FROM cursor WHERE task_token = ?1 AND execution_id = ?2 AND callback IS NULL",
-                )?
-                .query_row(params![token, execution], |row| row.get(0))
-                .optional()?;
-            if waiting.is_some() { Ok(TokenState::Waiting) } else { absent_token(connection, execution) }
-        })
-        .await
-    }
-
-    /// Takes a token back because its task is failing. If an answer was kept before, it is returned and
-    /// stands: its sender was told that it counts.
-    pub(crate) async fn revoke_token(&self, token: String) -> Result<Option<String>, StoreError> {
-        self.writer
-            .call(move |connection| {
-                connection
-                    .prepare_cached(
-                        "UPDATE cursor SET task_token = NULL WHERE task_token = ?1 AND callback IS NULL",
-                    )?
-                    .execute(params![token])?;
-                kept_answer(connection, &token)
-            })
-            .await
-    }
-
-    /// The answer that was kept for a token.
-    pub(crate) async fn kept_answer(&self, token: String) -> Result<Option<String>, StoreError> {
-        self.writer.call(move |connection| kept_answer(connection, &token)).await
-    }
-
     /// Forgets executions that ended before `before`, and everything about them. Returns how many.
     pub(crate) async fn purge(&self, before: Timestamp) -> Result<usize, StoreError> {
         // In small bites, because running executions wait for the same writer.
@@ -337,7 +273,7 @@ impl Store {
                 .writer
                 .call(move |connection| {
                     let doomed = "SELECT id FROM execution
-                         WHERE stopped_at < ?1 AND announced = 1 ORDER BY stopped_at LIMIT ?2";
+                         WHERE stopped_at < ?1 AND announced = 1 ORDER BY stopped_at, id LIMIT ?2";
                     let values = params![before.as_millisecond(), BITE];
                     connection
                         .execute(&format!("DELETE FROM event WHERE execution_id IN ({doomed})"), values)?;
@@ -370,22 +306,6 @@ fn find(connection: &Connection, machine: &str, name: &str) -> rusqlite::Result<
         ))?
         .query_row(params![machine, name], execution_row)
         .optional()
-}
-
-fn kept_answer(connection: &Connection, token: &str) -> rusqlite::Result<Option<String>> {
-    connection
-        .prepare_cached("SELECT callback FROM cursor WHERE task_token = ?1")?
-        .query_row(params![token], |row| row.get(0))
-        .optional()
-        .map(Option::flatten)
-}
-
-fn absent_token(connection: &Connection, execution: i64) -> rusqlite::Result<TokenState> {
-    let known: Option<i64> = connection
-        .prepare_cached("SELECT 1 FROM execution WHERE id = ?1")?
-        .query_row(params![execution], |row| row.get(0))
-        .optional()?;
-    Ok(if known.is_some() { TokenState::Over } else { TokenState::Unknown })
 }
 
 fn cursors(connection: &Connection, execution: i64) -> rusqlite::Result<HashMap<String, Cursor>> {

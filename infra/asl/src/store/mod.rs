@@ -3,18 +3,19 @@
 mod executions;
 mod schema;
 mod steps;
+mod tokens;
 mod writer;
 
-use std::fs::{File, TryLockError};
+use std::fs::{OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::{Connection, OpenFlags};
 
-pub(crate) use self::executions::{
-    ExecutionRow, HistoryPage, ListQuery, NewExecution, Recovered, Started, TokenState,
-};
+pub(crate) use self::executions::{ExecutionRow, HistoryPage, ListQuery, NewExecution, Recovered, Started};
 pub(crate) use self::steps::{Change, Closing, Cursor, Phase, Step, Stored};
+pub(crate) use self::tokens::TokenState;
 pub use self::writer::CrashPoint;
 use self::writer::Writer;
 
@@ -69,12 +70,15 @@ impl Store {
     pub(crate) fn open(path: &Path, crash: Option<CrashPoint>) -> Result<Self, StoreError> {
         let refused = |reason: String| StoreError::Open { path: path.to_owned(), reason };
         let lock_path = path.with_added_extension("lock");
-        let lock = File::create(&lock_path).map_err(|error| refused(error.to_string()))?;
+        // The store holds task tokens, which are secrets. SQLite gives its side files the mode of this one.
+        let private = |path: &Path| OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+        let lock = private(&lock_path).map_err(|error| refused(error.to_string()))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(StoreError::InUse(path.to_owned())),
             Err(TryLockError::Error(error)) => return Err(refused(error.to_string())),
         }
+        private(path).map_err(|error| refused(error.to_string()))?;
         let connection = Connection::open(path).map_err(|error| refused(error.to_string()))?;
         schema::prepare(&connection)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;

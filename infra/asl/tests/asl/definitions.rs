@@ -210,21 +210,18 @@ fn a_machine_that_does_not_hang_together_is_refused() {
     let pass = |next: &str| json!({ "Type": "Pass", "Next": next });
     let done = json!({ "Type": "Succeed" });
     let cases = [
-        (states("Nowhere", json!({ "Done": done.clone() })), "StartAt names \"Nowhere\""),
+        (states("Nowhere", json!({ "Done": done })), "StartAt names \"Nowhere\""),
         (states("A", json!({ "A": pass("B") })), "leads to \"B\""),
         (
-            states("A", json!({ "A": pass("Done"), "Lost": pass("Done"), "Done": done.clone() })),
+            states("A", json!({ "A": pass("Done"), "Lost": pass("Done"), "Done": done })),
             "no other state leads",
         ),
         (states("A", json!({ "A": pass("B"), "B": pass("A") })), "no state ends it"),
         (json!({ "StartAt": "A", "States": {} }), "at least one state"),
-        (json!({ "States": { "Done": done.clone() } }), "StartAt is missing"),
-        (
-            with(states("D", json!({ "D": done.clone() })), json!({ "Timeout": 5 })),
-            "\"Timeout\" is not allowed",
-        ),
-        (with(states("D", json!({ "D": done.clone() })), json!({ "QueryLanguage": "JSONata" })), "JSONata"),
-        (with(states("D", json!({ "D": done.clone() })), json!({ "Version": "2.0" })), "Version"),
+        (json!({ "States": { "Done": done } }), "StartAt is missing"),
+        (with(states("D", json!({ "D": done })), json!({ "Timeout": 5 })), "\"Timeout\" is not allowed"),
+        (with(states("D", json!({ "D": done })), json!({ "QueryLanguage": "JSONata" })), "JSONata"),
+        (with(states("D", json!({ "D": done })), json!({ "Version": "2.0" })), "Version"),
         (with(states("D", json!({ "D": done })), json!({ "TimeoutSeconds": "5" })), "TimeoutSeconds"),
     ];
     for (definition, message) in cases {

@@ -222,7 +222,7 @@ async fn a_wait_ends_when_it_was_to_end() {
     let engine = bed.open().await;
     let arn = start(&engine, "e", json!({})).await;
     bed.clock.settle().await;
-    bed.clock.advance(Duration::from_secs(60));
+    bed.clock.advance(Duration::from_mins(1));
     engine.shutdown().await;
     bed.clock.advance(Duration::from_secs(30));
     let engine = bed.open().await;
@@ -351,7 +351,7 @@ async fn old_executions_are_forgotten() {
     for name in ["a", "b", "c"] {
         run_on(&engine, name, json!({})).await;
     }
-    bed.clock.advance(Duration::from_secs(3600));
+    bed.clock.advance(Duration::from_hours(1));
     run_on(&engine, "late", json!({})).await;
     let before = pvm_asl::Clock::now(&bed.clock) - jiff::SignedDuration::from_mins(10);
     assert_eq!(engine.purge_ended_before(before).await.unwrap(), 3);
@@ -360,7 +360,7 @@ async fn old_executions_are_forgotten() {
     run_on(&engine, "a", json!({})).await;
     engine.shutdown().await;
 
-    bed.clock.advance(Duration::from_secs(91 * 24 * 3600));
+    bed.clock.advance(Duration::from_hours(91 * 24));
     let engine = bed.open().await;
     let page =
         engine.list_executions(&crate::bed::machine_arn(), pvm_asl::ListFilter::default()).await.unwrap();
