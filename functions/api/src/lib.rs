@@ -1,1 +1,16 @@
-//! pvm-api
+//! The HTTP API: one handler per route, one table of routes, and the front that serves them in one process.
+#![warn(missing_docs)]
+
+pub mod agents;
+pub mod commands;
+pub mod conversations;
+pub mod events;
+pub mod files;
+pub mod health;
+pub mod keys;
+mod once;
+mod output;
+pub mod projects;
+pub mod services;
+mod sse;
+pub mod vm;

@@ -6,6 +6,7 @@ pub mod commands;
 pub mod conversations;
 pub mod events;
 pub mod files;
+pub mod health;
 pub mod keys;
 pub mod lifecycle;
 pub mod list;
@@ -16,3 +17,10 @@ pub mod steps;
 pub(crate) mod time;
 pub mod tools;
 pub mod vm;
+
+/// The body of a request that needs none: absent, or `{}`.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
+#[serde(deny_unknown_fields)]
+pub struct Empty {}

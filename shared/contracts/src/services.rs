@@ -34,9 +34,9 @@ pub struct StartService {
     /// How to tell that it is ready; absent means that its port answers, if it has one.
     #[serde(default)]
     pub ready: Option<Ready>,
-    /// Seconds it may take to get ready, 1 to 3600; absent means 60.
+    /// Seconds it may take to get ready, 1 to 600; absent means 60.
     #[serde(default)]
-    #[schemars(range(min = 1, max = 3600))]
+    #[schemars(range(min = 1, max = 600))]
     pub ready_timeout_secs: Option<u64>,
     /// When it is started again after it ended by itself; absent means `on_failure`.
     #[serde(default)]
@@ -116,8 +116,14 @@ pub struct ServiceLogs {
     pub service_id: ServiceId,
     /// Its state.
     pub status: ServiceStatus,
-    /// Standard output and standard error of its current (or last) start, the newest part.
-    pub logs: String,
-    /// Whether there was more before `logs`.
+    /// Standard output of its current (or last) start: the newest part, or what comes after `stdout_offset`.
+    pub stdout: String,
+    /// Standard error, likewise.
+    pub stderr: String,
+    /// The offset in bytes to ask standard output from next time.
+    pub stdout_next: u64,
+    /// The offset in bytes to ask standard error from next time.
+    pub stderr_next: u64,
+    /// Whether there was more before this.
     pub truncated: bool,
 }

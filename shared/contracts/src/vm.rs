@@ -69,6 +69,8 @@ pub struct FileCounts {
 pub struct Status {
     /// The project.
     pub project_id: ProjectId,
+    /// Its name.
+    pub name: String,
     /// The state of its VM.
     pub vm_status: VmStatus,
     /// The provider's id of the VM, if there is one.
@@ -89,6 +91,8 @@ pub struct Status {
     pub services: Vec<Service>,
     /// Its files.
     pub files: FileCounts,
+    /// Whether the VM did not answer: services are then told from the records alone.
+    pub stale: bool,
     /// What the VM can do (`docker`, `systemd`, `sudo` ...); empty while no VM was ever ready.
     pub capabilities: BTreeMap<String, bool>,
     /// What separates the VM from its host, such as `namespaces` or `microvm`; `null` while unknown.

@@ -183,13 +183,30 @@ impl PageOf {
     /// # Errors
     /// `invalid` naming the parameter.
     pub fn of(request: &Request, signer: &Signer, principal: &Principal) -> AppResult<Self> {
-        let query = Query::of(request, &["limit", "cursor"])?;
+        Self::filtered(request, signer, principal, &[]).map(|(page, _)| page)
+    }
+
+    /// The same for a list with the further parameters `filters`, to which the cursor is bound as well.
+    ///
+    /// # Errors
+    /// `invalid` naming the parameter.
+    pub fn filtered(
+        request: &Request,
+        signer: &Signer,
+        principal: &Principal,
+        filters: &[&str],
+    ) -> AppResult<(Self, Query)> {
+        let query = Query::of(request, &[&["limit", "cursor"], filters].concat())?;
         let limit = query.number("limit", 1..=u64::from(limits::LIST_MAX))?;
-        let listing = request.raw_http_path().to_owned();
+        let mut listing = request.raw_http_path().to_owned();
+        for filter in filters {
+            listing.push('\n');
+            listing.push_str(query.text(filter).unwrap_or_default());
+        }
         let after =
             query.text("cursor").map(|cursor| signer.position(principal, &listing, cursor)).transpose()?;
         let limit = limit.and_then(|limit| u32::try_from(limit).ok()).unwrap_or(limits::LIST_DEFAULT);
-        Ok(Self { limit, after, listing })
+        Ok((Self { limit, after, listing }, query))
     }
 
     /// The cursor of the next page.

@@ -162,6 +162,10 @@ settings! {
     signing_key: Option<Secret> = "PVM_SIGNING_KEY", "";
     /// Web origins that may call the API from a browser, with commas between; `*` is any.
     cors_origins: Vec<String> = "PVM_CORS_ORIGINS", "";
+    /// The API's public root, such as `https://api.example.com`, where it cannot be told from a request.
+    public_url: Option<String> = "PVM_PUBLIC_URL", "";
+    /// Hosts that MCP clients may call the API by, besides this machine's own names, with commas between.
+    mcp_hosts: Vec<String> = "PVM_MCP_HOSTS", "";
     /// Issuer of the JWTs that are accepted; absent means API keys only.
     oidc_issuer: Option<String> = "PVM_OIDC_ISSUER", "";
     /// Audience that a JWT must name; needed with an issuer.

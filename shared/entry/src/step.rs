@@ -32,6 +32,8 @@ names! {
     ModelOverloaded,
     /// Trying again cannot help.
     Terminal,
+    /// Not a fault: a tool call goes on after the first look, and the workflow comes back to it.
+    ToolRunning,
 }
 
 /// A step's failure.

@@ -6,11 +6,11 @@ mod get;
 mod list;
 mod update;
 
-pub use create::create;
+pub use create::{NewProject, create};
 pub use delete::delete;
 pub use get::get;
 pub use list::list;
-pub use update::update;
+pub use update::{ProjectChange, update};
 
 use pvm_domain::project::Project;
 use pvm_domain::vm::VmStatus;

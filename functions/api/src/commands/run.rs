@@ -1,0 +1,90 @@
+//! `POST /api/projects/{project_id}/vm/command`
+
+use std::time::Duration;
+
+use lambda_http::Request;
+use pvm_application::commands::{self, RunCommand};
+use pvm_application::error::{AppError, AppResult};
+use pvm_application::ports::{
+    Ambient, ConnectVm, GetObject, PutObject, RequestSave, RunCommands, StartExecution,
+};
+use pvm_application::store::WriteStore;
+use pvm_contracts::commands::RunCommand as Body;
+use pvm_domain::command::CommandSpec;
+use pvm_domain::limits;
+use pvm_entry::{Reply, principal, request};
+
+use crate::commands::stream::{Output, Watch};
+use crate::commands::view::{self, Offsets};
+
+/// Runs a command and answers with its end, or with where it stands; or streams it, where an event stream is asked for.
+///
+/// # Errors
+/// Of the request and the use case.
+#[expect(clippy::too_many_arguments, reason = "each is a port; a struct of them would hide which")]
+pub async fn handle<S, O, W, V, R, A>(
+    store: &S,
+    objects: &O,
+    workflow: &W,
+    vm: &V,
+    saver: &R,
+    ambient: &A,
+    request: Request,
+) -> AppResult<Reply>
+where
+    S: WriteStore + Clone + 'static,
+    O: PutObject + GetObject + Clone + 'static,
+    W: StartExecution + Clone + 'static,
+    V: RunCommands + ConnectVm + Clone + 'static,
+    R: RequestSave + Clone + 'static,
+    A: Ambient + Clone + 'static,
+{
+    let principal = principal::of(&request)?;
+    let project_id = request::path_id(&request, "project_id")?;
+    let mut input = asked(request::json(&request)?)?;
+    let claim = request::claim(&request, &principal, request.body())?;
+    let streamed = request::wants_stream(&request);
+    if streamed {
+        input.wait = Duration::ZERO;
+    }
+    let live = commands::run(
+        store,
+        objects,
+        workflow,
+        vm,
+        saver,
+        ambient,
+        &principal,
+        &project_id,
+        claim.as_ref(),
+        input,
+    )
+    .await?;
+    if streamed {
+        let watch = Watch::new(store, objects, workflow, vm, saver, ambient, principal);
+        return Ok(Output::new(watch, live).reply());
+    }
+    view::reply(objects, live, Offsets::default()).await
+}
+
+fn asked(body: Body) -> AppResult<RunCommand> {
+    let most = limits::HTTP_INLINE_WAIT_SECS;
+    let wait = body.wait_secs.unwrap_or(most);
+    if wait > most {
+        return Err(AppError::invalid(
+            "wait_secs",
+            format!("must be 0 to {most}; ask for the command again later"),
+        ));
+    }
+    let defaults = CommandSpec::new(body.command);
+    let spec = CommandSpec {
+        working_dir: body.working_dir.unwrap_or(defaults.working_dir),
+        env: body.env,
+        stdin: body.stdin,
+        user: body.user.unwrap_or(defaults.user),
+        timeout_secs: body.timeout_secs.unwrap_or(defaults.timeout_secs),
+        command: defaults.command,
+    };
+    let wait = if body.background { Duration::ZERO } else { Duration::from_secs(wait) };
+    Ok(RunCommand { spec: spec.checked()?, wait })
+}

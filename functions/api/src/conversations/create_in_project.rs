@@ -1,0 +1,33 @@
+//! `POST /chat/agents/conversation`: the same as beginning a conversation, with the project in the body.
+
+use lambda_http::Request;
+use pvm_application::conversations;
+use pvm_application::error::{AppError, AppResult};
+use pvm_application::ports::{Ambient, StartExecution};
+use pvm_application::ports_model::CallModel;
+use pvm_application::store::WriteStore;
+use pvm_contracts::conversations::CreateProjectConversation;
+use pvm_domain::ids::ProjectId;
+use pvm_entry::{Reply, principal, request};
+
+/// Begins a conversation with its first message.
+///
+/// # Errors
+/// Of the request and the use case.
+pub async fn handle(
+    store: &impl WriteStore,
+    workflow: &impl StartExecution,
+    models: &impl CallModel,
+    ambient: &impl Ambient,
+    request: Request,
+) -> AppResult<Reply> {
+    let principal = principal::of(&request)?;
+    let (project_id, input) = request::json::<CreateProjectConversation>(&request)?.split();
+    let project_id: ProjectId = project_id.parse().map_err(|_| AppError::not_found("project"))?;
+    let claim = request::claim(&request, &principal, request.body())?;
+    let claim = claim.as_ref();
+    let accepted =
+        conversations::create(store, workflow, models, ambient, &principal, &project_id, input, claim)
+            .await?;
+    Ok(super::created(&project_id, &accepted))
+}

@@ -1,0 +1,46 @@
+//! `POST /api/projects/{project_id}/conversations/{conversation_id}/messages`
+
+use lambda_http::Request;
+use pvm_application::conversations;
+use pvm_application::error::AppResult;
+use pvm_application::ports::{Ambient, RunCommands, StartExecution, StopExecution};
+use pvm_application::ports_model::CallModel;
+use pvm_application::ports_tools::Tools;
+use pvm_application::store::WriteStore;
+use pvm_entry::{Reply, principal, reply, request};
+
+/// Takes a further message.
+///
+/// # Errors
+/// Of the request and the use case.
+pub async fn handle(
+    store: &impl WriteStore,
+    workflow: &(impl StartExecution + StopExecution),
+    vm: &impl RunCommands,
+    models: &impl CallModel,
+    tools: &impl Tools,
+    ambient: &impl Ambient,
+    request: Request,
+) -> AppResult<Reply> {
+    let principal = principal::of(&request)?;
+    let project_id = request::path_id(&request, "project_id")?;
+    let name = request::path_text(&request, "conversation_id")?;
+    let input = request::json(&request)?;
+    let claim = request::claim(&request, &principal, request.body())?;
+    let claim = claim.as_ref();
+    let accepted = conversations::send(
+        store,
+        workflow,
+        vm,
+        models,
+        tools,
+        ambient,
+        &principal,
+        &project_id,
+        &name,
+        input,
+        claim,
+    )
+    .await?;
+    Ok(reply::accepted(&accepted))
+}

@@ -1,0 +1,28 @@
+//! `POST /api/projects`
+
+use lambda_http::Request;
+use pvm_application::error::AppResult;
+use pvm_application::ports::{Ambient, StartExecution};
+use pvm_application::projects::{self, NewProject};
+use pvm_application::store::WriteStore;
+use pvm_contracts::projects::CreateProject;
+use pvm_entry::{Reply, principal, reply, request};
+
+/// Makes a project.
+///
+/// # Errors
+/// Of the request and the use case.
+pub async fn handle(
+    store: &impl WriteStore,
+    workflow: &impl StartExecution,
+    ambient: &impl Ambient,
+    request: Request,
+) -> AppResult<Reply> {
+    let principal = principal::of(&request)?;
+    let CreateProject { name, description, auto_setup_vm, template, env } = request::json(&request)?;
+    let claim = request::claim(&request, &principal, request.body())?;
+    let input = NewProject { name, description, auto_setup_vm, template, env };
+    let made = projects::create(store, workflow, ambient, &principal, claim.as_ref(), input).await?;
+    let location = format!("/api/projects/{}", made.project.project_id);
+    Ok(super::reply(made, |project| reply::created(project, &location)))
+}
