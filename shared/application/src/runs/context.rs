@@ -1,7 +1,6 @@
 //! What a model gets to read: the conversation from one agent's side. Its own answers are the assistant's; people, other
 //! agents, and the system speak as the user, each under its name.
 
-use futures::StreamExt;
 use pvm_domain::conversation::{Author, CallOrigin, Conversation, Message, Run, ToolCall, lane_run};
 use pvm_domain::text::head_and_tail;
 use serde_json::Value;
@@ -71,9 +70,13 @@ pub(crate) async fn told(
     let mut told = Vec::new();
     for message in visible {
         let ids: Vec<_> = message.calls.iter().map(|call| call.tool_call_id.clone()).collect();
-        let loads = ids.iter().map(|id| calls::load(store, &conversation.conversation_id, id));
-        let calls: Vec<AppResult<ToolCall>> = futures::stream::iter(loads).buffered(AT_ONCE).collect().await;
-        told.push(Told { message, calls: calls.into_iter().collect::<AppResult<_>>()? });
+        let mut calls = Vec::new();
+        for some in ids.chunks(AT_ONCE) {
+            let loads: Vec<_> =
+                some.iter().map(|id| calls::load(store, &conversation.conversation_id, id)).collect();
+            calls.extend(futures::future::try_join_all(loads).await?);
+        }
+        told.push(Told { message, calls });
     }
     Ok(told)
 }
