@@ -37,7 +37,7 @@ const TICK: Duration = Duration::from_secs(5);
 /// up late is not an end, and the server has a minute of running time to move the deadline.
 const LOOKS: u32 = 12;
 /// Longest grace of a shutdown.
-const MAX_GRACE: Duration = Duration::from_secs(60);
+const MAX_GRACE: Duration = Duration::from_mins(1);
 /// Where a sandbox keeps the certificates it trusts.
 const CA_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 

@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::time::{Duration, interval};
 
 /// How often old records of the journal are looked for.
-const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+const PRUNE_EVERY: Duration = Duration::from_hours(1);
 /// Threads for file work at one time. They hold no client's pace, so few are enough.
 const FILE_THREADS: usize = 32;
 /// User of requests that name none, in a sandbox whose `/init` names none.

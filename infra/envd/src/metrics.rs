@@ -83,8 +83,7 @@ fn machine_memory() -> Memory {
     let field = |name: &str| {
         text.lines()
             .filter_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-            .filter_map(|rest| rest.split_whitespace().next()?.parse::<u64>().ok())
-            .next()
+            .find_map(|rest| rest.split_whitespace().next()?.parse::<u64>().ok())
             .unwrap_or(0)
             * 1024
     };

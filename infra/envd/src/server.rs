@@ -18,7 +18,7 @@ use crate::router::{self, Origin};
 
 /// How long a client of a daemon that runs alone may take to send the head of a request. Behind the sandbox
 /// server nobody is waited for: it has read the head before it passes the request on.
-const HEAD_LIMIT: Duration = Duration::from_secs(60);
+const HEAD_LIMIT: Duration = Duration::from_mins(1);
 /// How long to wait when no more connections can be taken; some end meanwhile.
 const RECOVERY: Duration = Duration::from_millis(100);
 

@@ -72,11 +72,13 @@ impl Stamp {
     }
 }
 
+/// Hashes by device and inode, each with what the file was like.
+type Hashes = HashMap<(u64, u64), (Stamp, [u8; 32])>;
+
 /// Scans, remembering hashes from one time to the next.
 #[derive(Debug, Clone, Default)]
 pub struct Scanner {
-    /// By device and inode.
-    hashes: Arc<Mutex<HashMap<(u64, u64), (Stamp, [u8; 32])>>>,
+    hashes: Arc<Mutex<Hashes>>,
 }
 
 impl Scanner {
@@ -168,7 +170,7 @@ impl Scanner {
         hashes.insert(key, (stamp, hash));
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(u64, u64), (Stamp, [u8; 32])>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Hashes> {
         self.hashes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

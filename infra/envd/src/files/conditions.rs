@@ -135,10 +135,9 @@ fn parse_wish(text: &str) -> (String, f32) {
     let mut parts = text.split(';');
     let name = parts.next().unwrap_or_default().trim().to_ascii_lowercase();
     let weight = parts
-        .filter_map(|part| {
+        .find_map(|part| {
             part.trim().to_ascii_lowercase().strip_prefix("q=").and_then(|q| q.trim().parse().ok())
         })
-        .next()
         .unwrap_or(1.0);
     (name, weight)
 }

@@ -119,11 +119,8 @@ impl Watch {
     fn add_below(&mut self, relative: &Path, tell: bool) -> io::Result<()> {
         let mut waiting = vec![relative.to_owned()];
         while let Some(directory) = waiting.pop() {
-            let entries = match std::fs::read_dir(self.root.join(&directory)) {
-                Ok(entries) => entries,
-                // Gone again, or not ours to read: then there is nothing to watch below it.
-                Err(_) => continue,
-            };
+            // Gone again, or not ours to read: then there is nothing to watch below it.
+            let Ok(entries) = std::fs::read_dir(self.root.join(&directory)) else { continue };
             let mut entries: Vec<_> = entries.flatten().collect();
             entries.sort_by_key(std::fs::DirEntry::file_name);
             for entry in entries {

@@ -18,7 +18,7 @@ const MAX_EVENTS: usize = 65_536;
 /// All watchers.
 #[derive(Debug, Default)]
 pub struct Watchers {
-    watchers: Mutex<HashMap<String, Watcher>>,
+    by_id: Mutex<HashMap<String, Watcher>>,
     names: RandomState,
     made: std::sync::atomic::AtomicU64,
 }
@@ -51,7 +51,7 @@ impl Watchers {
     /// # Errors
     /// [`Code::ResourceExhausted`] when there are too many.
     pub fn add(&self, mut watching: Watching) -> Result<String, ConnectError> {
-        let mut watchers = lock(&self.watchers);
+        let mut watchers = lock(&self.by_id);
         if watchers.len() >= MAX_WATCHERS {
             let message = format!("there are {MAX_WATCHERS} watchers; remove some first");
             return Err(ConnectError::new(Code::ResourceExhausted, message));
@@ -89,7 +89,7 @@ impl Watchers {
     /// # Errors
     /// [`Code::NotFound`], or why the watcher sees nothing any more.
     pub fn take_events(&self, watcher_id: &str) -> Result<Vec<FilesystemEvent>, ConnectError> {
-        let watchers = lock(&self.watchers);
+        let watchers = lock(&self.by_id);
         let watcher = watchers.get(watcher_id).ok_or_else(|| not_found(watcher_id))?;
         let mut collected = lock(&watcher.collected);
         // What was seen before the fault still counts.
@@ -106,7 +106,7 @@ impl Watchers {
     /// # Errors
     /// [`Code::NotFound`].
     pub fn remove(&self, watcher_id: &str) -> Result<(), ConnectError> {
-        lock(&self.watchers).remove(watcher_id).map(drop).ok_or_else(|| not_found(watcher_id))
+        lock(&self.by_id).remove(watcher_id).map(drop).ok_or_else(|| not_found(watcher_id))
     }
 }
 

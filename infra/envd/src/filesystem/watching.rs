@@ -75,7 +75,7 @@ pub fn open(
     if !question.allow_network_mounts {
         let file_system = rustix::fs::statfs(&path)
             .map_err(|error| internal(format!("error checking mount status: {error}")))?;
-        if NETWORK_FILE_SYSTEMS.contains(&i64::from(file_system.f_type)) {
+        if NETWORK_FILE_SYSTEMS.contains(&file_system.f_type) {
             return Err(invalid(format!("cannot watch path on network filesystem: {}", path.display())));
         }
     }

@@ -41,7 +41,7 @@ use run::Run;
 /// Folder of the journal in a sandbox.
 pub const DEFAULT_ROOT: &str = "/var/lib/pvm/runs";
 /// How long the record of a run is kept after its end.
-pub const KEPT_AFTER_END: Duration = Duration::from_secs(7 * 24 * 3600);
+pub const KEPT_AFTER_END: Duration = Duration::from_hours(7 * 24);
 /// How often a run is looked at that another daemon started.
 const POLL: Duration = Duration::from_millis(200);
 /// Bytes per stream up to which a report is made on the runtime's own thread.

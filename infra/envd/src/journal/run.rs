@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use pvm_e2b_wire::journal::RunState;
 use rustix::process::Signal;
@@ -25,6 +25,9 @@ use crate::reaper::Ended;
 /// How long output may still come after the process ended, from what it left behind. Later output is captured
 /// too, but no longer waited for.
 const DRAIN: Duration = Duration::from_secs(2);
+
+/// Bytes read from a pipe at once: all that a pipe holds.
+const PIPE_CHUNK: usize = 64 * 1024;
 
 /// See the module.
 #[derive(Debug)]
@@ -196,13 +199,13 @@ impl Run {
         }
     }
 
-    /// Takes what is in the pipe. The buffer lives on the stack for just this moment.
+    /// Takes what is in the pipe. The buffer lives for just this moment, so that idle runs hold none.
     fn read_now(&self, pipe: &pipe::Receiver, stream: Stream) -> io::Result<usize> {
-        let mut buffer = [0; 64 * 1024];
-        let length = pipe.try_read(&mut buffer)?;
+        let mut buffer = BytesMut::with_capacity(PIPE_CHUNK);
+        let length = pipe.try_read_buf(&mut buffer)?;
         match stream {
-            Stream::Out => self.stdout.write(&buffer[..length]),
-            Stream::Error => self.stderr.write(&buffer[..length]),
+            Stream::Out => self.stdout.write(&buffer),
+            Stream::Error => self.stderr.write(&buffer),
         }
         Ok(length)
     }

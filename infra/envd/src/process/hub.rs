@@ -19,7 +19,7 @@ pub const KEPT_BYTES: u64 = 2 * 1024 * 1024;
 const LAG_BYTES: u64 = 1024 * 1024;
 const _: () = assert!(LAG_BYTES < KEPT_BYTES, "a reader in good standing must find what it has not read");
 /// How long a reader may take nothing while the process waits for it. Then it is cut off: it is likely gone.
-const STALL: Duration = Duration::from_secs(60);
+const STALL: Duration = Duration::from_mins(1);
 
 /// Which stream a piece of output is from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::net::unix::pipe;
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, timeout};
@@ -78,12 +78,14 @@ impl Pumps {
     }
 }
 
-/// Reads what is in the pipe: nothing at its end, `None` when it was a false alarm. The buffer lives on the
-/// stack for just this moment, so that idle processes hold none.
+/// Reads what is in the pipe: nothing at its end, `None` when it was a false alarm. The buffer lives for just
+/// this moment, so that idle processes hold none.
 fn read_now(pipe: &pipe::Receiver) -> Option<Result<Bytes, ()>> {
-    let mut buffer = [0; PIPE_CHUNK];
-    match pipe.try_read(&mut buffer) {
-        Ok(length) => Some(Ok(Bytes::copy_from_slice(&buffer[..length]))),
+    let mut buffer = BytesMut::with_capacity(PIPE_CHUNK);
+    match pipe.try_read_buf(&mut buffer) {
+        // Small pieces are kept for long, so they must not hold on to a large buffer.
+        Ok(length) if length < PIPE_CHUNK / 4 => Some(Ok(Bytes::copy_from_slice(&buffer))),
+        Ok(_) => Some(Ok(buffer.freeze())),
         Err(error)
             if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) =>
         {

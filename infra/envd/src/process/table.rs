@@ -18,7 +18,7 @@ use super::spawn;
 use super::terminal::Terminal;
 
 /// How long the end of a process is kept for a late `Connect`.
-const KEPT_AFTER_END: Duration = Duration::from_secs(300);
+const KEPT_AFTER_END: Duration = Duration::from_mins(5);
 /// How many ended processes are kept at most.
 const KEPT_PROCESSES: usize = 256;
 /// Bytes of output kept of all ended processes together; beyond, the oldest keep only their end.

@@ -262,7 +262,7 @@ pub(crate) fn is_alive(pid: u64) -> bool {
 }
 
 /// Waits for something that is about to happen, and fails after a time that is long for any machine.
-pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..1000 {
         if holds() {
             return;
