@@ -3,6 +3,7 @@
 
 use aws_sdk_secretsmanager::Client;
 use aws_sdk_secretsmanager::error::DisplayErrorContext;
+use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueError;
 
 /// The text of the secret `id` (a name or ARN).
 ///
@@ -10,7 +11,7 @@ use aws_sdk_secretsmanager::error::DisplayErrorContext;
 /// Where it has no value yet, may not be read, or the service does not answer; says which secret and what to do.
 pub async fn read(client: &Client, id: &str) -> anyhow::Result<String> {
     let answer = client.get_secret_value().secret_id(id).send().await.map_err(|error| {
-        let missing = error.as_service_error().is_some_and(|error| error.is_resource_not_found_exception());
+        let missing = error.as_service_error().is_some_and(GetSecretValueError::is_resource_not_found_exception);
         if missing {
             anyhow::anyhow!(
                 "the secret {id} has no value yet: put one with `aws secretsmanager put-secret-value --secret-id {id} ...`"
