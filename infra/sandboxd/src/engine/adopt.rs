@@ -1,0 +1,172 @@
+//! Picking up what an earlier server left: running sandboxes go on, half-made and half-removed ones are cleared
+//! away, and ones whose machine was restarted are paused with their files.
+
+use std::io;
+use std::sync::{Arc, PoisonError};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::create::blocking;
+use super::sandbox::{Process, Runtime};
+use super::{Engine, Sandbox};
+use crate::isolation::cgroup::Group;
+use crate::isolation::process;
+use crate::store::{PauseKind, Phase, Record, read_json};
+
+impl Engine {
+    /// Looks through the state folder once, before the server accepts requests.
+    pub(crate) async fn adopt_all(self: &Arc<Self>) -> io::Result<()> {
+        let layout = self.layout.clone();
+        blocking(move || layout.empty_trash()).await?;
+        for entry in std::fs::read_dir(self.layout.sandboxes())? {
+            let Ok(id) = entry?.file_name().into_string() else { continue };
+            let folder = self.layout.sandbox(&id);
+            match read_json::<Record>(&folder.record()) {
+                Ok(Some(record)) => {
+                    if !self.ranges.lock().unwrap_or_else(PoisonError::into_inner).mark(record.range) {
+                        tracing::error!(sandbox.id = id, "two sandboxes have the same ids; this one is left alone");
+                        continue;
+                    }
+                    let sandbox = Sandbox::new(record, folder, None);
+                    if let Err(error) = self.adopt(&sandbox).await {
+                        tracing::error!(sandbox.id = id, %error, "the sandbox could not be taken over");
+                    }
+                }
+                // The folder is made a moment before the record: such a sandbox never was.
+                Ok(None) => drop(self.layout.discard(folder.path())?),
+                Err(error) => {
+                    tracing::error!(sandbox.id = id, %error, "the sandbox's record cannot be read; it is left alone");
+                }
+            }
+        }
+        self.remove_stray_groups().await;
+        let layout = self.layout.clone();
+        blocking(move || layout.empty_trash()).await
+    }
+
+    async fn adopt(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> io::Result<()> {
+        let record = sandbox.snapshot();
+        match record.phase {
+            Phase::Creating | Phase::Killing => {
+                tracing::info!(sandbox.id = record.id, "clearing away a sandbox that was not finished");
+                return self.clear(sandbox).await;
+            }
+            Phase::Running | Phase::Paused(PauseKind::Memory) => {
+                if let Some(process) = self.find_process(&record)? {
+                    match self.take_over(sandbox, &record, &process).await {
+                        Ok(()) => return Ok(()),
+                        Err(error) => {
+                            tracing::warn!(sandbox.id = record.id, %error, "a running sandbox does not answer");
+                        }
+                    }
+                }
+                let over = record.end_at_ms <= self.now_ms() && record.auto_pause.is_none();
+                if over && record.phase == Phase::Running {
+                    tracing::info!(sandbox.id = record.id, "its time ended while no server ran");
+                    return self.clear(sandbox).await;
+                }
+            }
+            Phase::Paused(PauseKind::Filesystem) => {}
+        }
+        self.end_processes(sandbox).await?;
+        self.settle_as_files(sandbox).await;
+        tracing::info!(sandbox.id = record.id, "paused with its files");
+        self.registry.insert(Arc::clone(sandbox));
+        Ok(())
+    }
+
+    /// The sandbox's first process, if it is still the one that was recorded.
+    fn find_process(&self, record: &Record) -> io::Result<Option<Arc<Process>>> {
+        if record.host_boot_id != self.host_boot_id {
+            return Ok(None);
+        }
+        record
+            .process
+            .and_then(|recorded| process::adopt(recorded.pid, recorded.start_ticks))
+            .map(Process::new)
+            .transpose()
+    }
+
+    /// Takes a living sandbox over in the state that its record tells.
+    async fn take_over(
+        self: &Arc<Self>,
+        sandbox: &Arc<Sandbox>,
+        record: &Record,
+        process: &Arc<Process>,
+    ) -> io::Result<()> {
+        let runtime = Runtime::new(Arc::clone(process), &sandbox.folder)?;
+        let group = record.group.clone().ok_or_else(|| io::Error::other("its control groups are not known"))?;
+        if record.phase == Phase::Running {
+            // The earlier server may have died in the middle of a pause or a resume.
+            group.thaw()?;
+            if !runtime.envd.is_healthy().await {
+                return Err(io::Error::other("its daemon does not answer"));
+            }
+        } else {
+            blocking(move || group.freeze()).await?;
+        }
+        self.serve_egress(sandbox, process)?;
+        sandbox.set_runtime(Some(runtime));
+        self.registry.insert(Arc::clone(sandbox));
+        self.watch(sandbox, Arc::clone(process));
+        self.tell_end(sandbox);
+        tracing::info!(sandbox.id = record.id, "adopted");
+        Ok(())
+    }
+
+    async fn clear(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> io::Result<()> {
+        self.end_processes(sandbox).await?;
+        self.remove_remains(sandbox).await
+    }
+
+    /// Ends whatever runs in the sandbox's groups.
+    async fn end_processes(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> io::Result<()> {
+        let group = sandbox
+            .with(|record| record.group.clone())
+            .unwrap_or_else(|| self.hierarchy.group(&self.instance, sandbox.id()));
+        blocking(move || end_group(&group)).await
+    }
+
+    /// Removes groups that belong to no sandbox.
+    async fn remove_stray_groups(self: &Arc<Self>) {
+        for id in self.hierarchy.ids(&self.instance) {
+            if self.layout.sandbox(&id).path().exists() {
+                continue;
+            }
+            let group = self.hierarchy.group(&self.instance, &id);
+            let removed = blocking(move || {
+                end_group(&group)?;
+                group.remove()
+            });
+            if let Err(error) = removed.await {
+                tracing::warn!(group = id, %error, "a control group without a sandbox could not be removed");
+            }
+        }
+    }
+}
+
+fn end_group(group: &Group) -> io::Result<()> {
+    // A process may start another between the look and the signal, hence again until none is left. The first
+    // process of the sandbox is among them, and takes all others with it.
+    for _ in 0..ATTEMPTS {
+        let pids = group.pids();
+        if pids.is_empty() {
+            return Ok(());
+        }
+        for pid in pids {
+            if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
+                match kill_process(pid, Signal::KILL) {
+                    Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        group.thaw().ok();
+        std::thread::sleep(BETWEEN_ATTEMPTS);
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, "processes of the sandbox do not end"))
+}
+
+/// Five seconds in all.
+const ATTEMPTS: u32 = 500;
+const BETWEEN_ATTEMPTS: std::time::Duration = std::time::Duration::from_millis(10);

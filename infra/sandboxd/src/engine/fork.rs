@@ -1,0 +1,173 @@
+//! Snapshots and forks: the files of a sandbox as a new read-only layer. Memory is not kept; nothing on an ordinary
+//! machine can restore it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::create::{blocking, new_id, new_token};
+use super::{Engine, EngineError, Sandbox};
+use crate::store::{Phase, Record};
+use crate::templates::copy::{Owners, copy_tree};
+use crate::templates::{Origin, TemplateKind, TemplateRecord};
+
+/// What of a layer belongs to the one sandbox it comes from: the journal of its commands.
+const LEFT_OUT: &str = "var/lib/pvm/runs";
+
+impl Engine {
+    /// Keeps the files of a sandbox as they are now, as a template. A running sandbox stands still while they are
+    /// copied and goes on.
+    pub(crate) async fn snapshot(
+        self: &Arc<Self>,
+        sandbox: &Arc<Sandbox>,
+        name: Option<String>,
+    ) -> Result<TemplateRecord, EngineError> {
+        let record = sandbox.snapshot();
+        let kind = TemplateKind::Snapshot { sandbox_id: record.id.clone() };
+        let template = TemplateRecord {
+            id: new_id(),
+            owner: record.owner.clone(),
+            names: name.into_iter().collect(),
+            tags: Vec::new(),
+            kind,
+            created_at_ms: self.now_ms(),
+            origin: self.keep_files(sandbox, None).await?,
+            env: BTreeMap::new(),
+            limits: Some(record.limits),
+            start: None,
+        };
+        self.templates.save(template.clone()).map_err(EngineError::at("recording the snapshot"))?;
+        sandbox.note(self.now_ms(), "info", "Snapshot created");
+        Ok(template)
+    }
+
+    /// Makes `count` sandboxes that start with the files of this one.
+    pub(crate) async fn fork(
+        self: &Arc<Self>,
+        sandbox: &Arc<Sandbox>,
+        count: u32,
+        timeout_ms: u64,
+    ) -> Result<Vec<Result<Arc<Sandbox>, EngineError>>, EngineError> {
+        let origin = self.keep_files(sandbox, None).await?;
+        let parent = sandbox.snapshot();
+        let mut forks = Vec::new();
+        for _ in 0..count {
+            let made = match self.forked(&parent, &origin, timeout_ms) {
+                Ok(record) => self.make(record).await,
+                Err(error) => Err(error),
+            };
+            forks.push(made);
+        }
+        self.remove_unused_layers().await;
+        Ok(forks)
+    }
+
+    fn forked(&self, parent: &Record, origin: &Origin, timeout_ms: u64) -> Result<Record, EngineError> {
+        let now = self.now_ms();
+        Ok(Record {
+            id: new_id(),
+            origin: origin.clone(),
+            phase: Phase::Creating,
+            started_at_ms: now,
+            end_at_ms: now.saturating_add(timeout_ms),
+            timeout_ms,
+            envd_token: parent.envd_token.as_ref().map(|_| new_token()),
+            traffic_token: parent.traffic_token.as_ref().map(|_| new_token()),
+            range: self.take_range()?,
+            process: None,
+            group: None,
+            idempotency_key: None,
+            // A certificate authority is one sandbox's alone; its certificate in the copied files opens nothing.
+            authority: match &parent.authority {
+                Some(_) => Some(
+                    crate::egress::new_authority(&parent.id)
+                        .map_err(EngineError::at("making the sandbox's certificate authority"))?,
+                ),
+                None => None,
+            },
+            ..parent.clone()
+        })
+    }
+
+    /// Copies the sandbox's own layer to a new read-only one and returns what a sandbox on top of it is made of.
+    pub(super) async fn keep_files(
+        self: &Arc<Self>,
+        sandbox: &Arc<Sandbox>,
+        changed: Option<Origin>,
+    ) -> Result<Origin, EngineError> {
+        let _turn = sandbox.transition.lock().await;
+        let record = sandbox.snapshot();
+        if matches!(record.phase, Phase::Creating | Phase::Killing) {
+            return Err(EngineError::NotFound(record.id));
+        }
+        let step = "copying the sandbox's files";
+        let running = record.phase == Phase::Running;
+        let group = record.group.clone().filter(|_| running);
+        if let Some(group) = group.clone() {
+            blocking(move || group.freeze()).await.map_err(EngineError::at(step))?;
+        }
+        let layer = new_id();
+        let copied = {
+            let (engine, sandbox, layer) = (Arc::clone(self), Arc::clone(sandbox), layer.clone());
+            blocking(move || engine.copy_layer(&sandbox, &record, &layer)).await
+        };
+        if let Some(group) = group {
+            group.thaw().map_err(EngineError::at(step))?;
+        }
+        if let Err(error) = copied {
+            let folder = self.layout.layer(&layer);
+            blocking(move || crate::store::remove_tree(&folder)).await.ok();
+            return Err(EngineError::at(step)(error));
+        }
+        let mut origin = changed.unwrap_or_else(|| sandbox.with(|record| record.origin.clone()));
+        origin.layers.insert(0, layer);
+        Ok(origin)
+    }
+
+    fn copy_layer(&self, sandbox: &Sandbox, record: &Record, layer: &str) -> io::Result<()> {
+        let target = self.layout.layer(layer);
+        std::fs::create_dir(&target)?;
+        let parts = self.templates.parts(&record.origin)?.len();
+        for part in 0..parts {
+            copy_tree(
+                &sandbox.folder.upper(part),
+                &target.join(part.to_string()),
+                Owners::FromRange(record.range.base()),
+                &|path| path.starts_with(Path::new(LEFT_OUT)),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Removes layers that neither a template nor a sandbox is made of.
+    pub(crate) async fn remove_unused_layers(self: &Arc<Self>) {
+        let mut used: BTreeSet<String> = self.templates.layers_in_use();
+        for sandbox in self.sandboxes() {
+            used.extend(sandbox.with(|record| record.origin.layers.clone()));
+        }
+        let Ok(entries) = std::fs::read_dir(self.layout.layers()) else { return };
+        for entry in entries.flatten() {
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            // One that is being made has no template yet: a young folder stays.
+            let young = entry
+                .metadata()
+                .and_then(|metadata| metadata.created().or_else(|_| metadata.modified()))
+                .is_ok_and(|made| made.elapsed().is_ok_and(|age| age < YOUNG_LAYER));
+            if used.contains(&name) || young {
+                continue;
+            }
+            let path = entry.path();
+            if let Ok(Some(trash)) = self.layout.discard(&path) {
+                self.tasks.spawn_blocking(move || {
+                    if let Err(error) = crate::store::remove_tree(&trash) {
+                        tracing::warn!(path = %trash.display(), %error, "removed at the next start");
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// Age from which an unused layer is surely nobody's.
+const YOUNG_LAYER: std::time::Duration = std::time::Duration::from_secs(3600);

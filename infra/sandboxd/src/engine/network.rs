@@ -1,0 +1,51 @@
+//! Egress rules of a sandbox, and their change while it runs.
+
+use std::sync::Arc;
+
+use pvm_e2b_wire::envd_http::InitRequest;
+use pvm_e2b_wire::network::NetworkUpdate;
+
+use super::{Engine, EngineError, Sandbox};
+use crate::egress;
+use crate::store::Record;
+
+impl Engine {
+    /// Replaces all egress rules.
+    pub(crate) async fn update_network(
+        self: &Arc<Self>,
+        sandbox: &Arc<Sandbox>,
+        update: NetworkUpdate,
+    ) -> Result<(), EngineError> {
+        egress::check_rules(&update.egress).map_err(EngineError::Invalid)?;
+        let needs_authority = !update.egress.rules.is_empty();
+        let before = sandbox.with(|record| record.authority.is_some());
+        sandbox
+            .update(|record| {
+                record.allow_internet_access = update.allow_internet_access;
+                record.network.get_or_insert_default().egress = update.egress;
+                if needs_authority { ensure_authority(record) } else { Ok(()) }
+            })
+            .map_err(EngineError::at("recording the network rules"))?
+            .map_err(EngineError::at("making the sandbox's certificate authority"))?;
+        self.egress.rules_changed(sandbox);
+        if needs_authority && !before && let Some(runtime) = sandbox.running() {
+            let certificate =
+                sandbox.with(|record| record.authority.as_ref().map(|authority| authority.certificate.clone()));
+            let settings = InitRequest { ca_bundle: certificate, ..InitRequest::default() };
+            runtime
+                .envd
+                .init(&settings)
+                .await
+                .map_err(|error| EngineError::at("making the sandbox trust its authority")(std::io::Error::other(error)))?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes the sandbox's own certificate authority, once.
+pub(super) fn ensure_authority(record: &mut Record) -> std::io::Result<()> {
+    if record.authority.is_none() {
+        record.authority = Some(egress::new_authority(&record.id)?);
+    }
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! One sandbox in memory.
+
+use std::collections::VecDeque;
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pvm_e2b_wire::control::SandboxMetric;
+use rustix::process::Signal;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio_util::sync::CancellationToken;
+
+use crate::egress::{Gate, Policy};
+use crate::envd::Envd;
+use crate::isolation::process;
+use crate::store::{Phase, Record, SandboxFolder, write_json};
+
+/// A sandbox's record, and its processes while it has any.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    id: String,
+    pub(crate) folder: SandboxFolder,
+    record: Mutex<Record>,
+    runtime: Mutex<Option<Arc<Runtime>>>,
+    /// Held while the sandbox goes from one state to another, so that these happen one after the other.
+    pub(super) transition: tokio::sync::Mutex<()>,
+    /// Unix milliseconds of the last request that came through the proxy.
+    last_activity_ms: AtomicU64,
+    pub(super) metrics: Mutex<VecDeque<SandboxMetric>>,
+    pub(crate) quota: super::quota::QuotaState,
+    /// Its rules and connections at the way out.
+    pub(crate) gate: Arc<Gate>,
+}
+
+/// PID 1 of a sandbox, from one cold start to its end.
+#[derive(Debug)]
+pub(super) struct Process {
+    pidfd: AsyncFd<OwnedFd>,
+    /// Cancelled when the process has ended; stops what serves the sandbox.
+    pub(super) gone: CancellationToken,
+    /// Set before the server itself ends the process, so that the watcher does not take it for an accident.
+    pub(super) expected_end: AtomicBool,
+}
+
+impl Process {
+    #[expect(unsafe_code, reason = "registering a descriptor with the runtime is unsafe by its interface")]
+    pub(super) fn new(pidfd: OwnedFd) -> std::io::Result<Arc<Self>> {
+        // SAFETY: an `OwnedFd` always names the same descriptor and closes it only when dropped, after `AsyncFd`
+        // has taken it out of the runtime.
+        let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
+        Ok(Arc::new(Self {
+            pidfd,
+            gone: CancellationToken::new(),
+            expected_end: AtomicBool::new(false),
+        }))
+    }
+
+    /// Waits until the process has ended, and with it all others of the sandbox.
+    pub(super) async fn ended(&self) {
+        // Cannot fail for a pid descriptor; treating a failure as the end lets the caller look again.
+        self.pidfd.readable().await.ok();
+        process::reap(self.pidfd.get_ref());
+    }
+
+    /// Ends all processes at once.
+    pub(super) fn kill(&self) -> std::io::Result<()> {
+        self.expected_end.store(true, Ordering::SeqCst);
+        process::signal(self.pidfd.get_ref(), Signal::KILL)
+    }
+}
+
+/// The processes of a sandbox and the connections to them. Replaced when a frozen sandbox goes on, since freezing
+/// breaks the connections off.
+#[derive(Debug)]
+pub(crate) struct Runtime {
+    pub(super) process: Arc<Process>,
+    pub(crate) envd: Envd,
+    /// Cancelled when clients' connections must break off: the sandbox ends or stands still.
+    pub(crate) streams: CancellationToken,
+}
+
+impl Runtime {
+    pub(super) fn new(process: Arc<Process>, folder: &SandboxFolder) -> std::io::Result<Arc<Self>> {
+        let streams = process.gone.child_token();
+        let envd = Envd::new(&folder.run(), &streams)?;
+        Ok(Arc::new(Self { process, envd, streams }))
+    }
+}
+
+impl Sandbox {
+    pub(super) fn new(record: Record, folder: SandboxFolder, runtime: Option<Arc<Runtime>>) -> Arc<Self> {
+        Arc::new(Self {
+            id: record.id.clone(),
+            folder,
+            last_activity_ms: AtomicU64::new(record.started_at_ms),
+            gate: Gate::new(Policy::of(&record)),
+            record: Mutex::new(record),
+            runtime: Mutex::new(runtime),
+            transition: tokio::sync::Mutex::default(),
+            metrics: Mutex::default(),
+            quota: super::quota::QuotaState::default(),
+        })
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the record.
+    pub(crate) fn with<T>(&self, look: impl FnOnce(&Record) -> T) -> T {
+        look(&self.lock())
+    }
+
+    /// A copy of the record.
+    pub(crate) fn snapshot(&self) -> Record {
+        self.lock().clone()
+    }
+
+    /// Changes the record and stores it; a change that cannot be stored does not happen.
+    pub(super) fn update<T>(&self, change: impl FnOnce(&mut Record) -> T) -> std::io::Result<T> {
+        let mut record = self.lock();
+        let mut changed = record.clone();
+        let result = change(&mut changed);
+        write_json(&self.folder.record(), &changed)?;
+        *record = changed;
+        Ok(result)
+    }
+
+    /// The processes, running or frozen.
+    pub(crate) fn any_runtime(&self) -> Option<Arc<Runtime>> {
+        self.runtime.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The processes, if they can answer.
+    pub(crate) fn running(&self) -> Option<Arc<Runtime>> {
+        if self.with(|record| record.phase == Phase::Running) { self.any_runtime() } else { None }
+    }
+
+    pub(super) fn set_runtime(&self, runtime: Option<Arc<Runtime>>) {
+        *self.runtime.lock().unwrap_or_else(PoisonError::into_inner) = runtime;
+    }
+
+    /// Notes that somebody uses it.
+    pub(crate) fn touch(&self, now_ms: u64) {
+        self.last_activity_ms.fetch_max(now_ms, Ordering::Relaxed);
+    }
+
+    /// Writes a line to the sandbox's log. The log is for people; that it cannot be written is not worth failing
+    /// for.
+    pub(crate) fn note(&self, now_ms: u64, level: &str, message: &str) {
+        let line = serde_json::json!({
+            "timestamp": crate::clock::timestamp(now_ms),
+            "message": message,
+            "level": level,
+            "fields": { "logger": "sandboxd" },
+        });
+        let written = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.folder.log())
+            .and_then(|mut file| writeln!(file, "{line}"));
+        if let Err(error) = written {
+            tracing::debug!(sandbox.id = self.id, %error, "the sandbox's log could not be written");
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! Passing requests on into a sandbox, and answers back, without holding either in memory.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Uri};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use pvm_e2b_wire::control::{ApiError, ProxyError};
+use pvm_e2b_wire::ENVD_PORT;
+use tokio_util::sync::CancellationToken;
+
+use super::Target;
+use super::access::{self, Access};
+use crate::body::{self, Body};
+use crate::engine::{Engine, Runtime, Sandbox};
+use crate::envd::{DialError, EnvdError};
+use crate::store::{PauseKind, Phase};
+
+/// Least time a sandbox gets when traffic wakes it, in milliseconds: E2B's five minutes.
+const WAKE_AT_LEAST_MS: u64 = 300_000;
+/// E2B's code interpreter; a service of its own that the templates here do not have.
+const CODE_INTERPRETER_PORT: u16 = 49_999;
+
+/// Answers a data-plane request.
+pub(crate) async fn serve(
+    engine: &Arc<Engine>,
+    target: Target,
+    request: Request<Incoming>,
+    client: SocketAddr,
+) -> Response<Body> {
+    let Some(sandbox) = engine.sandbox(&target.sandbox_id) else { return not_found(&target) };
+    let now = engine.now_ms();
+    let mut cookie = None;
+    if target.port != ENVD_PORT
+        && let Some(token) = sandbox.with(|record| record.traffic_token.clone())
+    {
+        let seconds = i64::try_from(now / 1000).unwrap_or(i64::MAX);
+        match access::check(&token, sandbox.id(), target.port, request.uri(), request.headers(), seconds) {
+            Access::Granted => {}
+            Access::GrantedByLink(value) => cookie = Some(value),
+            Access::Refused => return refused(&target),
+        }
+    }
+    let Some(runtime) = awake(engine, &sandbox).await else { return not_found(&target) };
+    sandbox.touch(now);
+    let mut response = if target.port == ENVD_PORT {
+        to_envd(&sandbox, &runtime, request).await
+    } else {
+        to_port(&sandbox, &runtime, target.port, request, client).await
+    };
+    if let Some(cookie) = cookie {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    response
+}
+
+/// The sandbox's processes, woken if traffic may do that.
+async fn awake(engine: &Arc<Engine>, sandbox: &Arc<Sandbox>) -> Option<Arc<Runtime>> {
+    if let Some(runtime) = sandbox.running() {
+        return Some(runtime);
+    }
+    let wakes = sandbox
+        .with(|record| record.auto_resume && record.phase == Phase::Paused(PauseKind::Memory))
+        .then(|| sandbox.with(|record| record.timeout_ms.max(WAKE_AT_LEAST_MS)))?;
+    match engine.connect(sandbox, wakes, true).await {
+        Ok(_) => sandbox.running(),
+        Err(error) => {
+            tracing::warn!(sandbox.id = sandbox.id(), %error, "traffic could not wake the sandbox");
+            None
+        }
+    }
+}
+
+async fn to_envd(sandbox: &Arc<Sandbox>, runtime: &Arc<Runtime>, request: Request<Incoming>) -> Response<Body> {
+    let target = Target { sandbox_id: sandbox.id().to_owned(), port: ENVD_PORT };
+    if sandbox.quota.is_over() && request.method() == Method::POST && request.uri().path().starts_with("/files") {
+        let error = ApiError::new(507, "the sandbox's disk limit is reached: remove files first");
+        return json(StatusCode::INSUFFICIENT_STORAGE, &error);
+    }
+    let upgrades = request.headers().contains_key(header::UPGRADE);
+    let (mut parts, incoming) = request.into_parts();
+    let client_upgrade = parts.extensions.remove::<OnUpgrade>();
+    prepare(&mut parts.headers, upgrades);
+    parts.uri = origin_form(&parts.uri);
+    if !parts.headers.contains_key(header::HOST) {
+        parts.headers.insert(header::HOST, HeaderValue::from_static("envd"));
+    }
+    let request = Request::from_parts(parts, body::incoming(incoming));
+    let result = if upgrades {
+        runtime.envd.forward_upgrade(request).await.map(|response| {
+            finish(response, client_upgrade, &runtime.streams)
+        })
+    } else {
+        runtime.envd.forward(request).await.map(|mut response| {
+            strip_connection(response.headers_mut(), false);
+            response
+        })
+    };
+    result.unwrap_or_else(|error| {
+        tracing::debug!(sandbox.id = sandbox.id(), %error, "envd did not answer");
+        not_found(&target)
+    })
+}
+
+async fn to_port(
+    sandbox: &Arc<Sandbox>,
+    runtime: &Arc<Runtime>,
+    port: u16,
+    request: Request<Incoming>,
+    client: SocketAddr,
+) -> Response<Body> {
+    let target = Target { sandbox_id: sandbox.id().to_owned(), port };
+    let stream = match runtime.envd.dial(port).await {
+        Ok(stream) => stream,
+        Err(DialError::Refused) => return port_closed(&target),
+        Err(DialError::Envd(error)) => {
+            tracing::debug!(sandbox.id = sandbox.id(), %error, "envd did not connect");
+            return not_found(&target);
+        }
+    };
+    let upgrades = request.headers().contains_key(header::UPGRADE);
+    let (mut parts, incoming) = request.into_parts();
+    let client_upgrade = parts.extensions.remove::<OnUpgrade>();
+    tell_origin(&mut parts.headers, &parts.uri, client);
+    access::remove_tokens(&mut parts.uri, &mut parts.headers);
+    prepare(&mut parts.headers, upgrades);
+    parts.uri = origin_form(&parts.uri);
+    mask_host(sandbox, port, &mut parts.headers);
+    let request = Request::from_parts(parts, body::incoming(incoming));
+    match exchange(stream, request, &runtime.streams).await {
+        Ok(response) => finish(response, client_upgrade, &runtime.streams),
+        Err(error) => {
+            let message = format!("The service in the sandbox closed the connection: {error}");
+            proxy_error(&ProxyError { sandbox_id: target.sandbox_id, message, code: 502, port: Some(port) })
+        }
+    }
+}
+
+/// One request on a connection of its own, which ends with the answer or the sandbox.
+async fn exchange(
+    stream: TokioIo<hyper::upgrade::Upgraded>,
+    request: Request<Body>,
+    ended: &CancellationToken,
+) -> Result<Response<Incoming>, EnvdError> {
+    // The pipe is a tokio stream already; hyper wants its own traits.
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake::<_, Body>(stream.into_inner()).await?;
+    let ended = ended.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = connection.with_upgrades() => {}
+            () = ended.cancelled() => {}
+        }
+    });
+    Ok(sender.send_request(request).await?)
+}
+
+/// Turns an answer from inside into the one for the client; an accepted upgrade becomes a pipe.
+fn finish(
+    mut response: Response<Incoming>,
+    client: Option<OnUpgrade>,
+    ended: &CancellationToken,
+) -> Response<Body> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS
+        && let Some(client) = client
+    {
+        let inside = hyper::upgrade::on(&mut response);
+        let ended = ended.clone();
+        tokio::spawn(async move {
+            let (Ok(client), Ok(inside)) = (client.await, inside.await) else { return };
+            let (mut client, mut inside) = (TokioIo::new(client), TokioIo::new(inside));
+            tokio::select! {
+                // Either side may hang up; there is nobody to tell.
+                _ = tokio::io::copy_bidirectional(&mut client, &mut inside) => {}
+                () = ended.cancelled() => {}
+            }
+        });
+        strip_connection(response.headers_mut(), true);
+    } else {
+        strip_connection(response.headers_mut(), false);
+    }
+    response.map(body::incoming)
+}
+
+fn prepare(headers: &mut HeaderMap, upgrades: bool) {
+    let protocol = headers.get(header::UPGRADE).cloned();
+    strip_connection(headers, false);
+    if upgrades && let Some(protocol) = protocol {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, protocol);
+    }
+}
+
+/// Removes what belongs to one connection only.
+fn strip_connection(headers: &mut HeaderMap, keep_upgrade: bool) {
+    if keep_upgrade {
+        return;
+    }
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in ["connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"] {
+        headers.remove(name);
+    }
+}
+
+/// The usual headers by which a service learns how it was reached.
+fn tell_origin(headers: &mut HeaderMap, uri: &Uri, client: SocketAddr) {
+    let host = headers.get(header::HOST).cloned().or_else(|| {
+        uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
+    });
+    if let Some(host) = host {
+        headers.insert("x-forwarded-host", host);
+    }
+    headers.entry("x-forwarded-proto").or_insert(HeaderValue::from_static("http"));
+    let address = client.ip().to_string();
+    let chain = match headers.get("x-forwarded-for").and_then(|value| value.to_str().ok()) {
+        Some(before) => format!("{before}, {address}"),
+        None => address,
+    };
+    if let Ok(value) = HeaderValue::from_str(&chain) {
+        headers.insert("x-forwarded-for", value);
+    }
+}
+
+/// Shows the service the host name that the sandbox's configuration asks for.
+fn mask_host(sandbox: &Sandbox, port: u16, headers: &mut HeaderMap) {
+    let mask = sandbox.with(|record| record.network.as_ref()?.mask_request_host.clone());
+    if let Some(mask) = mask
+        && let Ok(value) = HeaderValue::from_str(&mask.replace("${PORT}", &port.to_string()))
+    {
+        headers.insert(header::HOST, value);
+    } else if !headers.contains_key(header::HOST)
+        && let Ok(value) = HeaderValue::from_str(&format!("localhost:{port}"))
+    {
+        headers.insert(header::HOST, value);
+    }
+}
+
+fn origin_form(uri: &Uri) -> Uri {
+    uri.path_and_query().map_or_else(|| Uri::from_static("/"), |path| path.clone().into())
+}
+
+fn not_found(target: &Target) -> Response<Body> {
+    proxy_error(&ProxyError::sandbox_not_found(&target.sandbox_id))
+}
+
+fn port_closed(target: &Target) -> Response<Body> {
+    let mut error = ProxyError::port_closed(&target.sandbox_id, target.port);
+    if target.port == CODE_INTERPRETER_PORT {
+        error.message.push_str(" (it belongs to E2B's code interpreter, which this server does not have)");
+    }
+    proxy_error(&error)
+}
+
+fn refused(target: &Target) -> Response<Body> {
+    proxy_error(&ProxyError {
+        sandbox_id: target.sandbox_id.clone(),
+        message: "The sandbox's ports are private: send its traffic access token or a valid link".into(),
+        code: 403,
+        port: Some(target.port),
+    })
+}
+
+fn proxy_error(error: &ProxyError) -> Response<Body> {
+    json(StatusCode::from_u16(error.code).unwrap_or(StatusCode::BAD_GATEWAY), error)
+}
+
+fn json(status: StatusCode, value: &impl serde::Serialize) -> Response<Body> {
+    let mut response = Response::new(body::full(serde_json::to_vec(value).unwrap_or_default()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    // Pages of any origin read envd's answers; they shall be able to read why there is none.
+    response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    response
+}

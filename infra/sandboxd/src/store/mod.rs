@@ -1,0 +1,9 @@
+//! What the server keeps on disk, and where.
+
+mod files;
+mod layout;
+mod record;
+
+pub(crate) use files::{read_json, write_json};
+pub(crate) use layout::{Layout, SandboxFolder, remove_tree};
+pub(crate) use record::{Authority, PauseKind, Phase, Record, RecordedProcess};

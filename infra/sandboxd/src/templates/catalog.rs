@@ -1,0 +1,256 @@
+//! Names to root file systems: the built-in templates, and the snapshots and built templates of this server.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{PoisonError, RwLock};
+
+use pvm_e2b_wire::launch::LaunchLimits;
+use serde::{Deserialize, Serialize};
+
+use super::Templates;
+use crate::store::{Layout, read_json, write_json};
+
+/// Most parts a root is made of: `/`, and `/usr` where that is the host's.
+pub(crate) const MAX_PARTS: usize = 2;
+/// User of processes that name none.
+const DEFAULT_USER: &str = "user";
+
+/// What a sandbox's root is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Origin {
+    /// Folder name of the root file system below the template folder.
+    pub(crate) root: String,
+    /// Layers above it, the topmost first.
+    #[serde(default)]
+    pub(crate) layers: Vec<String>,
+    /// User of processes that name none.
+    pub(crate) user: String,
+    /// Working directory of processes that name none; absent means the user's home.
+    #[serde(default)]
+    pub(crate) workdir: Option<String>,
+}
+
+/// A template as a sandbox needs it.
+#[derive(Debug, Clone)]
+pub(crate) struct Resolved {
+    /// As answered to clients.
+    pub(crate) template_id: String,
+    /// Its name.
+    pub(crate) alias: Option<String>,
+    /// What its root is made of.
+    pub(crate) origin: Origin,
+    /// Variables that its sandboxes start with.
+    pub(crate) env: BTreeMap<String, String>,
+    /// Limits of its own.
+    pub(crate) limits: Option<LaunchLimits>,
+    /// Command that its sandboxes start with, and the one that tells when that is ready.
+    pub(crate) start: Option<StartCommand>,
+}
+
+/// What a built template starts in each of its sandboxes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StartCommand {
+    /// Run in the background.
+    pub(crate) start: String,
+    /// Waited for until it succeeds.
+    #[serde(default)]
+    pub(crate) ready: Option<String>,
+}
+
+/// How a template came about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum TemplateKind {
+    /// From a sandbox, by `POST /sandboxes/{id}/snapshots`.
+    Snapshot {
+        /// The sandbox.
+        sandbox_id: String,
+    },
+    /// By a template build.
+    Built,
+}
+
+/// A snapshot or built template, as stored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct TemplateRecord {
+    pub(crate) id: String,
+    pub(crate) owner: String,
+    pub(crate) names: Vec<String>,
+    #[serde(default)]
+    pub(crate) tags: Vec<String>,
+    pub(crate) kind: TemplateKind,
+    pub(crate) created_at_ms: u64,
+    pub(crate) origin: Origin,
+    #[serde(default)]
+    pub(crate) env: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(crate) limits: Option<LaunchLimits>,
+    #[serde(default)]
+    pub(crate) start: Option<StartCommand>,
+}
+
+/// One part of a sandbox's root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// Absolute path inside.
+    pub(crate) target: String,
+    /// Read-only folders, topmost first.
+    pub(crate) lower: Vec<PathBuf>,
+}
+
+/// All templates that this server knows.
+#[derive(Debug)]
+pub(crate) struct Catalog {
+    pub(crate) roots: Templates,
+    layout: Layout,
+    records: RwLock<HashMap<String, TemplateRecord>>,
+}
+
+impl Catalog {
+    /// Reads the stored templates.
+    pub(crate) fn open(roots: Templates, layout: &Layout) -> io::Result<Self> {
+        let mut records = HashMap::new();
+        for entry in fs::read_dir(layout.templates())? {
+            let path = entry?.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            match read_json::<TemplateRecord>(&path) {
+                Ok(Some(record)) => drop(records.insert(record.id.clone(), record)),
+                Ok(None) => {}
+                Err(error) => tracing::error!(%error, "a template's record cannot be read; it is left alone"),
+            }
+        }
+        Ok(Self { roots, layout: layout.clone(), records: RwLock::new(records) })
+    }
+
+    /// Finds a template by id or name, as `owner` may use it. A name may carry a namespace and a tag.
+    pub(crate) fn resolve(&self, wanted: &str, owner: &str) -> Option<Resolved> {
+        if let Some(record) = self.record(wanted, owner) {
+            return Some(Resolved {
+                template_id: record.id,
+                alias: record.names.first().cloned(),
+                origin: record.origin,
+                env: record.env,
+                limits: record.limits,
+                start: record.start,
+            });
+        }
+        let name = plain_name(wanted);
+        let root = match name {
+            // Until `base` is built, the host stands in for it.
+            "base" => self.roots.find("base").or_else(|| self.roots.find("host")),
+            other => self.roots.find(other),
+        }?;
+        Some(Resolved {
+            template_id: name.to_owned(),
+            alias: Some(name.to_owned()),
+            origin: Origin { root, layers: Vec::new(), user: DEFAULT_USER.into(), workdir: None },
+            env: BTreeMap::new(),
+            limits: None,
+            start: None,
+        })
+    }
+
+    /// A stored template of `owner`, by id or name; of several with the same name the newest.
+    pub(crate) fn record(&self, wanted: &str, owner: &str) -> Option<TemplateRecord> {
+        let name = plain_name(wanted);
+        let records = self.records.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(record) = records.get(wanted).or_else(|| records.get(name)) {
+            return (record.owner == owner).then(|| record.clone());
+        }
+        records
+            .values()
+            .filter(|record| record.owner == owner && record.names.iter().any(|known| plain_name(known) == name))
+            .max_by_key(|record| record.created_at_ms)
+            .cloned()
+    }
+
+    /// All stored templates of `owner`, oldest first.
+    pub(crate) fn records(&self, owner: &str) -> Vec<TemplateRecord> {
+        let records = self.records.read().unwrap_or_else(PoisonError::into_inner);
+        let mut own: Vec<_> = records.values().filter(|record| record.owner == owner).cloned().collect();
+        own.sort_by(|a, b| (a.created_at_ms, &a.id).cmp(&(b.created_at_ms, &b.id)));
+        own
+    }
+
+    /// Stores a template.
+    pub(crate) fn save(&self, record: TemplateRecord) -> io::Result<()> {
+        write_json(&self.layout.template(&record.id), &record)?;
+        self.records.write().unwrap_or_else(PoisonError::into_inner).insert(record.id.clone(), record);
+        Ok(())
+    }
+
+    /// Forgets a template; its layers stay until no sandbox needs them.
+    pub(crate) fn delete(&self, id: &str) -> io::Result<()> {
+        match fs::remove_file(self.layout.template(id)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        self.records.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+        Ok(())
+    }
+
+    /// The layers that templates need.
+    pub(crate) fn layers_in_use(&self) -> BTreeSet<String> {
+        let records = self.records.read().unwrap_or_else(PoisonError::into_inner);
+        records.values().flat_map(|record| record.origin.layers.iter().cloned()).collect()
+    }
+
+    /// The parts of a sandbox's root.
+    pub(crate) fn parts(&self, origin: &Origin) -> io::Result<Vec<Part>> {
+        let parts = self.roots.lower(&origin.root)?.into_iter().enumerate().map(|(index, (target, lower))| {
+            let above = origin.layers.iter().map(|layer| self.layout.layer(layer).join(index.to_string()));
+            Part { target: target.into(), lower: above.chain(lower).collect() }
+        });
+        Ok(parts.collect())
+    }
+}
+
+/// A name without namespace and tag: `team/name:tag` is `name`.
+fn plain_name(wanted: &str) -> &str {
+    let name = wanted.rsplit_once('/').map_or(wanted, |(_, name)| name);
+    name.split_once(':').map_or(name, |(name, _)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespace_and_tag_are_no_part_of_a_name() {
+        assert_eq!(plain_name("team/base:v2"), "base");
+        assert_eq!(plain_name("base"), "base");
+    }
+
+    #[test]
+    fn a_template_belongs_to_its_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::open(&folder.path().join("state")).unwrap();
+        let roots = Templates::open(&folder.path().join("roots")).unwrap();
+        let catalog = Catalog::open(roots.clone(), &layout).unwrap();
+        let origin = Origin { root: "r".into(), layers: vec!["l".into()], user: "user".into(), workdir: None };
+        let record = |id: &str, at| TemplateRecord {
+            id: id.into(),
+            owner: "ann".into(),
+            names: vec!["mine:v1".into()],
+            tags: Vec::new(),
+            kind: TemplateKind::Built,
+            created_at_ms: at,
+            origin: origin.clone(),
+            env: BTreeMap::new(),
+            limits: None,
+            start: None,
+        };
+        catalog.save(record("t1", 1)).unwrap();
+        catalog.save(record("t2", 2)).unwrap();
+        assert_eq!(catalog.resolve("mine", "ann").unwrap().template_id, "t2");
+        assert!(catalog.resolve("t1", "bob").is_none());
+        let reopened = Catalog::open(roots, &layout).unwrap();
+        reopened.delete("t2").unwrap();
+        assert_eq!(reopened.resolve("team/mine:x", "ann").unwrap().template_id, "t1");
+        assert!(reopened.layers_in_use().contains("l"));
+    }
+}
