@@ -25,6 +25,8 @@ const FILE_THREADS: usize = 32;
 const SANDBOX_USER: &str = "user";
 
 fn main() -> ExitCode {
+    // Whatever the starter's was: files that clients make are to be readable.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let result = match options::parse(std::env::args().skip(1)) {
         Ok(Options::Help) => say(USAGE),
         Ok(Options::Version) => say(pvm_e2b_wire::ENVD_VERSION),

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, IoSlice, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use http_body_util::BodyDataStream;
 use hyper::StatusCode;
@@ -26,6 +26,8 @@ use crate::paths;
 
 /// Bytes written at once. While they are being written the next are collected.
 const BATCH: usize = 512 * 1024;
+/// Bytes under which a piece is put together with its neighbour.
+const SMALL_PIECE: usize = 4 * 1024;
 
 type Pieces = std::pin::Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
@@ -138,7 +140,7 @@ async fn write(mut body: Pieces, path: PathBuf, target: &Target) -> Result<Uploa
                     Some(file) => file,
                     None => open(&path, &target.account)?,
                 };
-                file.write_all(&batch).map_err(|error| FileError::system("error writing file", &error))?;
+                batch.write(&mut file).map_err(|error| FileError::system("error writing file", &error))?;
                 if ended {
                     metadata::replace(&file, &target.metadata)
                         .map_err(|error| FileError::system("error storing metadata", &error))?;
@@ -163,12 +165,47 @@ async fn write(mut body: Pieces, path: PathBuf, target: &Target) -> Result<Uploa
     })
 }
 
+/// Pieces of a file as they came, written without being put together first.
+#[derive(Debug, Default)]
+struct Batch {
+    pieces: Vec<Bytes>,
+    bytes: usize,
+}
+
+impl Batch {
+    fn add(&mut self, piece: Bytes) {
+        self.bytes += piece.len();
+        match self.pieces.last_mut() {
+            // A flood of tiny pieces must not become as many system calls, or take a page of memory each.
+            Some(last) if piece.len() < SMALL_PIECE && last.len() < SMALL_PIECE => {
+                *last = [last.as_ref(), piece.as_ref()].concat().into();
+            }
+            _ => self.pieces.push(piece),
+        }
+    }
+
+    fn write(self, file: &mut File) -> io::Result<()> {
+        let mut slices: Vec<IoSlice<'_>> = self.pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        let mut rest = slices.as_mut_slice();
+        while !rest.is_empty() {
+            match file.write_vectored(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => IoSlice::advance_slices(&mut rest, written),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Collects the next batch, and whether it is the last.
-async fn collect(body: &mut Pieces) -> Result<(BytesMut, bool), FileError> {
-    let mut batch = BytesMut::new();
-    while batch.len() < BATCH {
+async fn collect(body: &mut Pieces) -> Result<(Batch, bool), FileError> {
+    let mut batch = Batch::default();
+    while batch.bytes < BATCH {
         match body.next().await {
-            Some(Ok(piece)) => batch.extend_from_slice(&piece),
+            Some(Ok(piece)) if piece.is_empty() => {}
+            Some(Ok(piece)) => batch.add(piece),
             Some(Err(error)) => {
                 return Err(FileError::bad(format!("error reading the request body: {error}")));
             }

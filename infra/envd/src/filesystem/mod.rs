@@ -70,7 +70,7 @@ pub async fn serve(daemon: &Arc<Daemon>, method: &str, request: Request) -> Resp
         "WatchDir" => watching::serve(daemon, request).await,
         "CreateWatcher" => {
             rpc::unary(buffers, request, async |question: CreateWatcherRequest| {
-                let watch = watching::open(daemon, &caller.headers, &question)?;
+                let watch = watching::open(daemon, &caller.headers, question).await?;
                 let watcher_id = daemon.watchers.add(watch)?;
                 Ok(WatcherRef { watcher_id })
             })

@@ -1,6 +1,7 @@
 //! `WatchDir`, and what it shares with watchers that are polled.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use futures::Stream;
@@ -56,14 +57,19 @@ impl Watching {
 ///
 /// # Errors
 /// [`Code::NotFound`], or [`Code::InvalidArgument`] for a file or a network mount.
-pub fn open(
+pub async fn open(
     daemon: &Daemon,
     headers: &HeaderMap,
-    question: &WatchDirRequest,
+    question: WatchDirRequest,
 ) -> Result<Watching, ConnectError> {
     let account = daemon.caller(headers)?;
     let path = paths::resolve(&question.path, &account, daemon.default_workdir().as_deref())
         .map_err(|error| invalid(error.to_string()))?;
+    // A large tree takes its time.
+    super::blocking(move || open_at(&path, &question)).await
+}
+
+fn open_at(path: &Path, question: &WatchDirRequest) -> Result<Watching, ConnectError> {
     match path.metadata() {
         Ok(metadata) if metadata.is_dir() => {}
         Ok(_) => return Err(invalid(format!("path {} not a directory", path.display()))),
@@ -73,13 +79,13 @@ pub fn open(
         Err(error) => return Err(internal(format!("error statting path {}: {error}", path.display()))),
     }
     if !question.allow_network_mounts {
-        let file_system = rustix::fs::statfs(&path)
+        let file_system = rustix::fs::statfs(path)
             .map_err(|error| internal(format!("error checking mount status: {error}")))?;
         if NETWORK_FILE_SYSTEMS.contains(&file_system.f_type) {
             return Err(invalid(format!("cannot watch path on network filesystem: {}", path.display())));
         }
     }
-    let watch = Watch::open(&path, question.recursive).map_err(|error| {
+    let watch = Watch::open(path, question.recursive).map_err(|error| {
         let exhausted = error.kind() == io::ErrorKind::QuotaExceeded
             || matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EMFILE | libc::ENOMEM));
         let code = if exhausted { Code::ResourceExhausted } else { Code::Internal };
@@ -92,7 +98,7 @@ pub fn open(
 pub async fn serve(daemon: &Arc<Daemon>, request: Request) -> Response {
     let headers = request.headers().clone();
     rpc::server_stream(&daemon.buffers, request, async |question: WatchDirRequest| {
-        let watching = open(daemon, &headers, &question)?;
+        let watching = open(daemon, &headers, question).await?;
         Ok(events(watching, rpc::keepalive(&headers)))
     })
     .await

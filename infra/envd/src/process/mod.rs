@@ -25,7 +25,7 @@ use tokio::time::{Duration, interval, sleep};
 
 use crate::accounts::Account;
 use crate::daemon::Daemon;
-use crate::http::rpc::{self, Messages, deadline_exceeded, invalid};
+use crate::http::rpc::{self, Messages, invalid};
 use crate::http::{Request, Response, reply};
 use crate::{log, paths};
 use hub::{Next, Subscription};
@@ -278,7 +278,6 @@ async fn look_after(
         },
     };
     process.running.store(false, Ordering::Release);
-    process.close_stdin().await.ok();
     pumps.drain(&process.hub).await;
     let end = match ended {
         Ok(ended) => status::end_event(ended),
@@ -288,9 +287,6 @@ async fn look_after(
     log::info("process ended", json!({"pid": process.pid, "status": end.status}));
     process.hub.finish(end);
     daemon.processes.retire(&process);
-}
-
-/// The error of a call that took too long, for callers outside this module.
-pub fn timed_out() -> ConnectError {
-    deadline_exceeded()
+    // Last, for it may wait: a writer holds the lock as long as something left behind does not read.
+    process.close_stdin().await.ok();
 }

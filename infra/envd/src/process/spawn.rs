@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -158,6 +158,9 @@ struct Identity {
     groups: Vec<libc::gid_t>,
     /// Whether we may change users at all: a daemon started by a plain user can only start processes as that.
     privileged: bool,
+    /// Whether the child stays who we are. Then it may keep our groups, which a sandbox with a single id
+    /// cannot change.
+    same: bool,
     directory: CString,
     controlling: Option<RawFd>,
 }
@@ -169,6 +172,8 @@ impl Identity {
             group: plan.account.gid,
             groups: plan.account.groups.clone(),
             privileged: rustix::process::geteuid().is_root(),
+            same: rustix::process::geteuid().as_raw() == plan.account.uid
+                && rustix::process::getegid().as_raw() == plan.account.gid,
             directory: CString::new(plan.directory.as_os_str().as_bytes())?,
             controlling,
         })
@@ -184,7 +189,11 @@ impl Identity {
                 check(libc::ioctl(terminal, libc::TIOCSCTTY, 0))?;
             }
             if self.privileged {
-                check(libc::setgroups(self.groups.len(), self.groups.as_ptr()))?;
+                if let Err(error) = check(libc::setgroups(self.groups.len(), self.groups.as_ptr()))
+                    && !self.same
+                {
+                    return Err(error);
+                }
                 check(libc::setgid(self.group))?;
                 check(libc::setuid(self.user))?;
             }
@@ -206,9 +215,4 @@ pub fn signal_group(pid: u32, signal: rustix::process::Signal) -> io::Result<()>
     let group = rustix::process::Pid::from_raw(pid.cast_signed())
         .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     rustix::process::kill_process_group(group, signal).map_err(Into::into)
-}
-
-/// Number of the descriptor, for messages.
-pub fn number(descriptor: &OwnedFd) -> RawFd {
-    descriptor.as_raw_fd()
 }

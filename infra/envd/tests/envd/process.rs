@@ -314,3 +314,57 @@ async fn binary_output_survives() {
     let message = messages.next().await;
     assert_eq!(decode(&message["event"]["data"]["stdout"]), [0xff, 0, 1]);
 }
+
+/// `nobody:` of every Debian, whose id is another than that of the tests.
+const NOBODY: (&str, &str) = ("authorization", "Basic bm9ib2R5Og==");
+
+#[tokio::test]
+async fn a_named_user_runs_the_command_and_owns_the_files() {
+    let envd = Envd::start();
+    let body =
+        json!({"process": {"cmd": "sh", "args": ["-c", "id -un; id -Gn; echo $USER; pwd"], "cwd": "/"}});
+    let mut messages = envd.stream_with(START, body, &[NOBODY]).await;
+    messages.started().await;
+    assert_eq!(messages.finish().await.0, b"nobody\nnogroup\nnobody\n/\n");
+    let folder = tempfile::Builder::new().prefix("envd-user").tempdir().unwrap();
+    let path = folder.path().join("a/f");
+    let uri = format!("/files?username=nobody&path={}", path.display());
+    let headers = [("content-type", "application/octet-stream")];
+    assert_eq!(envd.http(Method::POST, &uri, &headers, "x").await.status, StatusCode::OK);
+    let stat = "/filesystem.Filesystem/Stat";
+    for path in [path.as_path(), path.parent().unwrap()] {
+        assert_eq!(envd.call(stat, json!({"path": path})).await["entry"]["owner"], "nobody");
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_the_user_may_not_enter_is_refused() {
+    let envd = Envd::start();
+    let folder = tempfile::tempdir().unwrap();
+    let closed = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(folder.path(), closed).unwrap();
+    let body = json!({"process": {"cmd": "true", "cwd": folder.path()}});
+    let end = envd.stream_with(START, body, &[NOBODY]).await.next().await;
+    assert_eq!(end["end"]["error"]["code"], "invalid_argument");
+}
+
+#[tokio::test]
+async fn input_that_nobody_reads_does_not_hold_the_end_back() {
+    let envd = Envd::start();
+    let script = "exec 3<&0; sleep 100 <&3 >/dev/null 2>&1 & echo $!; read line";
+    let process = json!({"cmd": "sh", "args": ["-c", script]});
+    let mut messages = envd.stream(START, json!({"process": process, "stdin": true})).await;
+    let pid = messages.started().await;
+    let child: u64 = messages.until("\n").await.trim().parse().unwrap();
+    // More than a pipe holds; what the shell does not read, the child left behind keeps open.
+    let body = json!({"process": {"pid": pid}, "input": {"stdin": encode("x\n".repeat(200_000))}});
+    tokio::select! {
+        answer = envd.try_call(SEND_INPUT, body) => panic!("nobody reads it, but: {answer:?}"),
+        (_, _, end) = messages.finish() => assert_eq!(end["exited"], true),
+    }
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(child as i32).unwrap(),
+        rustix::process::Signal::KILL,
+    )
+    .unwrap();
+}
