@@ -14,6 +14,7 @@ pub mod filesystem;
 pub mod http;
 pub mod journal;
 pub mod log;
+pub mod memory;
 pub mod metrics;
 pub mod options;
 pub mod paths;

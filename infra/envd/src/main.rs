@@ -12,7 +12,7 @@ use pvm_envd::daemon::{Daemon, Settings};
 use pvm_envd::journal::DEFAULT_ROOT;
 use pvm_envd::options::{self, Alone, Options, USAGE};
 use pvm_envd::router::Origin;
-use pvm_envd::{control, egress, log, sandbox_init, server};
+use pvm_envd::{control, egress, log, memory, sandbox_init, server};
 use serde_json::json;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::{Duration, interval};
@@ -85,7 +85,7 @@ async fn serve_sandbox(launch: Launch, control: OwnedFd, data: OwnedFd) -> io::R
             }
         });
     }
-    prune_now_and_then(&daemon);
+    clean_up_now_and_then(&daemon);
     tokio::spawn(server::serve_unix(Arc::clone(&daemon), unix_listener(control)?, Origin::Control));
     tokio::spawn(server::serve_unix(Arc::clone(&daemon), unix_listener(data)?, Origin::Data));
     control::wait_for_deadline(daemon).await;
@@ -121,7 +121,7 @@ async fn serve_alone(options: Alone) -> io::Result<()> {
             format!("cannot listen on {}: {error}; choose another port", options.listen),
         )
     })?;
-    prune_now_and_then(&daemon);
+    clean_up_now_and_then(&daemon);
     if let Some(path) = options.control_socket {
         let control = UnixListener::bind(&path).map_err(|error| {
             io::Error::new(error.kind(), format!("cannot listen on {}: {error}", path.display()))
@@ -136,7 +136,8 @@ async fn serve_alone(options: Alone) -> io::Result<()> {
     Ok(())
 }
 
-fn prune_now_and_then(daemon: &Arc<Daemon>) {
+fn clean_up_now_and_then(daemon: &Arc<Daemon>) {
+    tokio::spawn(memory::give_back_now_and_then());
     let journal = Arc::clone(&daemon.journal);
     tokio::spawn(async move {
         let mut hours = interval(PRUNE_EVERY);

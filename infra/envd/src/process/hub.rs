@@ -5,21 +5,42 @@
 //! while nobody does, it runs on and the oldest output gives way.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use pvm_e2b_wire::process::{DataEvent, EndEvent};
 use tokio::sync::Notify;
-use tokio::time::{Duration, timeout};
+use tokio::time::{Duration, sleep, timeout};
 
-/// Bytes of output kept per process.
-pub const KEPT_BYTES: u64 = 2 * 1024 * 1024;
-/// Bytes a reader may be behind before the process is held back. Under [`KEPT_BYTES`], so that nothing a reader
-/// still needs is dropped.
-const LAG_BYTES: u64 = 1024 * 1024;
-const _: () = assert!(LAG_BYTES < KEPT_BYTES, "a reader in good standing must find what it has not read");
+/// Bytes of output kept per process, and while memory is short.
+const KEPT_BYTES: Bound = Bound { usual: 2 * 1024 * 1024, short: 128 * 1024 };
+/// Bytes a reader may be behind before the process is held back.
+const LAG_BYTES: Bound = Bound { usual: 1024 * 1024, short: 64 * 1024 };
+/// Bytes kept of all processes together from which memory counts as short.
+const SHORT_FROM: u64 = 64 * 1024 * 1024;
+/// Pause after output that nobody reads and nobody will, so that a process that only babbles does not keep this
+/// daemon busy. A pipe holds 64 KiB, so it still gets rid of tens of megabytes a second.
+const BABBLE: Duration = Duration::from_millis(1);
 /// How long a reader may take nothing while the process waits for it. Then it is cut off: it is likely gone.
 const STALL: Duration = Duration::from_mins(1);
+
+struct Bound {
+    usual: u64,
+    short: u64,
+}
+
+impl Bound {
+    fn get(&self, all: &Budget) -> u64 {
+        if all.kept.load(Ordering::Relaxed) < SHORT_FROM { self.usual } else { self.short }
+    }
+}
+
+/// Counts what all hubs keep.
+#[derive(Debug, Default)]
+pub struct Budget {
+    kept: AtomicU64,
+}
 
 /// Which stream a piece of output is from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,13 +98,17 @@ impl State {
         self.readers.iter().map(|reader| reader.position).min()
     }
 
-    fn add(&mut self, source: Source, data: Bytes) {
+    /// Adds output and drops the oldest beyond the limit, but never what a reader still needs.
+    fn add(&mut self, source: Source, data: Bytes, limit: u64) {
         self.end += data.len() as u64;
         self.pieces.push_back(Piece { source, data });
-        while self.end - self.start > KEPT_BYTES
-            && let Some(oldest) = self.pieces.pop_front()
+        let needed = self.slowest().unwrap_or(u64::MAX);
+        while self.end - self.start > limit
+            && let Some(oldest) = self.pieces.front()
+            && self.start + oldest.data.len() as u64 <= needed
         {
             self.start += oldest.data.len() as u64;
+            self.pieces.pop_front();
         }
     }
 
@@ -117,10 +142,21 @@ pub enum Next {
     CutOff,
 }
 
+/// What became of output that was offered.
+enum Offered {
+    /// It is in, or nobody will want it.
+    Taken,
+    /// It is in, and older output that nobody read gave way.
+    Babble,
+    /// A reader is too far behind, at this position.
+    Behind(u64),
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Hub {
     state: Mutex<State>,
+    all: Arc<Budget>,
     stall: Duration,
     /// Something for readers.
     news: Notify,
@@ -128,15 +164,14 @@ pub struct Hub {
     room: Notify,
 }
 
-impl Default for Hub {
-    fn default() -> Self {
-        Self::with_stall(STALL)
-    }
-}
-
 impl Hub {
-    fn with_stall(stall: Duration) -> Self {
-        Self { state: Mutex::default(), stall, news: Notify::new(), room: Notify::new() }
+    /// A hub without output, one of those that share a budget.
+    pub fn new(all: Arc<Budget>) -> Self {
+        Self::with_stall(all, STALL)
+    }
+
+    fn with_stall(all: Arc<Budget>, stall: Duration) -> Self {
+        Self { state: Mutex::default(), all, stall, news: Notify::new(), room: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -148,32 +183,54 @@ impl Hub {
     pub async fn push(&self, source: Source, data: Bytes) {
         loop {
             let room = self.room.notified();
-            let behind = {
-                let mut state = self.lock();
-                if state.ended.is_some() {
-                    return;
+            match self.offer(source, &data) {
+                Offered::Taken => return,
+                Offered::Babble => return sleep(BABBLE).await,
+                Offered::Behind(position) => {
+                    let waited = timeout(self.stall, room).await;
+                    self.waited_for(position, waited.is_ok());
                 }
-                match state.slowest() {
-                    Some(position) if state.end - position >= LAG_BYTES => {
-                        state.held_back += 1;
-                        position
-                    }
-                    _ => {
-                        state.add(source, data);
-                        drop(state);
-                        self.news.notify_waiters();
-                        return;
-                    }
-                }
-            };
-            let waited = timeout(self.stall, room).await;
-            let mut state = self.lock();
-            state.held_back -= 1;
-            if waited.is_err() && state.slowest() == Some(behind) {
-                state.readers.retain(|reader| reader.position != behind);
-                drop(state);
-                self.news.notify_waiters();
             }
+        }
+    }
+
+    fn offer(&self, source: Source, data: &Bytes) -> Offered {
+        let mut state = self.lock();
+        if state.ended.is_some() {
+            return Offered::Taken;
+        }
+        let slowest = state.slowest();
+        if let Some(position) = slowest
+            && state.end - position >= LAG_BYTES.get(&self.all)
+        {
+            state.held_back += 1;
+            return Offered::Behind(position);
+        }
+        let (started, before) = (state.start, state.end - state.start);
+        state.add(source, data.clone(), KEPT_BYTES.get(&self.all));
+        self.count(before, state.end - state.start);
+        let babbling = slowest.is_none() && state.start > started;
+        drop(state);
+        self.news.notify_waiters();
+        if babbling { Offered::Babble } else { Offered::Taken }
+    }
+
+    /// After waiting for the reader at `position`: one that has not moved in all the time is cut off.
+    fn waited_for(&self, position: u64, in_time: bool) {
+        let mut state = self.lock();
+        state.held_back -= 1;
+        if !in_time && state.slowest() == Some(position) {
+            state.readers.retain(|reader| reader.position != position);
+            drop(state);
+            self.news.notify_waiters();
+        }
+    }
+
+    fn count(&self, before: u64, after: u64) {
+        if after >= before {
+            self.all.kept.fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            self.all.kept.fetch_sub(before - after, Ordering::Relaxed);
         }
     }
 
@@ -200,13 +257,14 @@ impl Hub {
     pub fn forget_output(&self) {
         let mut state = self.lock();
         if state.readers.is_empty() {
-            state.pieces.clear();
+            self.count(state.end - state.start, 0);
+            state.pieces = VecDeque::new();
             state.start = state.end;
         }
     }
 
     /// A new reader: of what nobody has read yet, or with `replay` of all that is kept.
-    pub fn read(self: std::sync::Arc<Self>, replay: bool) -> Subscription {
+    pub fn read(self: Arc<Self>, replay: bool) -> Subscription {
         let mut state = self.lock();
         let position = if replay { state.start } else { state.read.max(state.start) };
         let id = state.next_reader;
@@ -217,10 +275,16 @@ impl Hub {
     }
 }
 
+impl Drop for Hub {
+    fn drop(&mut self) {
+        self.count(self.kept(), 0);
+    }
+}
+
 /// One reader of a [`Hub`]; dropping it lets the process run on.
 #[derive(Debug)]
 pub struct Subscription {
-    hub: std::sync::Arc<Hub>,
+    hub: Arc<Hub>,
     id: u64,
     /// Up to where data was handed out. It counts as read when the next is asked for: before that, a broken
     /// connection may have lost it.
@@ -274,9 +338,11 @@ impl Drop for Subscription {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
+
+    fn hub() -> Arc<Hub> {
+        Arc::new(Hub::new(Arc::default()))
+    }
 
     fn stdout(text: &'static [u8]) -> Next {
         Next::Data(DataEvent { stdout: Some(Bytes::from_static(text)), ..DataEvent::default() })
@@ -288,7 +354,7 @@ mod tests {
 
     #[tokio::test]
     async fn output_comes_in_order_and_then_the_end() {
-        let hub = Arc::new(Hub::default());
+        let hub = hub();
         let mut reader = Arc::clone(&hub).read(false);
         push(&hub, b"a").await;
         push(&hub, b"b").await;
@@ -301,7 +367,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_nobody_read_waits_for_the_next_reader_and_what_was_read_does_not() {
-        let hub = Arc::new(Hub::default());
+        let hub = hub();
         push(&hub, b"early").await;
         let mut first = Arc::clone(&hub).read(false);
         assert_eq!(first.next().await, stdout(b"early"));
@@ -317,13 +383,13 @@ mod tests {
 
     #[tokio::test]
     async fn unread_output_is_bounded_and_the_newest_is_kept() {
-        let hub = Arc::new(Hub::default());
+        let hub = hub();
         let piece = Bytes::from(vec![b'x'; 64 * 1024]);
         for _ in 0..100 {
             hub.push(Source::Stdout, piece.clone()).await;
         }
         push(&hub, b"last").await;
-        assert!(hub.kept() <= KEPT_BYTES);
+        assert!(hub.kept() <= KEPT_BYTES.usual);
         hub.finish(EndEvent::default());
         let mut reader = Arc::clone(&hub).read(true);
         let mut last = None;
@@ -335,7 +401,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_slow_reader_holds_the_process_back_and_loses_nothing() {
-        let hub = Arc::new(Hub::default());
+        let hub = hub();
         let mut reader = Arc::clone(&hub).read(false);
         let writer = tokio::spawn({
             let hub = Arc::clone(&hub);
@@ -360,7 +426,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_that_takes_nothing_is_cut_off() {
-        let hub = Arc::new(Hub::with_stall(Duration::from_millis(1)));
+        let hub = Arc::new(Hub::with_stall(Arc::default(), Duration::from_millis(1)));
         let mut reader = Arc::clone(&hub).read(false);
         for _ in 0..64 {
             hub.push(Source::Stdout, Bytes::from(vec![b'x'; 64 * 1024])).await;
@@ -370,9 +436,25 @@ mod tests {
 
     #[tokio::test]
     async fn output_after_the_end_is_dropped() {
-        let hub = Arc::new(Hub::default());
+        let hub = hub();
         hub.finish(EndEvent::default());
         push(&hub, b"late").await;
         assert_eq!(hub.kept(), 0);
+    }
+
+    #[tokio::test]
+    async fn many_processes_share_a_bound() {
+        let all = Arc::new(Budget::default());
+        let hubs: Vec<_> = (0..64).map(|_| Arc::new(Hub::new(Arc::clone(&all)))).collect();
+        for hub in &hubs {
+            for _ in 0..33 {
+                hub.push(Source::Stdout, Bytes::from(vec![b'x'; 64 * 1024])).await;
+            }
+        }
+        let kept: u64 = hubs.iter().map(|hub| hub.kept()).sum();
+        assert_eq!(all.kept.load(Ordering::Relaxed), kept);
+        assert!(kept <= SHORT_FROM + 64 * KEPT_BYTES.short, "{kept}");
+        drop(hubs);
+        assert_eq!(all.kept.load(Ordering::Relaxed), 0);
     }
 }

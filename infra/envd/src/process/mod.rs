@@ -28,7 +28,7 @@ use crate::daemon::Daemon;
 use crate::http::rpc::{self, Messages, invalid};
 use crate::http::{Request, Response, reply};
 use crate::{log, paths};
-use hub::{Next, Subscription};
+use hub::{Hub, Next, Subscription};
 use pump::Pumps;
 use spawn::{Ends, Plan, Streams};
 use table::{Input, Process};
@@ -229,7 +229,7 @@ fn launch(
     };
     let started = spawn::start(&daemon.reaper, &plan).map_err(|error| start_error(&config.cmd, &error))?;
 
-    let hub = Arc::default();
+    let hub = Arc::new(Hub::new(Arc::clone(&daemon.processes.output)));
     let mut pumps = Pumps::default();
     let pipes = |error: io::Error| rpc::internal(format!("connecting the process's streams: {error}"));
     let input = match started.ends {

@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::unix::pipe;
 use tokio::time::{Duration, Instant};
 
-use super::hub::Hub;
+use super::hub::{Budget, Hub};
 use super::spawn;
 use super::terminal::Terminal;
 
@@ -139,6 +139,8 @@ impl Process {
 #[derive(Debug, Default)]
 pub struct Processes {
     tables: Mutex<Tables>,
+    /// What all hubs keep together.
+    pub output: Arc<Budget>,
 }
 
 #[derive(Debug, Default)]
