@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 mod authorizer;
+pub mod issue_key;
 mod issuer;
 mod jwks;
 pub mod policy;

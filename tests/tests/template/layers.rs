@@ -1,0 +1,86 @@
+//! Who may depend on whom: contracts and domain on nothing above, the use cases on those two, adapters on the use
+//! cases, functions on all; the sandbox's server and daemon only on the wire.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// For each layer, in order, its crates. A crate may depend on the layers below its own and on `SIDEWAYS`.
+const LAYERS: &[&[&str]] = &[
+    &["pvm-domain", "pvm-e2b-wire"],
+    &["pvm-contracts"],
+    &["pvm-application"],
+    &["pvm-aws", "pvm-sandbox", "pvm-models", "pvm-tools"],
+    &["pvm-entry"],
+    &["pvm-authorizer", "pvm-mcp", "pvm-events", "pvm-workflow", "pvm-api"],
+    &["pvm-embedded"],
+    &["pvm-local"],
+    &["pvm-tests"],
+];
+/// Crates that know the wire alone, and what they may use of ours.
+const APART: &[(&str, &[&str])] = &[
+    ("pvm-envd", &["pvm-e2b-wire"]),
+    ("pvm-sandboxd", &["pvm-e2b-wire", "pvm-envd"]),
+    ("pvm-asl", &[]),
+];
+/// A route's table holds the handlers of the MCP server and asks the authorizer, which are functions like itself.
+const SIDEWAYS: &[(&str, &[&str])] = &[("pvm-api", &["pvm-authorizer", "pvm-mcp"])];
+/// Not for crates below the adapters.
+const FAR: &[&str] = &["aws-", "reqwest", "lambda_", "hyper", "axum", "rusqlite", "dynoxide", "s3s"];
+
+/// Names of the direct dependencies (not for tests) of each crate of ours.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let metadata = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
+        .current_dir(crate::root())
+        .output()
+        .unwrap();
+    assert!(metadata.status.success(), "{}", String::from_utf8_lossy(&metadata.stderr));
+    let metadata: Value = serde_json::from_slice(&metadata.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap().iter();
+    packages
+        .map(|package| {
+            let all = package["dependencies"].as_array().unwrap().iter();
+            let names = all.filter(|it| it["kind"] != "dev").map(|it| it["name"].as_str().unwrap().to_owned());
+            (package["name"].as_str().unwrap().to_owned(), names.collect())
+        })
+        .collect()
+}
+
+#[test]
+fn dependencies_point_down() {
+    let all = dependencies();
+    let mut problems = Vec::new();
+    for (name, needs) in &all {
+        let ours = needs.iter().filter(|need| need.starts_with("pvm-"));
+        let allowed: BTreeSet<&str> = if let Some((_, allowed)) = APART.iter().find(|(apart, _)| apart == name) {
+            allowed.iter().copied().collect()
+        } else {
+            let Some(layer) = LAYERS.iter().position(|layer| layer.contains(&name.as_str())) else {
+                problems.push(format!("{name} belongs to no layer: add it to this test"));
+                continue;
+            };
+            let sideways = SIDEWAYS.iter().find(|(from, _)| from == name).map_or(&[][..], |(_, to)| to);
+            let apart = APART.iter().map(|(name, _)| name).filter(|_| layer + 2 >= LAYERS.len());
+            LAYERS[..layer].iter().copied().flatten().chain(sideways).chain(apart).copied().collect()
+        };
+        problems.extend(
+            ours.filter(|need| !allowed.contains(need.as_str()))
+                .map(|need| format!("{name} must not depend on {need}")),
+        );
+    }
+    super::none(problems);
+}
+
+#[test]
+fn nothing_below_the_adapters_speaks_to_the_outside() {
+    let all = dependencies();
+    let low = LAYERS[..3].iter().copied().flatten();
+    let problems = low.flat_map(|name| {
+        let needs = all.get(*name).into_iter().flatten();
+        let far = needs.filter(|need| FAR.iter().any(|far| need.starts_with(far)));
+        far.map(move |need| format!("{name} must not depend on {need}")).collect::<Vec<_>>()
+    });
+    super::none(problems.collect());
+}
