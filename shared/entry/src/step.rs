@@ -112,7 +112,8 @@ where
             tracing::info_span!("step", "function.name" = name, "request.id" = event.context.request_id);
         async move {
             let started = std::time::Instant::now();
-            let outcome = call_step(event.payload, step).await;
+            // Boxed: a step's state can be deep, and every program would have to lay it out whole.
+            let outcome = Box::pin(call_step(event.payload, step)).await;
             let duration_ms = started.elapsed().as_secs_f64() * 1000.0;
             match &outcome {
                 Ok(_) => tracing::info!(duration_ms, "step done"),
