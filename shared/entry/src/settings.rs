@@ -154,6 +154,8 @@ settings! {
     url: Option<String> = "PVM_URL", "";
     /// For clients: the API key.
     api_key: Option<Secret> = "PVM_API_KEY", "";
+    /// For clients: the project.
+    project_id: Option<String> = "PVM_PROJECT_ID", "";
     /// How log lines look: `terminal` or `json`.
     log_format: LogFormat = "PVM_LOG_FORMAT", "terminal";
     /// Which log lines are written: a level, or a filter such as `info,pvm_api=debug`.

@@ -2,6 +2,7 @@
 //! that a repeated call only adds what is missing.
 
 use pvm_application::ports::{RunReport, RunState};
+use pvm_application::ports_tools::ToolContext;
 use pvm_contracts::tools::{
     CreateEnvironmentArgs, CreateEnvironmentOutput, EnvironmentKind, RunAs, ToolVersion,
 };
@@ -105,6 +106,23 @@ pub(crate) async fn drive<P: Ports>(call: &Call<'_, P>, args: Args) -> Answer {
         recipe::record(call, &run).await;
     }
     Ok(result(!out.success, text_of(&out, &report), &out))
+}
+
+/// What is known of a set-up that still runs.
+pub(crate) fn running(context: &ToolContext, args: Args, output: String) -> CreateEnvironmentOutput {
+    let path = paths::directory(context, RunAs::User, "path", args.path.as_deref()).unwrap_or_default();
+    CreateEnvironmentOutput {
+        success: false,
+        kind: args.kind,
+        how_to_use: how_to_use(args.kind, &path),
+        path,
+        created: Vec::new(),
+        already_there: Vec::new(),
+        versions: Vec::new(),
+        output,
+        command_id: context.call_id.clone(),
+        duration_ms: 0,
+    }
 }
 
 fn read_report(

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use pvm_application::ports::RunCommands;
+use pvm_application::ports_tools::ToolContext;
 use pvm_contracts::tools::{CommandOutput, ExecuteCommandArgs};
 use pvm_domain::command::{CommandSpec, CommandStatus};
 use pvm_domain::{Invalid, limits};
@@ -41,6 +42,23 @@ pub(crate) fn pairs(field: &str, pairs: &[String]) -> Result<BTreeMap<String, St
         Ok((name.trim().to_owned(), value.to_owned()))
     };
     pairs.iter().map(read).collect()
+}
+
+/// What is known of a command that still runs.
+pub(crate) fn running(context: &ToolContext, _args: Args, output: String) -> CommandOutput {
+    CommandOutput {
+        command_id: context.call_id.clone(),
+        status: CommandStatus::Running,
+        exit_code: None,
+        signal: None,
+        stdout: output,
+        stderr: String::new(),
+        truncated: true,
+        stdout_path: Some(output::path_of(&context.call_id, "stdout")),
+        stderr_path: Some(output::path_of(&context.call_id, "stderr")),
+        next_offset: None,
+        duration_ms: 0,
+    }
 }
 
 pub(crate) async fn drive<P: Ports>(call: &Call<'_, P>, args: Args) -> Answer {

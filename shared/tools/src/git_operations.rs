@@ -5,6 +5,7 @@ mod plan;
 mod read;
 
 use pvm_application::ports::{RunReport, RunState};
+use pvm_application::ports_tools::ToolContext;
 use pvm_contracts::tools::{GitArgs, GitOperation, GitOutput, RunAs};
 use pvm_domain::{Invalid, limits, text};
 
@@ -81,6 +82,22 @@ pub(crate) async fn drive<P: Ports>(call: &Call<'_, P>, args: Args) -> Answer {
     let report = call.run(&run).await?;
     let out = read_report(&report, &args, plan.reads, path, &run.run_id);
     Ok(result(!out.success, text_of(&out, &report), &out))
+}
+
+/// What is known of an operation that still runs.
+pub(crate) fn running(context: &ToolContext, args: Args, output: String) -> GitOutput {
+    GitOutput {
+        operation: args.operation,
+        success: false,
+        exit_code: None,
+        path: paths::directory(context, RunAs::User, "path", args.path.as_deref()).unwrap_or_default(),
+        status: None,
+        commits: Vec::new(),
+        names: Vec::new(),
+        output,
+        truncated: true,
+        command_id: context.call_id.clone(),
+    }
 }
 
 fn read_report(report: &RunReport, args: &Args, reads: plan::Reads, path: String, run_id: &str) -> GitOutput {

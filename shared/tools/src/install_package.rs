@@ -1,6 +1,7 @@
 //! `install_package`: packages of any manager, with the versions that came of it, noted for the next VM.
 
 use pvm_application::ports::{RunReport, RunState};
+use pvm_application::ports_tools::ToolContext;
 use pvm_contracts::tools::{
     InstallPackageArgs, InstallPackageOutput, InstalledPackage, PackageManager, RunAs,
 };
@@ -80,6 +81,20 @@ pub(crate) async fn drive<P: Ports>(call: &Call<'_, P>, args: Args) -> Answer {
         recipe::record(call, &run).await;
     }
     Ok(result(!out.success, text_of(&out, &report), &out))
+}
+
+/// What is known of an installation that still runs.
+pub(crate) fn running(context: &ToolContext, args: Args, output: String) -> InstallPackageOutput {
+    InstallPackageOutput {
+        success: false,
+        manager: args.manager,
+        installed: Vec::new(),
+        location: String::new(),
+        exit_code: None,
+        output,
+        command_id: context.call_id.clone(),
+        duration_ms: 0,
+    }
 }
 
 /// The name in a package's specification, as the manager lists it.

@@ -57,6 +57,33 @@ fn unknown(name: &str) -> Stop {
     Stop::error(format!("There is no tool {shown:?}. The tools are: {}.", names.join(", ")))
 }
 
+/// What is known of a call that still runs, as data of the tool's own output schema, with the end of its `output` so
+/// far. `None` for tools that never take long.
+pub fn running(context: &ToolContext, name: &str, given: &Value, output: String) -> Option<Value> {
+    let schema = &catalogue::entry(name)?.definition.input_schema;
+    macro_rules! of {
+        ($($tool:ident),*) => {
+            match name {
+                $(n if n == crate::$tool::SPEC.name => {
+                    let args: crate::$tool::Args = arguments::read(name, schema, given).ok()?;
+                    serde_json::to_value(crate::$tool::running(context, args, output)).ok()
+                })*
+                _ => None,
+            }
+        };
+    }
+    of!(execute_command, install_package, git_operations, create_development_environment)
+}
+
+/// The arguments of a call that are needed to watch it: without those that only its start needs, which may be long.
+pub fn watched_arguments(given: &Value) -> Value {
+    let mut kept = given.clone();
+    if let Some(object) = kept.as_object_mut() {
+        object.retain(|name, _| name != "stdin" && name != "env");
+    }
+    kept
+}
+
 static DEFINITIONS: LazyLock<Vec<ToolDefinition>> =
     LazyLock::new(|| catalogue::entries().iter().map(|entry| entry.definition.clone()).collect());
 

@@ -102,6 +102,28 @@ fn the_views_hold_what_the_agent_or_token_may_use() {
     assert_eq!(crate::for_scope(Scope::Write).count(), catalogue::entries().len());
 }
 
+#[test]
+fn a_long_tool_has_data_of_its_schema_while_it_runs() {
+    let context = super::context("/workspace");
+    let args = |name: &str| match name {
+        "execute_command" => json!({"command": "x"}),
+        "install_package" => json!({"package": "x", "manager": "pip"}),
+        "git_operations" => json!({"operation": "pull"}),
+        _ => json!({"kind": "node"}),
+    };
+    for entry in catalogue::entries().iter().filter(|entry| entry.long) {
+        let name = &entry.definition.name;
+        let data = crate::running(&context, name, &args(name), "so far".into()).unwrap();
+        for field in entry.definition.output_schema["required"].as_array().unwrap() {
+            assert!(data.get(field.as_str().unwrap()).is_some(), "{name}: {field}");
+        }
+    }
+    assert_eq!(
+        crate::watched_arguments(&json!({"command": "x", "stdin": "y", "env": []})),
+        json!({"command": "x"})
+    );
+}
+
 #[tokio::test]
 async fn a_command_answers_code_and_both_streams() {
     let mut bench = Bench::new();
