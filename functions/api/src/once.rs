@@ -10,7 +10,7 @@ use pvm_application::store::{StoreError, Tx, WriteStore};
 ///
 /// # Errors
 /// `idempotency_mismatch` where the key was used for another request.
-pub async fn note(
+pub(crate) async fn note(
     store: &impl WriteStore,
     clock: &impl Clock,
     claim: Option<&Claim>,

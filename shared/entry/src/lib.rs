@@ -15,6 +15,7 @@ mod start;
 pub mod step;
 mod system;
 pub mod ticket;
+mod wiring;
 
 pub use self::http::{Call, run_http, run_http_streaming};
 pub use reply::{Reply, ReplyBody};
@@ -23,3 +24,4 @@ pub use signer::Signer;
 pub use start::{Outcome, Start};
 pub use step::{StepError, StepErrorName, call_step};
 pub use system::System;
+pub use wiring::{App, Wiring};
