@@ -7,6 +7,7 @@ use anyhow::Context;
 
 use crate::access::Cache;
 use crate::config::VmClientConfig;
+use crate::script_scan::Hashes;
 
 /// A connection is given up after this time; the server is near or it is not there.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -24,6 +25,7 @@ pub(crate) struct Inner {
     pub(crate) http: reqwest::Client,
     pub(crate) config: VmClientConfig,
     pub(crate) access: Cache,
+    pub(crate) hashes: Hashes,
 }
 
 impl VmClient {
@@ -42,6 +44,8 @@ impl VmClient {
             http = http.no_proxy();
         }
         let http = http.build().context("the HTTP client cannot be made")?;
-        Ok(Self { inner: Arc::new(Inner { http, config, access: Cache::default() }) })
+        Ok(Self {
+            inner: Arc::new(Inner { http, config, access: Cache::default(), hashes: Hashes::default() }),
+        })
     }
 }

@@ -17,6 +17,8 @@ pub struct VmClientConfig {
     pub api_key: Secret,
     /// Names our deployment in the metadata of its sandboxes. No other sandbox is ever listed or touched.
     pub deployment_id: String,
+    /// Keep the run journal by script even where envd keeps one: for tests of the script.
+    pub script_journal: bool,
 }
 
 impl VmClientConfig {
@@ -29,6 +31,7 @@ impl VmClientConfig {
             scheme: "https".to_owned(),
             api_key,
             deployment_id: deployment_id.to_owned(),
+            script_journal: false,
         }
     }
 
@@ -41,6 +44,7 @@ impl VmClientConfig {
             scheme: "http".to_owned(),
             api_key,
             deployment_id: deployment_id.to_owned(),
+            script_journal: false,
         }
     }
 }

@@ -173,7 +173,9 @@ impl FindVm for VmClient {
             let page: Vec<ListedSandbox> = read(response).await?;
             // The server's filter is trusted for speed only: what is not ours must never be touched.
             let ours = page.into_iter().filter(|listed| self.is_ours(listed)).map(|listed| self.info(listed));
-            found.extend(ours.filter(|info| project.is_none_or(|project| info.project_id.as_deref() == Some(project))));
+            found.extend(
+                ours.filter(|info| project.is_none_or(|project| info.project_id.as_deref() == Some(project))),
+            );
             if query.next_token.is_none() {
                 return Ok(found);
             }
@@ -188,15 +190,12 @@ impl ConnectVm for VmClient {
     }
 
     async fn boot_id(&self, vm_id: &str) -> Result<String, VmError> {
-        // Ours first: a sandbox that was started again from its files has the kernel of before.
-        for path in ["/run/pvm/boot_id", "/proc/sys/kernel/random/boot_id"] {
-            match self.read_small(vm_id, path, "root", 200).await {
-                Ok(bytes) if !bytes.is_empty() => return Ok(String::from_utf8_lossy(&bytes).trim().to_owned()),
-                Ok(_) | Err(VmError::NotFound(_)) => {}
-                Err(error) => return Err(error),
-            }
+        // A sandbox of ours that was started again from its files has the kernel of before; it has an id of its own.
+        match self.read_small(vm_id, "/run/pvm/boot_id", "root", 200).await {
+            Ok(bytes) if !bytes.is_empty() => Ok(String::from_utf8_lossy(&bytes).trim().to_owned()),
+            Ok(_) | Err(VmError::NotFound(_)) => self.boot_id_by_script(vm_id).await,
+            Err(error) => Err(error),
         }
-        Err(VmError::Refused("The VM does not tell its boot id.".to_owned()))
     }
 
     fn port_url(&self, vm_id: &str, port: u16) -> String {
@@ -205,7 +204,8 @@ impl ConnectVm for VmClient {
         let token = self.inner.access.get(vm_id).and_then(|access| access.traffic_token.clone());
         match token {
             Some(token) => {
-                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+                let now =
+                    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
                 let link = link::sign(token.expose(), vm_id, port, (now + LINK_SECS).cast_signed());
                 format!("{url}?{}={link}", link::PARAMETER)
             }

@@ -28,7 +28,14 @@ impl VmClient {
     }
 
     /// A request to the envd of `vm_id`, as `user`.
-    pub(crate) fn envd(&self, vm_id: &str, access: &Access, user: &str, method: Method, path: &str) -> RequestBuilder {
+    pub(crate) fn envd(
+        &self,
+        vm_id: &str,
+        access: &Access,
+        user: &str,
+        method: Method,
+        path: &str,
+    ) -> RequestBuilder {
         let request = self.inner.http.request(method, format!("{}{path}", self.envd_url(vm_id)));
         let request = request
             .timeout(REQUEST)
@@ -55,7 +62,7 @@ impl VmClient {
         let vm_id = &sandbox.sandbox_id;
         let known = self.inner.access.get(vm_id).is_some_and(|access| access.journal);
         let mut access = Access::of(sandbox, known);
-        if !known {
+        if !known && !self.inner.config.script_journal {
             let health = self.envd(vm_id, &access, "user", Method::GET, "/health");
             let answer = health.timeout(Duration::from_secs(10)).send().await.map_err(unreachable)?;
             access.journal = answer.headers().contains_key(HEADER_JOURNAL);
@@ -90,7 +97,8 @@ impl VmClient {
             return Ok(response);
         }
         let header = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
-        let retry_after = header.and_then(|text| text.parse().ok()).map_or(Duration::from_secs(1), Duration::from_secs);
+        let retry_after =
+            header.and_then(|text| text.parse().ok()).map_or(Duration::from_secs(1), Duration::from_secs);
         let body = response.bytes().await.unwrap_or_default();
         let error = ConnectError::from_http(status.as_u16(), &body);
         match status.as_u16() {

@@ -48,7 +48,13 @@ impl VmClient {
     }
 
     /// Reads a file, up to `most` bytes of it.
-    pub(crate) async fn read_small(&self, vm_id: &str, path: &str, user: &str, most: u64) -> Result<Bytes, VmError> {
+    pub(crate) async fn read_small(
+        &self,
+        vm_id: &str,
+        path: &str,
+        user: &str,
+        most: u64,
+    ) -> Result<Bytes, VmError> {
         let response = self.download(vm_id, path, user).await?;
         let mut bytes = Vec::new();
         let mut stream = response.bytes_stream();
@@ -61,7 +67,14 @@ impl VmClient {
         Ok(bytes.into())
     }
 
-    async fn upload(&self, vm_id: &str, path: &str, user: &str, size: u64, body: Body) -> Result<(), VmError> {
+    async fn upload(
+        &self,
+        vm_id: &str,
+        path: &str,
+        user: &str,
+        size: u64,
+        body: Body,
+    ) -> Result<(), VmError> {
         // A stream cannot be sent twice, so the token is made sure of first.
         let access = self.access(vm_id).await?;
         let request = self.envd(vm_id, &access, user, Method::POST, "/files").timeout(TRANSFER);
@@ -79,7 +92,12 @@ impl VmFiles for VmClient {
         self.read_small(vm_id, path, user, most).await
     }
 
-    async fn read_file_stream(&self, vm_id: &str, path: &str, user: &str) -> Result<(u64, ByteStream), VmError> {
+    async fn read_file_stream(
+        &self,
+        vm_id: &str,
+        path: &str,
+        user: &str,
+    ) -> Result<(u64, ByteStream), VmError> {
         let response = self.download(vm_id, path, user).await?;
         let size = response.content_length().unwrap_or(0);
         let bytes = response.bytes_stream().map_err(|error| std::io::Error::other(error.without_url()));
@@ -110,7 +128,8 @@ impl VmFiles for VmClient {
 
     async fn stat(&self, vm_id: &str, path: &str, user: &str) -> Result<Option<VmEntry>, VmError> {
         let call = format!("{SERVICE}Stat");
-        let found = self.rpc::<_, EntryResponse>(vm_id, user, &call, &PathRequest::new(path), Duration::ZERO).await;
+        let found =
+            self.rpc::<_, EntryResponse>(vm_id, user, &call, &PathRequest::new(path), Duration::ZERO).await;
         match found {
             Ok(found) => Ok(Some(entry(found.entry))),
             Err(VmError::NotFound(_)) => Ok(None),
@@ -118,7 +137,13 @@ impl VmFiles for VmClient {
         }
     }
 
-    async fn list_dir(&self, vm_id: &str, path: &str, user: &str, depth: u32) -> Result<Vec<VmEntry>, VmError> {
+    async fn list_dir(
+        &self,
+        vm_id: &str,
+        path: &str,
+        user: &str,
+        depth: u32,
+    ) -> Result<Vec<VmEntry>, VmError> {
         let input = ListDirRequest { path: path.to_owned(), depth };
         let listed: ListDirResponse =
             self.rpc(vm_id, user, &format!("{SERVICE}ListDir"), &input, Duration::ZERO).await?;

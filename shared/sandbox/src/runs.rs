@@ -32,14 +32,19 @@ impl RunCommands for VmClient {
             limit: Some(limits::OUTPUT_INLINE_BYTES as u64),
         };
         if !self.access(vm_id).await?.journal {
-            return self.start_by_script(vm_id, spec, wait).await;
+            return self.start_by_script(vm_id, spec, &start, wait).await;
         }
         let report: journal::RunReport =
             self.rpc(vm_id, &spec.user, &format!("{SERVICE}Start"), &start, wait).await?;
         Ok(told(report))
     }
 
-    async fn read_run(&self, vm_id: &str, run_id: &str, from: ReadFrom) -> Result<Option<RunReport>, VmError> {
+    async fn read_run(
+        &self,
+        vm_id: &str,
+        run_id: &str,
+        from: ReadFrom,
+    ) -> Result<Option<RunReport>, VmError> {
         if !self.access(vm_id).await?.journal {
             return self.read_by_script(vm_id, run_id, from).await;
         }
@@ -103,14 +108,22 @@ fn told(report: journal::RunReport) -> RunReport {
 }
 
 fn chunk(chunk: journal::Chunk) -> Chunk {
-    Chunk { data: chunk.data, offset: chunk.offset, next: chunk.next, total: chunk.total, dropped: chunk.dropped }
+    Chunk {
+        data: chunk.data,
+        offset: chunk.offset,
+        next: chunk.next,
+        total: chunk.total,
+        dropped: chunk.dropped,
+    }
 }
 
+/// What a run is killed with.
+pub(crate) const SIGKILL: i32 = 9;
 /// Numbers of the signals on Linux, x86 and ARM.
 const SIGNALS: [&str; 31] = [
-    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
-    "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO",
-    "PWR", "SYS",
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+    "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+    "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
 ];
 
 fn signal_number(name: &str) -> Option<i32> {

@@ -24,7 +24,7 @@ const DEFAULT_IGNORES: [&str; 12] = [
     ".ipynb_checkpoints/",
 ];
 /// Hashing a large workspace for the first time takes a while.
-const SCAN: Duration = Duration::from_secs(270);
+pub(crate) const SCAN: Duration = Duration::from_secs(270);
 
 impl VmClient {
     pub(crate) async fn scan(&self, vm_id: &str) -> Result<Vec<VmEntry>, VmError> {
