@@ -12,6 +12,7 @@
 pub mod connect;
 pub mod control;
 pub mod envd_http;
+pub mod errors;
 pub mod filesystem;
 pub mod journal;
 pub mod launch;

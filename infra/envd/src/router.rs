@@ -75,7 +75,7 @@ async fn route(daemon: &Arc<Daemon>, origin: Origin, request: Request) -> Respon
             } else if let Some(method) = path.strip_prefix(filesystem::SERVICE) {
                 crate::filesystem::serve(daemon, method, request).await
             } else if let Some(method) = path.strip_prefix(journal::SERVICE) {
-                crate::journal::serve(daemon, method, request).await
+                crate::journal::service::serve(daemon, method, request).await
             } else if let Some(method) = path.strip_prefix(workspace::SERVICE) {
                 crate::workspace::serve(daemon, method, request).await
             } else {

@@ -54,7 +54,7 @@ impl Pumps {
     }
 
     /// Call when the process has ended: returns when all its output is in the hub. That is when every pipe is
-    /// closed, or after [`QUIET`] without output, at most [`DRAIN`] later. Waiting for a slow reader does not
+    /// closed, or after `QUIET` without output, at most `DRAIN` later. Waiting for a slow reader does not
     /// count. What still holds a pipe then is pumped on in the background.
     pub async fn drain(mut self, hub: &Hub) {
         let mut left = DRAIN;
