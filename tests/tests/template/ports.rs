@@ -54,6 +54,37 @@ static INDEX: LazyLock<BTreeMap<String, Vec<Called>>> = LazyLock::new(|| {
     index
 });
 
+/// Traits of ours that stand for several ports: what their own bounds and those of their types name.
+static BUNDLES: LazyLock<BTreeMap<String, BTreeSet<String>>> = LazyLock::new(|| {
+    let mut bundles: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for path in CALLED.iter().flat_map(|folder| crate::sources(folder)) {
+        for item in parse(&path).items {
+            if let syn::Item::Trait(item) = item {
+                let mut bounds = Bounds::default();
+                item.supertraits.iter().for_each(|bound| bounds.visit_type_param_bound(bound));
+                for part in &item.items {
+                    if let syn::TraitItem::Type(part) = part {
+                        part.bounds.iter().for_each(|bound| bounds.visit_type_param_bound(bound));
+                    }
+                }
+                bundles.entry(item.ident.to_string()).or_default().extend(bounds.0);
+            }
+        }
+    }
+    bundles
+});
+
+/// Names of traits that bounds mention.
+#[derive(Default)]
+struct Bounds(BTreeSet<String>);
+
+impl<'ast> Visit<'ast> for Bounds {
+    fn visit_trait_bound(&mut self, bound: &'ast syn::TraitBound) {
+        self.0.insert(bound.path.segments.last().unwrap().ident.to_string());
+        syn::visit::visit_trait_bound(self, bound);
+    }
+}
+
 /// What an implementation of `Tools` needs: its tools run over these ports.
 static TOOLS: LazyLock<Ports> = LazyLock::new(|| {
     let mut found = Ports::new();
@@ -83,26 +114,25 @@ fn module_of(path: &Path) -> Vec<String> {
     parts.enumerate().map(name).collect()
 }
 
-/// The ports that bounds of a signature name.
+/// The ports that bounds of a signature name, directly or through a bundle.
 fn ports_of<'a>(generics: &syn::Generics, inputs: impl Iterator<Item = &'a syn::FnArg>) -> Ports {
-    #[derive(Default)]
-    struct Bounds(BTreeSet<String>);
-    impl<'ast> Visit<'ast> for Bounds {
-        fn visit_trait_bound(&mut self, bound: &'ast syn::TraitBound) {
-            self.0.insert(bound.path.segments.last().unwrap().ident.to_string());
-        }
-    }
     let mut bounds = Bounds::default();
     bounds.visit_generics(generics);
     inputs.for_each(|input| bounds.visit_fn_arg(input));
-    let mut ports = Ports::new();
-    for name in bounds.0 {
-        if name == "Tools" {
-            ports.extend(TOOLS.iter().cloned());
-        } else if VM.contains(&name.as_str()) {
+    let mut open: Vec<String> = bounds.0.into_iter().collect();
+    let (mut seen, mut ports) = (BTreeSet::new(), Ports::new());
+    while let Some(name) = open.pop() {
+        if !seen.insert(name.clone()) {
+            continue;
+        }
+        if VM.contains(&name.as_str()) {
             ports.insert("Vm".to_owned());
         } else if PORTS.contains(&name.as_str()) {
             ports.insert(name);
+        } else if name == "Tools" {
+            ports.extend(TOOLS.iter().cloned());
+        } else if let Some(bundle) = BUNDLES.get(&name) {
+            open.extend(bundle.iter().cloned());
         }
     }
     ports
