@@ -113,7 +113,7 @@ async fn input_environment_and_directory_are_given() {
 async fn the_time_limit_kills_the_whole_group() {
     let envd = Envd::start();
     let mut body = run("r", "sleep 100 & echo $!; wait");
-    body["timeoutMs"] = json!(200);
+    body["timeoutMs"] = json!(2000);
     let report = envd.call(START, body).await;
     assert_eq!((report["state"].as_str(), report["signal"].as_str()), (Some("timed_out"), Some("SIGKILL")));
     let child: u64 = text(&report["stdout"]).trim().parse().unwrap();

@@ -162,7 +162,7 @@ async fn killing_takes_what_the_command_started_with_it() {
 async fn the_time_limit_kills_and_ends_the_stream_with_its_error() {
     let envd = Envd::start();
     let process = json!({"process": {"cmd": "sleep", "args": ["100"]}});
-    let mut messages = envd.stream_with(START, process, &[("connect-timeout-ms", "100")]).await;
+    let mut messages = envd.stream_with(START, process, &[("connect-timeout-ms", "2000")]).await;
     let pid = messages.started().await;
     let end = messages.next().await;
     assert_eq!(end["end"]["error"]["code"], "deadline_exceeded");
@@ -218,11 +218,13 @@ async fn running_processes_are_listed_with_their_tags() {
 #[tokio::test]
 async fn a_child_in_the_background_neither_holds_the_end_back_nor_dies_of_it() {
     let envd = Envd::start();
-    let mark = envd.path("mark");
-    let script = format!("(sleep 0.5; echo late; echo alive > {mark}) & echo now");
+    let (go, mark) = (envd.path("go"), envd.path("mark"));
+    let script =
+        format!("(while [ ! -e {go} ]; do sleep 0.01; done; echo late; echo alive > {mark}) & echo now");
     let (mut messages, _) = envd.shell(&script).await;
     let (stdout, ..) = messages.finish().await;
     assert_eq!(stdout, b"now\n");
+    std::fs::write(&go, "").unwrap();
     eventually("the child goes on", || std::path::Path::new(&mark).exists()).await;
 }
 
