@@ -65,8 +65,9 @@ impl Engine {
 
     fn forked(&self, parent: &Record, origin: &Origin, timeout_ms: u64) -> Result<Record, EngineError> {
         let now = self.now_ms();
+        let id = new_id();
         Ok(Record {
-            id: new_id(),
+            id: id.clone(),
             origin: origin.clone(),
             phase: Phase::Creating,
             started_at_ms: now,
@@ -81,7 +82,7 @@ impl Engine {
             // A certificate authority is one sandbox's alone; its certificate in the copied files opens nothing.
             authority: match &parent.authority {
                 Some(_) => Some(
-                    crate::egress::new_authority(&parent.id)
+                    crate::egress::new_authority(&id)
                         .map_err(EngineError::at("making the sandbox's certificate authority"))?,
                 ),
                 None => None,

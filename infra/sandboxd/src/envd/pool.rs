@@ -93,10 +93,12 @@ impl Pool {
 
     /// The connection goes back to the idle ones when the answer's body has been read to its end.
     fn keep_after(&self, sender: SendRequest<Body>, response: Response<Incoming>) -> Response<Body> {
+        // An error may have been answered before the request was read, and the connection be closed for that.
+        let reusable = response.status().is_success() || response.status().is_redirection();
         response.map(|body| {
             let kept = Kept {
                 body,
-                sender: Some(sender),
+                sender: Some(sender).filter(|_| reusable),
                 idle: Arc::clone(&self.idle),
                 ended: Box::pin(self.ended.clone().cancelled_owned()),
                 finished: false,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -21,6 +22,8 @@ use crate::store::{PauseKind, Phase};
 
 /// Least time a sandbox gets when traffic wakes it, in milliseconds: E2B's five minutes.
 const WAKE_AT_LEAST_MS: u64 = 300_000;
+/// Longest message that is held in memory before it is passed on.
+const MAX_SHORT_CALL: usize = 256 * 1024;
 /// E2B's code interpreter; a service of its own that the templates here do not have.
 const CODE_INTERPRETER_PORT: u16 = 49_999;
 
@@ -88,7 +91,15 @@ async fn to_envd(sandbox: &Arc<Sandbox>, runtime: &Arc<Runtime>, request: Reques
     if !parts.headers.contains_key(header::HOST) {
         parts.headers.insert(header::HOST, HeaderValue::from_static("envd"));
     }
-    let request = Request::from_parts(parts, body::incoming(incoming));
+    let body = if is_short_call(&parts.headers, parts.uri.path()) {
+        match whole(incoming).await {
+            Ok(body) => body,
+            Err(error) => return json(StatusCode::BAD_REQUEST, &ApiError::new(400, error.to_string())),
+        }
+    } else {
+        body::incoming(incoming)
+    };
+    let request = Request::from_parts(parts, body);
     let result = if upgrades {
         runtime.envd.forward_upgrade(request).await.map(|response| {
             finish(response, client_upgrade, &runtime.streams)
@@ -103,6 +114,28 @@ async fn to_envd(sandbox: &Arc<Sandbox>, runtime: &Arc<Runtime>, request: Reques
         tracing::debug!(sandbox.id = sandbox.id(), %error, "envd did not answer");
         not_found(&target)
     })
+}
+
+/// Calls whose request is one message. They are sent on in one piece: an envd that has read its message would
+/// otherwise take the rest, an empty last chunk, for a reason to give the connection up.
+fn is_short_call(headers: &HeaderMap, path: &str) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    (kind.starts_with("application/json") || kind.starts_with("application/connect"))
+        && !path.ends_with("/StreamInput")
+}
+
+/// Reads a body that is expected to be short; one that is not is passed on as it comes.
+async fn whole(mut incoming: Incoming) -> Result<Body, hyper::Error> {
+    let mut read = bytes::BytesMut::new();
+    while let Some(frame) = incoming.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            read.extend_from_slice(&data);
+        }
+        if read.len() > MAX_SHORT_CALL {
+            return Ok(body::prefixed(read.freeze(), incoming));
+        }
+    }
+    Ok(body::full(read.freeze()))
 }
 
 async fn to_port(

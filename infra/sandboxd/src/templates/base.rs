@@ -106,8 +106,13 @@ fn bootstrap(
         packages.push(definition.npm_package.clone());
     }
     let configured = sources::read()?;
-    let mut command = Command::new("mmdebstrap");
+    let mut command = Command::new("setpriv");
     command
+        // Ends with the thread that waits for it: a builder that was killed leaves nothing at work behind.
+        .args(["--pdeathsig", "KILL"])
+        // What it mounts inside the new root shows in no other namespace, and goes away with it.
+        .args(["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"])
+        .arg("mmdebstrap")
         .arg("--mode=root")
         .arg(format!("--variant={}", definition.variant))
         .arg(format!("--include={}", packages.join(",")))

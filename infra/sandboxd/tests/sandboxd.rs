@@ -1,0 +1,24 @@
+//! The sandbox server with real sandboxes. Needs root; uses the template `host`, which takes a second to make.
+
+#[path = "sandboxd/adoption.rs"]
+mod adoption;
+#[path = "sandboxd/bad_input.rs"]
+mod bad_input;
+#[path = "sandboxd/builds.rs"]
+mod builds;
+#[path = "sandboxd/egress.rs"]
+mod egress;
+#[path = "sandboxd/isolation.rs"]
+mod isolation;
+#[path = "sandboxd/lab.rs"]
+mod lab;
+#[path = "sandboxd/lifecycle.rs"]
+mod lifecycle;
+#[path = "sandboxd/listing.rs"]
+mod listing;
+#[path = "sandboxd/limits.rs"]
+mod limits;
+#[path = "sandboxd/ports.rs"]
+mod ports;
+#[path = "sandboxd/snapshots.rs"]
+mod snapshots;

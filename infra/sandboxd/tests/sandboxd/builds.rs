@@ -1,0 +1,113 @@
+//! Template builds.
+
+use std::io::Write as _;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::Full;
+use serde_json::{Value, json};
+
+use crate::lab::{Lab, eventually};
+
+async fn build(lab: &Lab, name: &str, body: Value) -> (String, Value) {
+    let announced = lab.must(202, "POST", "/v3/templates", json!({"name": name})).await.json();
+    let (template, build) = (announced["templateID"].as_str().unwrap(), announced["buildID"].as_str().unwrap());
+    run(lab, template, build, body).await
+}
+
+async fn run(lab: &Lab, template: &str, build: &str, body: Value) -> (String, Value) {
+    lab.must(202, "POST", &format!("/v2/templates/{template}/builds/{build}"), body).await;
+    let path = format!("/templates/{template}/builds/{build}/status");
+    let mut status = Value::Null;
+    eventually("the build has ended", async || {
+        status = lab.must(200, "GET", &path, Value::Null).await.json();
+        status["status"] != "building"
+    })
+    .await;
+    (template.to_owned(), status)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_is_built_from_steps() {
+    let lab = Lab::start().await;
+    let announced = lab.must(202, "POST", "/v3/templates", json!({"name": "mine", "memoryMB": 512})).await.json();
+    let (template, build_id) = (announced["templateID"].as_str().unwrap(), announced["buildID"].as_str().unwrap());
+
+    let mut archive = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+    for (path, text) in [("app/main.txt", "main"), ("app/sub/b.txt", "b"), ("one.txt", "one")] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, path, text.as_bytes()).unwrap();
+    }
+    let mut archive = archive.into_inner().unwrap();
+    archive.flush().unwrap();
+    let archive = archive.finish().unwrap();
+    let hash = "0123456789abcdef0123456789abcdef";
+    let file = lab.must(201, "GET", &format!("/templates/{template}/files/{hash}"), Value::Null).await.json();
+    assert_eq!(file["present"], false);
+    let url: http::Uri = file["url"].as_str().unwrap().parse().unwrap();
+    let put = Request::builder()
+        .method(Method::PUT)
+        .uri(url.path())
+        .header("host", "127.0.0.1")
+        .body(Full::new(Bytes::from(archive)))
+        .unwrap();
+    assert_eq!(lab.send(put).await.status, StatusCode::OK);
+    let file = lab.must(201, "GET", &format!("/templates/{template}/files/{hash}"), Value::Null).await.json();
+    assert_eq!(file["present"], true);
+
+    let steps = json!([
+        {"type": "ENV", "args": ["COLOUR", "blue"]},
+        {"type": "WORKDIR", "args": ["/srv/app"]},
+        {"type": "COPY", "args": ["app", "/srv/app/", "", ""], "filesHash": hash},
+        {"type": "COPY", "args": ["one.txt", "/srv/renamed.txt", "root", "600"], "filesHash": hash},
+        {"type": "RUN", "args": ["echo $COLOUR in $PWD as $(id -un) > made.txt && cat made.txt"]},
+        {"type": "RUN", "args": ["id -un > /srv/who", "root"]}
+    ]);
+    let body = json!({"fromTemplate": "host", "steps": steps, "startCmd": "echo started > /tmp/started; sleep 100", "readyCmd": "test -e /tmp/started"});
+    let (_, status) = run(&lab, template, build_id, body).await;
+    assert_eq!(status["status"], "ready", "{status}");
+    assert!(status["logEntries"].to_string().contains("blue in /srv/app as user"), "{status}");
+
+    let sandbox = lab.create_with(json!({"templateID": "mine"})).await;
+    let look = "pwd; cat made.txt main.txt sub/b.txt; echo; echo $COLOUR; cat /srv/who; stat -c '%U %a' /srv/renamed.txt; cat /tmp/started; pgrep -c sleep";
+    let seen = lab.sh(&sandbox, look).await;
+    assert_eq!(seen.ok(), "/srv/app\nblue in /srv/app as user\nmainb\nblue\nroot\nroot 600\nstarted\n1", "{seen:?}");
+    let detail = lab.must(200, "GET", &format!("/sandboxes/{}", sandbox.sandbox_id), Value::Null).await.json();
+    assert_eq!(detail["memoryMB"], 512);
+    let alias = lab.must(200, "GET", "/templates/aliases/mine", Value::Null).await.json();
+    assert_eq!(alias["templateID"], template);
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_step_fails_the_build_and_says_which() {
+    let lab = Lab::start().await;
+    let steps = json!([{"type": "RUN", "args": ["true"]}, {"type": "RUN", "args": ["echo broken >&2; exit 7"]}]);
+    let (template, status) = build(&lab, "bad", json!({"fromTemplate": "host", "steps": steps})).await;
+    assert_eq!(status["status"], "error");
+    assert_eq!(status["reason"]["message"], "step 2 failed: the command exited with status 7");
+    assert!(status["logs"].to_string().contains("broken"));
+    lab.must(404, "POST", "/v2/sandboxes", json!({"templateID": template})).await;
+    let listed = lab.must(200, "GET", "/v2/sandboxes", Value::Null).await.json();
+    assert_eq!(listed, json!([]));
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_would_have_to_be_pulled_is_refused() {
+    let lab = Lab::start().await;
+    let announced = lab.must(202, "POST", "/v3/templates", json!({"name": "x"})).await.json();
+    let path = format!(
+        "/v2/templates/{}/builds/{}",
+        announced["templateID"].as_str().unwrap(),
+        announced["buildID"].as_str().unwrap()
+    );
+    let refused = lab.must(400, "POST", &path, json!({"fromImage": "ubuntu:22.04"})).await;
+    assert!(refused.json()["message"].as_str().unwrap().contains("pulled"));
+    let unknown = lab.must(400, "POST", &path, json!({"fromTemplate": "host", "steps": [{"type": "FLY"}]})).await;
+    assert!(unknown.json()["message"].as_str().unwrap().contains("FLY"));
+    lab.must(404, "POST", "/v2/templates/nope/builds/nope", json!({})).await;
+    lab.finish().await;
+}

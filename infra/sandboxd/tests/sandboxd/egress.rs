@@ -1,0 +1,132 @@
+//! The way out: rules, their change while a sandbox runs, and secrets that stay outside.
+
+use serde_json::{Value, json};
+
+use crate::lab::{Lab, echo_server};
+
+/// The status with which a request through the proxy is answered.
+fn fetch(url: &str) -> String {
+    format!("curl -s -m 5 -o /dev/null -w '%{{http_code}}' -x http://127.0.0.1:3128 --noproxy '' {url}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_decide_what_is_reached_and_change_at_once() {
+    let lab = Lab::with(Lab::open_loopback).await;
+    let server = echo_server().await;
+    let sandbox = lab.create().await;
+    let url = format!("http://{server}/");
+    assert_eq!(lab.sh(&sandbox, &fetch(&url)).await.stdout, "200");
+
+    let network = format!("/sandboxes/{}/network", sandbox.sandbox_id);
+    lab.must(204, "PUT", &network, json!({"denyOut": ["127.0.0.0/8"]})).await;
+    assert_eq!(lab.sh(&sandbox, &fetch(&url)).await.stdout, "403");
+    lab.must(204, "PUT", &network, json!({"denyOut": ["0.0.0.0/0"], "allowOut": ["127.0.0.1"]})).await;
+    assert_eq!(lab.sh(&sandbox, &fetch(&url)).await.stdout, "200");
+    lab.must(204, "PUT", &network, json!({"denyOut": ["0.0.0.0/0"], "allowOut": ["elsewhere.example"]})).await;
+    assert_eq!(lab.sh(&sandbox, &fetch(&url)).await.stdout, "403");
+    // By name, the address behind it does not matter to the sandbox's own rules.
+    lab.must(204, "PUT", &network, json!({"denyOut": ["0.0.0.0/0"], "allowOut": ["localhost"]})).await;
+    let named = format!("http://localhost:{}/", server.port());
+    assert_eq!(lab.sh(&sandbox, &fetch(&named)).await.stdout, "200");
+    assert_eq!(lab.sh(&sandbox, &fetch(&url)).await.stdout, "403");
+    // What is left out is cleared.
+    lab.must(204, "PUT", &network, json!({})).await;
+    assert_eq!(lab.sh(&sandbox, &fetch(&url)).await.stdout, "200");
+    lab.must(204, "PUT", &network, json!({"allow_internet_access": false})).await;
+    assert_eq!(lab.sh(&sandbox, &fetch(&url)).await.stdout, "403");
+    lab.must(400, "PUT", &network, json!({"allowOut": ["a.example"]})).await;
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_tunnel_ends_when_the_rules_forbid_it() {
+    let lab = Lab::with(Lab::open_loopback).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let sandbox = lab.create().await;
+    let script = format!(
+        "exec 3<>/dev/tcp/127.0.0.1/3128; printf 'CONNECT 127.0.0.1:{port} HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n' >&3; \
+         read -r line <&3; echo \"$line\"; cat <&3 >/dev/null; echo ended"
+    );
+    let response = lab.start_process(&sandbox, "user", &script).await;
+    let (_stream, _) = listener.accept().await.unwrap();
+    let network = format!("/sandboxes/{}/network", sandbox.sandbox_id);
+    lab.must(204, "PUT", &network, json!({"denyOut": ["0.0.0.0/0"]})).await;
+    let output = lab.events(response).await;
+    assert!(output.stdout.ends_with("ended\n"), "{output:?}");
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_is_added_outside_and_never_seen_inside() {
+    let lab = Lab::with(Lab::open_loopback).await;
+    let server = echo_server().await;
+    let rules = json!({"localhost": [{"transform": {"headers": {"authorization": "Bearer s3cret-value"}}}]});
+    let sandbox = lab.create_with(json!({"network": {"rules": rules}})).await;
+    let url = format!("http://localhost:{}/", server.port());
+    let script = format!("curl -s -x http://127.0.0.1:3128 --noproxy '' -H 'Authorization: mine' {url}");
+    let seen = lab.sh(&sandbox, &script).await;
+    assert!(seen.stdout.contains("authorization: Bearer s3cret-value"), "{seen:?}");
+    assert!(!seen.stdout.contains("mine"));
+    let other = format!("http://127.0.0.1:{}/", server.port());
+    let script = format!("curl -s -x http://127.0.0.1:3128 --noproxy '' {other}");
+    assert!(!lab.sh(&sandbox, &script).await.stdout.contains("s3cret"));
+    let search = "grep -rl s3cret /etc /run /tmp /home /proc/*/environ 2>/dev/null | wc -l";
+    assert_eq!(lab.sh_as(&sandbox, "root", search).await.stdout, "0\n");
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_hosts_with_a_rule_are_intercepted_and_only_this_sandbox_trusts_that() {
+    let lab = Lab::with(Lab::open_loopback).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let sandbox = lab.create().await;
+    let network = format!("/sandboxes/{}/network", sandbox.sandbox_id);
+    let rules = json!({"rules": {"localhost": [{"transform": {"headers": {"x-key": "v"}}}]}, "httpsPorts": [port]});
+    lab.must(204, "PUT", &network, rules).await;
+    // The certificate comes from the sandbox's own authority, which its bundle holds; what is behind is not TLS,
+    // so the proxy itself answers.
+    let script = format!(
+        "curl -sv -m 10 -x http://127.0.0.1:3128 --noproxy '' https://localhost:{port}/ 2>&1 | grep -E 'issuer|HTTP/1.1 502|verify'; \
+         grep -c BEGIN /etc/ssl/certs/ca-certificates.crt"
+    );
+    let accepting = async {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut stream, b"not TLS at all, sorry\r\n").await.ok();
+        }
+    };
+    let seen = tokio::select! {
+        seen = lab.sh(&sandbox, &script) => seen,
+        () = accepting => unreachable!(),
+    };
+    assert!(seen.stdout.contains(&format!("pvm egress of sandbox {}", sandbox.sandbox_id)), "{seen:?}");
+    assert!(seen.stdout.contains("HTTP/1.1 502"), "{seen:?}");
+    let other = lab.create().await;
+    let trusted = "grep -c BEGIN /etc/ssl/certs/ca-certificates.crt";
+    let count = |text: &str| text.trim().lines().last().unwrap().parse::<u32>().unwrap();
+    assert_eq!(count(&seen.stdout), count(&lab.sh(&other, trusted).await.stdout) + 1);
+    let detail = lab.must(200, "GET", &format!("/sandboxes/{}", sandbox.sandbox_id), Value::Null).await.json();
+    assert_eq!(detail["network"]["httpsPorts"], json!([port]));
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_has_only_so_many_connections() {
+    let lab = Lab::with(|config| {
+        Lab::open_loopback(config);
+        config.egress.connections = 3;
+    })
+    .await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let sandbox = lab.create().await;
+    let script = format!(
+        "for i in 3 4 5 6; do eval \"exec $i<>/dev/tcp/127.0.0.1/3128\"; printf 'CONNECT 127.0.0.1:{port} HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n' >&$i; \
+         read -r version status rest <&$i; echo $status; done"
+    );
+    let seen = lab.sh(&sandbox, &script).await;
+    assert_eq!(seen.stdout, "200\n200\n200\n503\n");
+    lab.finish().await;
+}

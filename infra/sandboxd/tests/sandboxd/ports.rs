@@ -1,0 +1,188 @@
+//! The door to what runs inside: routing, private ports, streams.
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::Full;
+use pvm_e2b_wire::control::Sandbox;
+use pvm_e2b_wire::link;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::lab::{Lab, eventually};
+
+/// A web server inside that tells what it was asked, and turns `/upgrade` into an echo.
+const SERVER: &str = r#"
+import socket, threading
+def serve(c):
+    data = b''
+    while b'\r\n\r\n' not in data:
+        piece = c.recv(65536)
+        if not piece: return
+        data += piece
+    head, rest = data.split(b'\r\n\r\n', 1)
+    if head.startswith(b'GET /upgrade'):
+        c.sendall(b'HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nhello ')
+        c.sendall(rest)
+        while True:
+            piece = c.recv(65536)
+            if not piece: break
+            c.sendall(piece)
+    elif head.startswith(b'GET /silent'):
+        pass
+    else:
+        c.sendall(b'HTTP/1.1 200 OK\r\nX-Inside: yes\r\nContent-Length: %d\r\n\r\n' % len(head) + head)
+    c.close()
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(('127.0.0.1', 3000)); s.listen(50)
+while True: threading.Thread(target=serve, args=(s.accept()[0],), daemon=True).start()
+"#;
+
+async fn with_server(lab: &Lab, sandbox: &Sandbox) {
+    let mut request = Lab::request(sandbox, 49983, Method::POST, "/files?path=/tmp/server.py", SERVER);
+    request.headers_mut().insert("content-type", "application/octet-stream".parse().unwrap());
+    assert_eq!(lab.send(request).await.status, StatusCode::OK);
+    lab.spawn(sandbox, "user", "exec /usr/bin/python3 /tmp/server.py").await;
+    let token = sandbox.traffic_access_token.as_ref().map(|token| token.expose().to_owned());
+    eventually("the server inside listens", async || {
+        let mut request = Lab::request(sandbox, 3000, Method::GET, "/", "");
+        if let Some(token) = &token {
+            request.headers_mut().insert("e2b-traffic-access-token", token.parse().unwrap());
+        }
+        lab.send(request).await.status == StatusCode::OK
+    })
+    .await;
+}
+
+fn by_host(sandbox: &Sandbox, path: &str) -> http::request::Builder {
+    Request::builder().uri(path).header("host", format!("3000-{}.localhost:8788", sandbox.sandbox_id))
+}
+
+fn send(request: http::request::Builder) -> Request<Full<Bytes>> {
+    request.body(Full::default()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_is_reached_by_header_and_by_host_name() {
+    let lab = Lab::start().await;
+    let sandbox = lab.create().await;
+    with_server(&lab, &sandbox).await;
+    let by_header = lab.send(Lab::request(&sandbox, 3000, Method::GET, "/a?b=c", "")).await;
+    assert!(by_header.text().starts_with("GET /a?b=c HTTP/1.1\r\n"), "{}", by_header.text());
+    let answer = lab.send(send(by_host(&sandbox, "/x"))).await;
+    assert_eq!(answer.headers["x-inside"], "yes");
+    let head = answer.text().to_ascii_lowercase();
+    assert!(head.contains(&format!("host: 3000-{}.localhost:8788", sandbox.sandbox_id)), "{head}");
+    assert!(head.contains("x-forwarded-for: 127.0.0.1"), "{head}");
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_reached_is_told_in_the_sdks_words() {
+    let lab = Lab::start().await;
+    let sandbox = lab.create().await;
+    let closed = lab.send(Lab::request(&sandbox, 4000, Method::GET, "/", "")).await;
+    assert_eq!(closed.status, StatusCode::BAD_GATEWAY);
+    assert_eq!(
+        closed.json(),
+        json!({"sandboxId": sandbox.sandbox_id, "message": "The sandbox is running but port is not open", "code": 502, "port": 4000})
+    );
+    let interpreter = lab.send(Lab::request(&sandbox, 49999, Method::POST, "/execute", "{}")).await;
+    assert!(interpreter.json()["message"].as_str().unwrap().contains("code interpreter"));
+    let mut gone = sandbox.clone();
+    gone.sandbox_id = "inothere".into();
+    let missing = lab.send(Lab::request(&gone, 3000, Method::GET, "/", "")).await;
+    assert_eq!(
+        missing.json(),
+        json!({"sandboxId": "inothere", "message": "The sandbox was not found", "code": 502})
+    );
+    with_server(&lab, &sandbox).await;
+    let silent = lab.send(Lab::request(&sandbox, 3000, Method::GET, "/silent", "")).await;
+    assert_eq!(silent.status, StatusCode::BAD_GATEWAY);
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upgraded_connections_pass_bytes_both_ways() {
+    let lab = Lab::start().await;
+    let sandbox = lab.create().await;
+    with_server(&lab, &sandbox).await;
+    let mut stream = tokio::net::TcpStream::connect(lab.address()).await.unwrap();
+    let head = format!(
+        "GET /upgrade HTTP/1.1\r\nHost: 3000-{}.localhost\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n",
+        sandbox.sandbox_id
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"hello ") {
+        seen.push(stream.read_u8().await.unwrap());
+    }
+    assert!(seen.starts_with(b"HTTP/1.1 101"));
+    let message = vec![42_u8; 1 << 20];
+    let (mut reader, mut writer) = stream.split();
+    let mut back = vec![0_u8; message.len()];
+    let (sent, received) = tokio::join!(writer.write_all(&message), reader.read_exact(&mut back));
+    sent.unwrap();
+    received.unwrap();
+    assert!(back == message);
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn private_ports_open_to_tokens_and_links_only() {
+    let lab = Lab::start().await;
+    let sandbox = lab.create_with(json!({"network": {"allowPublicTraffic": false}})).await;
+    let token = sandbox.traffic_access_token.clone().unwrap();
+    with_server(&lab, &sandbox).await;
+    let refused = lab.send(send(by_host(&sandbox, "/"))).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    let request = by_host(&sandbox, "/").header("e2b-traffic-access-token", token.expose());
+    let granted = lab.send(send(request)).await;
+    assert_eq!(granted.status, StatusCode::OK);
+    assert!(!granted.text().contains(token.expose()));
+
+    let expires = jiff::Timestamp::now().as_second() + 60;
+    let link = link::sign(token.expose(), &sandbox.sandbox_id, 3000, expires);
+    let visited = lab.send(send(by_host(&sandbox, &format!("/page?x=1&pvm_token={link}")))).await;
+    assert!(visited.text().starts_with("GET /page?x=1 HTTP/1.1"), "{}", visited.text());
+    let cookie = visited.headers["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
+    let next = lab.send(send(by_host(&sandbox, "/style.css").header("cookie", cookie))).await;
+    assert_eq!(next.status, StatusCode::OK);
+    let expired = link::sign(token.expose(), &sandbox.sandbox_id, 3000, expires - 120);
+    let late = lab.send(send(by_host(&sandbox, &format!("/?pvm_token={expired}")))).await;
+    assert_eq!(late.status, StatusCode::FORBIDDEN);
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signed_file_url_finds_its_sandbox() {
+    let lab = Lab::start().await;
+    let (_other, sandbox) = (lab.create().await, lab.create().await);
+    lab.sh(&sandbox, "echo -n contents > /tmp/file").await.ok();
+    let token = sandbox.envd_access_token.as_ref().unwrap().expose();
+    let signature = pvm_e2b_wire::signature::sign(
+        "/tmp/file",
+        pvm_e2b_wire::signature::Operation::Read,
+        "user",
+        token,
+        None,
+    );
+    let query = percent_encoding::utf8_percent_encode(&signature, percent_encoding::NON_ALPHANUMERIC);
+    let get = |signature: &str| {
+        let uri = format!("/files?path=/tmp/file&username=user&signature={signature}");
+        Request::builder().uri(uri).header("host", "127.0.0.1").body(Full::default()).unwrap()
+    };
+    assert_eq!(lab.send(get(&query.to_string())).await.text(), "contents");
+    assert_eq!(lab.send(get("v1_wrong")).await.status, StatusCode::BAD_GATEWAY);
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemons_own_endpoints_are_closed_to_the_outside() {
+    let lab = Lab::start().await;
+    let sandbox = lab.create().await;
+    for path in ["/init", "/pvm.Control/Dial?port=22", "/pvm.Control/Shutdown", "/pvm.Control/Timeout", "//init"] {
+        let answer = lab.envd(&sandbox, Method::POST, path, "{}").await;
+        assert!(matches!(answer.status.as_u16(), 401 | 403 | 404), "{path}: {}", answer.status);
+    }
+    assert_eq!(lab.sh(&sandbox, "echo alive").await.ok(), "alive");
+    lab.finish().await;
+}

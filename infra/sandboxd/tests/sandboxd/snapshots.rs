@@ -1,0 +1,72 @@
+//! Snapshots and forks.
+
+use http::StatusCode;
+use pvm_e2b_wire::control::Sandbox;
+use serde_json::{Value, json};
+
+use crate::lab::Lab;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_starts_sandboxes_with_its_files() {
+    let lab = Lab::start().await;
+    let sandbox = lab.create().await;
+    let make = "mkdir -p /workspace/d && echo one > /workspace/d/f && ln /workspace/d/f /workspace/g && chmod 4755 /workspace/g && \
+                rm /etc/nanorc; mv /usr/share/common-licenses /usr/share/licenses2; mkfifo /workspace/p; \
+                ln -s d/f /workspace/l; chown -R user /workspace; chmod u+s /workspace/g";
+    lab.sh_as(&sandbox, "root", make).await.ok();
+    let path = format!("/sandboxes/{}/snapshots", sandbox.sandbox_id);
+    let snapshot = lab.must(201, "POST", &path, json!({"name": "first"})).await.json();
+    assert_eq!(snapshot["names"], json!(["first"]));
+    lab.sh(&sandbox, "echo two > /workspace/d/f").await.ok();
+
+    let look = "cat /workspace/d/f; stat -c '%U %a %h' /workspace/g; readlink /workspace/l; test -p /workspace/p && echo fifo; \
+                ls /etc/nanorc /usr/share/common-licenses 2>/dev/null | wc -l; ls -d /usr/share/licenses2; ls /var/lib/pvm/runs 2>/dev/null | wc -l";
+    let expected = "one\nuser 4755 2\nd/f\nfifo\n0\n/usr/share/licenses2\n0\n";
+    for template in [snapshot["snapshotID"].as_str().unwrap(), "first"] {
+        let copy = lab.create_with(json!({"templateID": template})).await;
+        assert_eq!(lab.sh_as(&copy, "root", look).await.stdout, expected, "{template}");
+        // A snapshot of a copy stands on the first one.
+        lab.sh(&copy, "echo three > /workspace/d/f").await.ok();
+        let path = format!("/sandboxes/{}/snapshots", copy.sandbox_id);
+        let next = lab.must(201, "POST", &path, Value::Null).await.json();
+        let id = next["snapshotID"].as_str().unwrap();
+        let third = lab.create_with(json!({"templateID": id})).await;
+        assert_eq!(lab.sh(&third, "cat /workspace/d/f /workspace/g").await.ok(), "three\nthree");
+    }
+
+    let all = lab.must(200, "GET", "/snapshots", Value::Null).await.json();
+    assert_eq!(all.as_array().unwrap().len(), 3);
+    let of_one = format!("/snapshots?sandboxID={}", sandbox.sandbox_id);
+    assert_eq!(lab.must(200, "GET", &of_one, Value::Null).await.json(), json!([snapshot]));
+    let page = lab.must(200, "GET", "/snapshots?limit=2", Value::Null).await;
+    let token = page.headers["x-next-token"].to_str().unwrap().to_owned();
+    let rest = lab.must(200, "GET", &format!("/snapshots?limit=2&nextToken={token}"), Value::Null).await.json();
+    assert_eq!(rest.as_array().unwrap().len(), 1);
+
+    let delete = format!("/templates/{}", snapshot["snapshotID"].as_str().unwrap());
+    lab.must(204, "DELETE", &delete, Value::Null).await;
+    lab.must(404, "DELETE", &delete, Value::Null).await;
+    let gone = lab.call("POST", "/v2/sandboxes", json!({"templateID": "first"})).await;
+    assert_eq!(gone.status, StatusCode::NOT_FOUND);
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forks_start_with_the_files_and_go_their_own_ways() {
+    let lab = Lab::start().await;
+    let sandbox = lab.create_with(json!({"metadata": {"a": "b"}})).await;
+    lab.sh(&sandbox, "echo shared > /workspace/f").await.ok();
+    let path = format!("/sandboxes/{}/fork", sandbox.sandbox_id);
+    let rows = lab.must(201, "POST", &path, json!({"count": 2, "timeout": 60})).await.json();
+    let forks: Vec<Sandbox> =
+        rows.as_array().unwrap().iter().map(|row| serde_json::from_value(row["sandbox"].clone()).unwrap()).collect();
+    assert_eq!(forks.len(), 2);
+    assert_ne!(forks[0].envd_access_token, sandbox.envd_access_token);
+    for fork in &forks {
+        assert_eq!(lab.sh(fork, "cat /workspace/f; echo mine > /workspace/f").await.ok(), "shared");
+        let detail = lab.must(200, "GET", &format!("/sandboxes/{}", fork.sandbox_id), Value::Null).await.json();
+        assert_eq!(detail["metadata"]["a"], "b");
+    }
+    assert_eq!(lab.sh(&sandbox, "cat /workspace/f").await.ok(), "shared");
+    lab.finish().await;
+}
