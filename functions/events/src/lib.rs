@@ -3,4 +3,5 @@
 pub mod cleanup;
 pub mod execution_status;
 pub mod notification;
+pub mod save_files;
 pub mod sync_files;

@@ -4,19 +4,12 @@
 
 use aws_sdk_sqs::Client;
 use pvm_application::ports::{Clock, RequestSave};
+use pvm_contracts::lifecycle::SaveRequest;
 use pvm_domain::ids::ProjectId;
-use serde::{Deserialize, Serialize};
 
 /// Seconds of changes that one save takes in. The queue's delivery delay must not be shorter (`DelaySeconds` in the
 /// template): a message is then delivered only after the span that it stands for is over, and misses nothing of it.
 pub const GATHER_SECS: i64 = 2;
-
-/// What a message says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SaveRequest {
-    /// The project whose workspace may have changed.
-    pub project_id: ProjectId,
-}
 
 /// The queue.
 #[derive(Debug, Clone)]

@@ -53,3 +53,10 @@ pub struct FailVmInput {
     #[serde(default)]
     pub cause: String,
 }
+
+/// A request to save a project's workspace soon, as it waits in the queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SaveRequest {
+    /// The project whose workspace may have changed.
+    pub project_id: ProjectId,
+}
