@@ -12,7 +12,7 @@ use pvm_application::authorize::authorize;
 use pvm_application::error::{AppResult, ErrorCode};
 use pvm_domain::ids::ProjectId;
 use pvm_domain::project::Scope;
-use pvm_entry::{Reply, ReplyBody, principal, request};
+use pvm_entry::{Reply, ReplyBody, Settings, principal, request};
 use pvm_tools::Ports;
 use rmcp::ServerHandler;
 use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
@@ -24,14 +24,34 @@ use crate::server::ProjectServer;
 /// The longest request, in bytes: a Lambda's payload.
 const REQUEST_BYTES: usize = 6 * 1024 * 1024;
 
+/// Pages of this machine, such as a developer's own tools: to be one takes more than a name that was rebound.
+const OWN_PAGES: [&str; 6] = [
+    "http://localhost:*",
+    "https://localhost:*",
+    "http://127.0.0.1:*",
+    "https://127.0.0.1:*",
+    "http://[::1]:*",
+    "https://[::1]:*",
+];
+
 /// Which `Host` and `Origin` headers are let in.
 #[derive(Debug, Clone, Default)]
 pub struct Doors {
     /// Hosts besides this machine's own names and the gateway's: a page that rebinds its name to this machine has
     /// another one.
     pub hosts: Vec<String>,
-    /// Web pages that may call; `*` is any. A request without `Origin` is not from a page.
+    /// Web pages that may call besides those of this machine; `*` is any. A request without `Origin` is not from a page.
     pub origins: Vec<String>,
+}
+
+impl Doors {
+    /// What the settings let in.
+    pub fn of(settings: &Settings) -> Self {
+        let own = settings.public_url.as_deref().and_then(|url| url.parse::<http::Uri>().ok());
+        let own = own.and_then(|url| url.host().map(str::to_owned));
+        let hosts = own.into_iter().chain(settings.mcp_hosts.iter().cloned()).collect();
+        Self { hosts, origins: settings.cors_origins.clone() }
+    }
 }
 
 /// Serves one request of `POST /api/projects/{project_id}/mcp`, and answers other methods with 405.
@@ -84,7 +104,8 @@ where
     let config = if doors.origins.iter().any(|origin| origin == "*") {
         config.disable_allowed_origins()
     } else {
-        config.with_allowed_origins(doors.origins.clone()).enforce_origin_validation()
+        let own = OWN_PAGES.into_iter().map(str::to_owned);
+        config.with_allowed_origins(own.chain(doors.origins.clone())).enforce_origin_validation()
     };
     let service = StreamableHttpService::new(
         move || Ok(server.clone()),

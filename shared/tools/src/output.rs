@@ -222,7 +222,7 @@ pub(crate) fn text_of(output: &CommandOutput) -> String {
         lines.push("(no output)".to_owned());
     }
     for path in [&output.stdout_path, &output.stderr_path].into_iter().flatten() {
-        lines.push(format!("[The whole is in {path} in the VM.]"));
+        lines.push(format!("[The whole is in {path} in the VM; read it as root.]"));
     }
     lines.join("\n")
 }

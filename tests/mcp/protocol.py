@@ -1,0 +1,222 @@
+"""The protocol's edges, by plain HTTP: who is let in, what is refused and how, jobs and tasks of long tools, progress,
+repeated requests. Usage: PVM_URL=... PVM_API_KEY=... python protocol.py"""
+
+import http.client
+import json
+import time
+import urllib.parse
+
+from rest import KEY, URL, call, project
+
+NEW = "2026-07-28"
+OLD = "2025-11-25"
+TASKS = "io.modelcontextprotocol/tasks"
+HOST = urllib.parse.urlparse(URL)
+
+
+def post(path, message, key=KEY, headers=None):
+    """Answers (status, headers, list of JSON-RPC messages or the raw text)."""
+    connection = http.client.HTTPConnection(HOST.hostname, HOST.port, timeout=120)
+    all_headers = {
+        "Content-Type": "application/json",
+        "Accept": "application/json, text/event-stream",
+    }
+    if key:
+        all_headers["Authorization"] = f"Bearer {key}"
+    all_headers.update(headers or {})
+    connection.request("POST", path, json.dumps(message), all_headers)
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    kind = answer.headers.get("Content-Type", "")
+    if kind.startswith("text/event-stream"):
+        data = [line[5:].strip() for line in text.splitlines() if line.startswith("data:")]
+        messages = [json.loads(item) for item in data if item]
+    elif "json" in kind:
+        messages = [json.loads(text)]
+    else:
+        messages = text
+    connection.close()
+    return answer.status, answer.headers, messages
+
+
+class Server:
+    def __init__(self, project_id, key=KEY):
+        self.path, self.key, self.ids = f"/api/projects/{project_id}/mcp", key, 0
+
+    def request(self, method, params=None, tasks=False, meta=None, headers=None):
+        """A request of the stateless era; answers all messages."""
+        self.ids += 1
+        params = dict(params or {})
+        capabilities = {"extensions": {TASKS: {}}} if tasks else {}
+        params["_meta"] = {
+            "io.modelcontextprotocol/protocolVersion": NEW,
+            "io.modelcontextprotocol/clientCapabilities": capabilities,
+            "io.modelcontextprotocol/clientInfo": {"name": "driver", "version": "1"},
+            **(meta or {}),
+        }
+        name = params.get("name") or params.get("uri") or params.get("taskId")
+        known = {"MCP-Protocol-Version": NEW, "Mcp-Method": method, **({"Mcp-Name": name} if name else {})}
+        message = {"jsonrpc": "2.0", "id": self.ids, "method": method, "params": params}
+        return post(self.path, message, self.key, {**known, **(headers or {})})
+
+    def result(self, method, params=None, **more):
+        status, _, messages = self.request(method, params, **more)
+        assert status == 200, (status, messages)
+        return messages[-1]["result"]
+
+    def tool(self, name, arguments=None, **more):
+        return self.result("tools/call", {"name": name, "arguments": arguments or {}}, **more)
+
+
+def check_doors(project_id, server):
+    path = server.path
+    for method in ("GET", "DELETE"):
+        status, headers, _ = call(method, path)
+        assert status == 405, (method, status)
+        assert "POST" in headers["Allow"], headers["Allow"]
+    ping = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
+    status, headers, _ = post(path, ping, key=None)
+    assert status == 401 and "Bearer" in headers["WWW-Authenticate"], (status, headers.items())
+    assert post(path, ping, key="pvm_nonsense")[0] == 401
+    other = "/api/projects/prj_00000000000000000000000000/mcp"
+    assert post(other, ping)[0] == 404
+    assert post(path, ping, headers={"Origin": "https://evil.example"})[0] == 403
+    assert post(path, ping, headers={"Host": "evil.example"})[0] == 403
+    assert post(path, ping, headers={"Accept": "application/json"})[0] == 406
+    status, _, messages = server.request("nonsense/method")
+    assert status == 404 and messages[0]["error"]["code"] == -32601, (status, messages)
+    status, _, messages = server.request("tools/list", headers={"Mcp-Method": "tools/call"})
+    assert status == 400 and messages[0]["error"]["code"] == -32020, (status, messages)
+    status, _, messages = server.request("tools/call", {"name": "no_such_tool", "arguments": {}})
+    assert messages[0]["error"]["code"] == -32602, messages
+    status, _, _ = post(path, {"jsonrpc": "2.0", "method": "notifications/initialized"})
+    assert status == 202, status
+    print("ok: doors and refusals")
+
+
+def check_handshake(server):
+    message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+        "protocolVersion": OLD, "capabilities": {}, "clientInfo": {"name": "driver", "version": "1"}}}
+    status, headers, messages = post(server.path, message)
+    result = messages[0]["result"]
+    assert status == 200 and result["protocolVersion"] == OLD, messages
+    assert "Mcp-Session-Id" not in headers, "sessions are not made"
+    assert result["serverInfo"]["name"] == "project-vm"
+    discovered = server.result("server/discover")
+    assert NEW in discovered["supportedVersions"], discovered
+    print("ok: both eras")
+
+
+def check_scopes(project_id):
+    status, _, made = call("POST", "/api/keys", {"name": "reader", "scope": "read", "projects": [project_id]})
+    assert status == 201, (status, made)
+    reader = Server(project_id, made["key"])
+    names = [tool["name"] for tool in reader.result("tools/list")["tools"]]
+    assert "read_file" in names and "execute_command" not in names, names
+    result = reader.tool("write_file", {"path": "x", "content": "x"})
+    assert result["isError"] and "write" in result["content"][0]["text"], result
+    print("ok: tools by scope")
+
+
+def check_jobs(server):
+    began = time.monotonic()
+    result = server.tool("execute_command", {"command": "echo begun; sleep 30; echo done", "timeout_secs": 120})
+    assert result["structuredContent"]["status"] == "running", result
+    assert time.monotonic() - began < 29, "a gateway would have ended the request"
+    handle = result["structuredContent"]["command_id"]
+    for _ in range(10):
+        seen = server.tool("get_command", {"command_id": handle, "wait_secs": 10})["structuredContent"]
+        if seen["status"] != "running":
+            break
+    assert seen["status"] == "exited" and seen["stdout"] == "begun\ndone\n", seen
+    print("ok: a long call answers a handle")
+
+
+def check_tasks(server):
+    created = server.tool("execute_command", {"command": "sleep 5; echo late"}, tasks=True)
+    assert created["resultType"] == "task" and created["status"] == "working", created
+    task_id = created["taskId"]
+    deadline = time.monotonic() + 60
+    while True:
+        task = server.result("tasks/get", {"taskId": task_id}, tasks=True)
+        if task["status"] != "working":
+            break
+        assert time.monotonic() < deadline, task
+        time.sleep(0.3)
+    assert task["status"] == "completed", task
+    assert task["result"]["structuredContent"]["stdout"] == "late\n", task
+    again = server.result("tasks/get", {"taskId": task_id}, tasks=True)
+    assert again["result"] == task["result"]
+
+    quick = server.tool("execute_command", {"command": "echo now"}, tasks=True)
+    assert quick["resultType"] == "complete", quick
+
+    created = server.tool("execute_command", {"command": "sleep 300"}, tasks=True)
+    server.result("tasks/cancel", {"taskId": created["taskId"]}, tasks=True)
+    task = server.result("tasks/get", {"taskId": created["taskId"]}, tasks=True)
+    assert task["status"] == "cancelled", task
+    server.result("tasks/cancel", {"taskId": created["taskId"]}, tasks=True)
+    seen = server.tool("get_command", {"command_id": created["taskId"]})["structuredContent"]
+    assert seen["status"] == "killed", seen
+    _, _, messages = server.request("tasks/get", {"taskId": "cmd_unknown"}, tasks=True)
+    assert messages[0]["error"]["code"] == -32602, messages
+    _, _, messages = server.request("tasks/get", {"taskId": task_id})
+    assert messages[0]["error"]["code"] == -32021, messages
+    print("ok: tasks")
+
+
+def check_progress(server):
+    command = "for i in 1 2 3 4; do echo line $i; sleep 1.5; done"
+    status, headers, messages = server.request(
+        "tools/call", {"name": "execute_command", "arguments": {"command": command}}, meta={"progressToken": "p"})
+    assert headers["Content-Type"].startswith("text/event-stream"), headers["Content-Type"]
+    notes = [m["params"] for m in messages if m.get("method") == "notifications/progress"]
+    assert notes and all(note["progressToken"] == "p" for note in notes), messages
+    steps = [note["progress"] for note in notes]
+    assert steps == sorted(set(steps)), steps
+    assert any("line" in note["message"] for note in notes), notes
+    assert messages[-1]["result"]["structuredContent"]["exit_code"] == 0
+    print("ok: progress")
+
+
+def check_repeats(server):
+    headers = {"Idempotency-Key": f"k-{time.time_ns()}"}
+    arguments = {"command": "echo x >> once.txt; wc -l < once.txt"}
+    first = server.tool("execute_command", arguments, headers=headers)
+    second = server.tool("execute_command", arguments, headers=headers)
+    assert first["structuredContent"]["command_id"] == second["structuredContent"]["command_id"]
+    assert second["structuredContent"]["stdout"].strip() == "1", second
+    other = server.tool("execute_command", {"command": "echo other"}, headers=headers)
+    assert other["isError"] and "Idempotency-Key" in other["content"][0]["text"], other
+    print("ok: a repeated request runs once")
+
+
+def check_bad_input(server):
+    for name, arguments, part in [
+        ("execute_command", {"command": 7, "nonsense": True}, "nonsense"),
+        ("read_file", {"path": "/workspace/\u0000"}, "control characters"),
+        ("write_file", {"path": "/proc/x", "content": ""}, "/proc"),
+        ("git_operations", {"operation": "fly"}, "clone"),
+        ("install_package", {"package": "--index-url=x", "manager": "pip"}, "must not start with"),
+        ("get_command", {"command_id": "../../etc/passwd"}, "command_id"),
+        ("service_logs", {"name": "nope"}, "no service"),
+    ]:
+        result = server.tool(name, arguments)
+        assert result["isError"] and part in result["content"][0]["text"], (name, result)
+    big = server.tool("write_file", {"path": "big", "content": "x" * (4 * 1024 * 1024 + 1)})
+    assert big["isError"] and "4 MiB" in big["content"][0]["text"], big
+    status, _, _ = server.request("tools/call", {"name": "write_file", "arguments": {"content": "x" * 8_000_000}})
+    assert status == 413, status
+    print("ok: bad input is a result")
+
+
+with project("mcp protocol") as made:
+    server = Server(made)
+    check_doors(made, server)
+    check_handshake(server)
+    check_scopes(made)
+    check_bad_input(server)
+    check_repeats(server)
+    check_progress(server)
+    check_tasks(server)
+    check_jobs(server)
