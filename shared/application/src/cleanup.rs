@@ -2,16 +2,18 @@
 //! end was lost are taken up again, deletions go on, VMs that nobody owns are ended. One call does a bounded batch.
 
 use jiff::SignedDuration;
-use pvm_domain::ids::{OperationId, ProjectId};
+use pvm_domain::command::CommandStatus;
+use pvm_domain::ids::{CommandId, OperationId, ProjectId};
 use pvm_domain::limits;
 use pvm_domain::project::Project;
 use pvm_domain::vm::{VmLease, VmStatus};
 
-use crate::error::AppResult;
+use crate::commands;
+use crate::error::{AppResult, ErrorCode};
 use crate::keys;
 use crate::ports::{
-    Ambient, ConnectVm, DeleteObject, EndVm, FindVm, GetObject, PutObject, RunCommands, SendTask, StartExecution,
-    VmError, VmFiles,
+    Ambient, ConnectVm, DeleteObject, EndVm, FindVm, GetObject, PutObject, RequestSave, RunCommands, SendTask,
+    StartExecution, VmError, VmFiles,
 };
 use crate::runs;
 use crate::store::{Index, Listing, Record, WriteStore};
@@ -127,7 +129,7 @@ where
         }
         return Ok(());
     }
-    let lease = release_ended(store, ambient, lease).await?;
+    let lease = release_ended(store, objects, workflow, vm, ambient, lease).await?;
     let quiet_for = now.duration_since(lease.last_activity);
     let over = |secs: u64| quiet_for >= SignedDuration::from_secs(secs.cast_signed());
     match lease.state {
@@ -148,11 +150,29 @@ where
     Ok(())
 }
 
-/// Drops holders whose run is over: their own release was lost.
-async fn release_ended<S: WriteStore, A: Ambient>(store: &S, ambient: &A, lease: VmLease) -> AppResult<VmLease> {
+/// Drops holders that have ended: runs whose own release was lost, commands that nobody asked for since.
+async fn release_ended<S, O, W, V, A>(
+    store: &S,
+    objects: &O,
+    workflow: &W,
+    vm: &V,
+    ambient: &A,
+    lease: VmLease,
+) -> AppResult<VmLease>
+where
+    S: WriteStore,
+    O: PutObject,
+    W: StartExecution,
+    V: ConnectVm + RunCommands,
+    A: Ambient,
+{
     let mut over = Vec::new();
     for holder in &lease.holders {
-        if runs::is_over(store, holder).await? {
+        let ended = match holder.parse::<CommandId>() {
+            Ok(id) => command_ended(store, objects, workflow, vm, ambient, &lease.project_id, &id).await?,
+            Err(_) => runs::is_over(store, holder).await?,
+        };
+        if ended {
             over.push(holder.clone());
         }
     }
@@ -164,6 +184,40 @@ async fn release_ended<S: WriteStore, A: Ambient>(store: &S, ambient: &A, lease:
         Ok(true)
     })
     .await
+}
+
+/// Looks whether a command has ended, and notes its end.
+async fn command_ended<S, O, W, V, A>(
+    store: &S,
+    objects: &O,
+    workflow: &W,
+    vm: &V,
+    ambient: &A,
+    project_id: &ProjectId,
+    command_id: &CommandId,
+) -> AppResult<bool>
+where
+    S: WriteStore,
+    O: PutObject,
+    W: StartExecution,
+    V: ConnectVm + RunCommands,
+    A: Ambient,
+{
+    let command = match commands::load(store, project_id, command_id).await {
+        Ok(command) => command,
+        Err(error) if error.code == ErrorCode::NotFound => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    let wait = std::time::Duration::ZERO;
+    let live = commands::drive(store, objects, workflow, vm, &SavedByPause, ambient, command, wait).await?;
+    Ok(live.command.status != CommandStatus::Running)
+}
+
+/// The clean-up saves a workspace when it pauses its VM, so that it need not ask for it.
+struct SavedByPause;
+
+impl RequestSave for SavedByPause {
+    async fn request_save(&self, _: &ProjectId) {}
 }
 
 /// A VM that runs or commands hold must not be paused under them.

@@ -6,10 +6,10 @@ use pvm_domain::event::LogId;
 use pvm_domain::ids::ProjectId;
 use pvm_domain::project::Project;
 
+use crate::conversations::cancel::cancel_now;
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::keys;
-use crate::conversations::cancel::cancel_now;
-use crate::ports::{Ambient, DeleteObject, RunCommands, StartExecution, StopExecution};
+use crate::ports::{Ambient, DeleteObject, RunCommands, SendTask, StartExecution, StopExecution};
 use crate::ports_tools::Tools;
 use crate::store::{Index, Listing, Purge, ReadStore, Tx, WriteStore};
 
@@ -43,7 +43,7 @@ pub async fn stop_runs<S, W, V, T, A>(
 ) -> AppResult<bool>
 where
     S: WriteStore,
-    W: StartExecution + StopExecution,
+    W: StartExecution + StopExecution + SendTask,
     V: RunCommands,
     T: Tools,
     A: Ambient,
@@ -53,7 +53,8 @@ where
         let listing = Listing::of(keys::project_partition(project_id), "C#").from_index(Index::Owner);
         let page = store.list::<Conversation>(listing.page(LISTED, after)).await?;
         for conversation in page.items.into_iter().filter(|one| one.active_run.is_some()) {
-            cancel_now(store, workflow, vm, tools, ambient, conversation, "The project's VM was ended.").await?;
+            cancel_now(store, workflow, vm, tools, ambient, conversation, "The project's VM was ended.")
+                .await?;
         }
         after = page.next;
         if after.is_none() {
@@ -87,7 +88,8 @@ pub async fn objects(
 /// Of the store; `conflict` where the project is not marked.
 pub async fn records(store: &impl WriteStore, project_id: &ProjectId) -> AppResult<bool> {
     let Some(project) = marked(store, project_id).await? else { return Ok(false) };
-    let listing = Listing::of(keys::project_partition(project_id), "C#").from_index(Index::Owner).page(10, None);
+    let listing =
+        Listing::of(keys::project_partition(project_id), "C#").from_index(Index::Owner).page(10, None);
     let conversations = store.list::<Conversation>(listing).await?;
     for conversation in &conversations.items {
         conversation_records(store, conversation).await?;

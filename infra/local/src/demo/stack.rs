@@ -79,14 +79,7 @@ async fn start(url: &str) -> anyhow::Result<Child> {
 
 /// The demo wants the full `base` system; building it once takes about half a minute.
 async fn wait_for_template() -> anyhow::Result<()> {
-    let mut last = String::new();
-    crate::template::ensure("base", move |progress| {
-        if progress != last {
-            say(&format!("  template base: {progress}"));
-            last = progress.to_owned();
-        }
-    })
-    .await
+    crate::template::ensure("base", |progress| say(&format!("  template base: {progress}"))).await
 }
 
 impl Stack {

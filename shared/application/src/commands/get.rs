@@ -80,6 +80,21 @@ where
     {
         // The command still waits for a VM that could not be set up yet: that is its state, not an error of looking.
         Err(error) if error.code == ErrorCode::VmNotReady => Ok(Live { command: known, report: None }),
-        other => other,
+        Ok(live) => {
+            let_go(store, ambient, &live.command).await?;
+            Ok(live)
+        }
+        Err(error) => Err(error),
     }
+}
+
+/// Gives the VM back that an ended command held.
+///
+/// # Errors
+/// Of the store.
+pub(super) async fn let_go<S: WriteStore, A: Ambient>(store: &S, ambient: &A, command: &Command) -> AppResult<()> {
+    if command.status == CommandStatus::Running {
+        return Ok(());
+    }
+    lease::release(store, ambient, &command.project_id, command.command_id.as_str()).await
 }

@@ -63,10 +63,13 @@ where
         }
         // The first look sends the kill, the second one waits for the end.
         let live = drive(store, objects, workflow, vm, saver, ambient, command, Duration::ZERO).await?;
-        if live.command.status != CommandStatus::Running {
-            return Ok(live.command);
-        }
-        let live = drive(store, objects, workflow, vm, saver, ambient, live.command, END_WITHIN).await?;
+        let live = match live.command.status {
+            CommandStatus::Running => {
+                drive(store, objects, workflow, vm, saver, ambient, live.command, END_WITHIN).await?
+            }
+            _ => live,
+        };
+        super::get::let_go(store, ambient, &live.command).await?;
         return Ok(live.command);
     }
     Err(AppError::new(ErrorCode::Conflict, "The command keeps changing; try again."))

@@ -115,6 +115,12 @@ where
         }
         store.commit(tx).await?;
     }
+    if let Ok(live) = &driven
+        && live.command.status == CommandStatus::Running
+    {
+        // It goes on without its caller: the VM must not be paused under it.
+        lease::hold(store, ambient, project_id, key.as_str()).await?;
+    }
     driven
 }
 

@@ -1,15 +1,16 @@
 //! Cancelling: the end is committed at once, with its event; only then are commands killed and the execution stopped.
 
 use pvm_domain::conversation::core::Input;
-use pvm_domain::conversation::{Conversation, Run, ToolCall};
+use pvm_domain::conversation::{Conversation, Mode, Run, ToolCall, lane_run};
 use pvm_domain::file::WORKSPACE;
 use pvm_domain::ids::ProjectId;
 use pvm_domain::key::Principal;
 use pvm_domain::project::Scope;
 
 use super::find::find;
+use crate::keys;
 use crate::error::{AppError, AppResult, ErrorCode};
-use crate::ports::{Ambient, Machine, RunCommands, StartExecution, StopExecution};
+use crate::ports::{Ambient, Machine, RunCommands, SendTask, StartExecution, StopExecution};
 use crate::ports_tools::{ToolContext, Tools};
 use crate::runs::{Draft, Extra, TRIES, after_end, kill_call, load_conversation, load_run, pause};
 use crate::store::{StoreError, WriteStore};
@@ -34,7 +35,7 @@ pub async fn cancel<S, W, V, T, A>(
 ) -> AppResult<Conversation>
 where
     S: WriteStore,
-    W: StartExecution + StopExecution,
+    W: StartExecution + StopExecution + SendTask,
     V: RunCommands,
     T: Tools,
     A: Ambient,
@@ -59,7 +60,7 @@ pub(crate) async fn cancel_now<S, W, V, T, A>(
 ) -> AppResult<Conversation>
 where
     S: WriteStore,
-    W: StartExecution + StopExecution,
+    W: StartExecution + StopExecution + SendTask,
     V: RunCommands,
     T: Tools,
     A: Ambient,
@@ -94,6 +95,51 @@ where
     Err(AppError::new(ErrorCode::Unavailable, "The conversation keeps changing; try again in a moment."))
 }
 
+/// Ends the lanes of a parallel run that was ended. Each is committed by itself: together they may be more than one
+/// transaction holds.
+async fn stop_lanes<S, W, V, T, A>(
+    store: &S,
+    workflow: &W,
+    vm: &V,
+    tools: &T,
+    ambient: &A,
+    parent: &Run,
+) -> AppResult<()>
+where
+    S: WriteStore,
+    W: StartExecution + StopExecution + SendTask,
+    V: RunCommands,
+    T: Tools,
+    A: Ambient,
+{
+    if parent.core.rules.mode != Mode::Parallel {
+        return Ok(());
+    }
+    for index in (0..).take(parent.agents.len()) {
+        let lane = lane_run(&parent.run_id, index);
+        for attempt in 0..TRIES {
+            let Some(mut run) = store.get::<Run>(&keys::run(&parent.conversation_id, &lane)).await? else { break };
+            if run.is_over() {
+                break;
+            }
+            let conversation = load_conversation(store, &parent.conversation_id).await?;
+            let mut draft = Draft::new(store, conversation, ambient.now());
+            let cancel = Input::Cancel { reason: "cancelled", detail: "The run of all lanes ended.".to_owned() };
+            draft.apply(&mut run, cancel, &Extra::default()).await?;
+            draft.save(&mut run);
+            match draft.commit().await {
+                Ok(done) => {
+                    end_outside(store, workflow, vm, tools, ambient, Ended { run, calls: done.cancelled }).await?;
+                    break;
+                }
+                Err(StoreError::Conflict { .. }) => ambient.sleep(pause(attempt)).await,
+                Err(other) => return Err(other.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
 /// A run that was ended from outside, and its calls that may be running.
 pub(super) struct Ended {
     /// The run.
@@ -117,7 +163,26 @@ pub(super) async fn stop<S, W, V, T, A>(
 ) -> AppResult<()>
 where
     S: WriteStore,
-    W: StartExecution + StopExecution,
+    W: StartExecution + StopExecution + SendTask,
+    V: RunCommands,
+    T: Tools,
+    A: Ambient,
+{
+    stop_lanes(store, workflow, vm, tools, ambient, &ended.run).await?;
+    end_outside(store, workflow, vm, tools, ambient, ended).await
+}
+
+async fn end_outside<S, W, V, T, A>(
+    store: &S,
+    workflow: &W,
+    vm: &V,
+    tools: &T,
+    ambient: &A,
+    ended: Ended,
+) -> AppResult<()>
+where
+    S: WriteStore,
+    W: StartExecution + StopExecution + SendTask,
     V: RunCommands,
     T: Tools,
     A: Ambient,

@@ -99,6 +99,7 @@ pub(super) fn new_run(
         core: RunCore::new(rules),
         segment: 1,
         lane: None,
+        join_token: None,
         vm_epoch: None,
         vm_since: None,
         due_at: now,

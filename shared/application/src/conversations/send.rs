@@ -12,7 +12,7 @@ use super::find::find;
 use super::new_run::{checked_message, new_run, pins};
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::idempotency::{Claim, replayed};
-use crate::ports::{Ambient, RunCommands, StartExecution, StopExecution};
+use crate::ports::{Ambient, RunCommands, SendTask, StartExecution, StopExecution};
 use crate::ports_model::CallModel;
 use crate::ports_tools::Tools;
 use crate::runs::{Draft, Extra, TRIES, load_conversation, load_run, pause, start_next};
@@ -45,7 +45,7 @@ pub async fn send<S, W, V, M, T, A>(
 ) -> AppResult<MessageAccepted>
 where
     S: WriteStore,
-    W: StartExecution + StopExecution,
+    W: StartExecution + StopExecution + SendTask,
     V: RunCommands,
     M: CallModel,
     T: Tools,

@@ -91,7 +91,9 @@ async fn bury<S: WriteStore, V: VmFiles, A: Ambient>(
     let Some(ready) = ready::ready_of(&lease) else { return Ok(()) };
     match vm.remove(&ready.vm_id, &tombstone.path.in_vm(), "root").await {
         Ok(()) => store.commit(Tx::new().remove(key)).await.map(|_| ()).map_err(Into::into),
-        Err(VmError::Gone) => lease::note_gone(store, ambient, &tombstone.project_id, &ready.vm_id).await.map(|_| ()),
+        Err(VmError::Gone) => {
+            lease::note_gone(store, ambient, &tombstone.project_id, &ready.vm_id).await.map(|_| ())
+        }
         Err(error) => Err(error.into()),
     }
 }

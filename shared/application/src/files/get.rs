@@ -18,9 +18,14 @@ use crate::store::ReadStore;
 ///
 /// # Errors
 /// `not_found`; of the store.
-pub async fn load(store: &impl ReadStore, project_id: &ProjectId, file_id: &FileId) -> AppResult<ProjectFile> {
+pub async fn load(
+    store: &impl ReadStore,
+    project_id: &ProjectId,
+    file_id: &FileId,
+) -> AppResult<ProjectFile> {
     let missing = || AppError::not_found("file");
-    let pointer: FilePointer = store.get(&keys::file_pointer(project_id, file_id)).await?.ok_or_else(missing)?;
+    let pointer: FilePointer =
+        store.get(&keys::file_pointer(project_id, file_id)).await?.ok_or_else(missing)?;
     let file: ProjectFile = store.get(&keys::file(project_id, &pointer.path)).await?.ok_or_else(missing)?;
     // The path may belong to another file by now.
     if file.file_id == *file_id { Ok(file) } else { Err(missing()) }

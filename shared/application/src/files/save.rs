@@ -167,7 +167,8 @@ async fn bury<S: WriteStore, V: VmFiles>(
     let listing = Listing::of(keys::project_partition(project_id), "DEL#");
     for tombstone in store.list::<Tombstone>(listing).await?.items {
         let path = tombstone.path.as_str();
-        let same = in_vm.get(path).is_some_and(|entry| entry.sha256.as_deref() == Some(&tombstone.copy.sha256));
+        let same =
+            in_vm.get(path).is_some_and(|entry| entry.sha256.as_deref() == Some(&tombstone.copy.sha256));
         if same && tombstone.copy.vm_id == vm_id {
             vm.remove(vm_id, &tombstone.path.in_vm(), "root").await?;
             in_vm.remove(path);

@@ -37,7 +37,10 @@ pub struct NewUpload {
 ///
 /// # Errors
 /// `too_large`; those of authorization, idempotency and the stores.
-#[expect(clippy::too_many_arguments, reason = "each is a port or an input; a struct of them would hide which")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is a port or an input; a struct of them would hide which"
+)]
 pub async fn inline<S: WriteStore, O: PutObject, A: Ambient>(
     store: &S,
     objects: &O,
@@ -72,7 +75,9 @@ pub async fn inline<S: WriteStore, O: PutObject, A: Ambient>(
         file.updated_at = ambient.now();
         match store.commit(Tx::new().update(&mut file)).await {
             Ok(_) => return Ok(file),
-            Err(StoreError::Conflict { .. }) => file = super::get::load(store, project_id, &file.file_id).await?,
+            Err(StoreError::Conflict { .. }) => {
+                file = super::get::load(store, project_id, &file.file_id).await?
+            }
             Err(other) => return Err(other.into()),
         }
     }
@@ -83,7 +88,10 @@ pub async fn inline<S: WriteStore, O: PutObject, A: Ambient>(
 ///
 /// # Errors
 /// `invalid` for a size or hash that cannot be; those of authorization, idempotency and the stores.
-#[expect(clippy::too_many_arguments, reason = "each is a port or an input; a struct of them would hide which")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is a port or an input; a struct of them would hide which"
+)]
 pub async fn presigned<S: WriteStore, O: PresignObject, A: Ambient>(
     store: &S,
     objects: &O,
@@ -98,7 +106,9 @@ pub async fn presigned<S: WriteStore, O: PresignObject, A: Ambient>(
     if size > limits::UPLOAD_PRESIGNED_BYTES {
         return Err(AppError::invalid("size", "must be at most 5 GiB (5368709120)"));
     }
-    if sha256.is_some_and(|hash| hash.len() != 64 || !hash.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))) {
+    if sha256.is_some_and(|hash| {
+        hash.len() != 64 || !hash.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    }) {
         return Err(AppError::invalid("sha256", "must be 64 lower-case hex digits"));
     }
     authorize(store, principal, project_id, Scope::Write).await?;

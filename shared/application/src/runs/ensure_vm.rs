@@ -32,18 +32,33 @@ pub async fn ensure_vm<S: WriteStore, W: StartExecution, V: ConnectVm, A: Ambien
     }
     let ready = vm::ready(store, workflow, vm, ambient, &run.project_id, WITHIN).await?;
     vm::hold(store, ambient, &run.project_id, &holder(&run)).await?;
-    let held = change(store, ambient, run, |run| {
-        run.vm_epoch = Some(ready.epoch);
-        run.vm_since.get_or_insert(ambient.now());
-        run.core.usage.transitions += 1;
-    })
-    .await?;
+    let held = note_held(store, ambient, run, ready.epoch).await?;
     if held.is_over() {
         // It was cancelled meanwhile, and whoever did that saw no VM to give back.
         release(store, ambient, held).await?;
         return Ok(input.output(StepControl::next(NextStep::Finish)));
     }
     Ok(input.output(StepControl::next(NextStep::Think)))
+}
+
+/// Notes that a run holds the VM of this epoch.
+///
+/// # Errors
+/// Of the store.
+pub(crate) async fn note_held<S: WriteStore, A: Ambient>(
+    store: &S,
+    ambient: &A,
+    run: Run,
+    epoch: u64,
+) -> AppResult<Run> {
+    change(store, ambient, run, |run| {
+        if run.vm_epoch != Some(epoch) || run.vm_since.is_none() {
+            run.core.usage.transitions += 1;
+        }
+        run.vm_epoch = Some(epoch);
+        run.vm_since.get_or_insert(ambient.now());
+    })
+    .await
 }
 
 /// The name under which a run holds the VM: enough to find the run again.

@@ -9,16 +9,17 @@ use pvm_domain::text::head_and_tail;
 use super::continue_run::start;
 use super::draft::{Extra, load_conversation, load_run};
 use super::ensure_vm::release;
+use super::lanes;
 use super::step::{Ask, Meter, step};
 use crate::error::{AppResult, ErrorCode};
-use crate::ports::{Ambient, StartExecution};
+use crate::ports::{Ambient, SendTask, StartExecution};
 use crate::store::WriteStore;
 
 /// The step; also FailRun, with the error that the state machine caught.
 ///
 /// # Errors
 /// Of the store or the workflow engine.
-pub async fn finish_run<S: WriteStore, W: StartExecution, A: Ambient>(
+pub async fn finish_run<S: WriteStore, W: StartExecution + SendTask, A: Ambient>(
     store: &S,
     workflow: &W,
     ambient: &A,
@@ -54,7 +55,7 @@ fn fault(error: &str, cause: &str) -> (&'static str, String) {
 ///
 /// # Errors
 /// Of the store or the workflow engine.
-pub async fn execution_ended<S: WriteStore, W: StartExecution, A: Ambient>(
+pub async fn execution_ended<S: WriteStore, W: StartExecution + SendTask, A: Ambient>(
     store: &S,
     workflow: &W,
     ambient: &A,
@@ -72,7 +73,7 @@ pub async fn execution_ended<S: WriteStore, W: StartExecution, A: Ambient>(
     }
 }
 
-async fn end<S: WriteStore, W: StartExecution, A: Ambient>(
+async fn end<S: WriteStore, W: StartExecution + SendTask, A: Ambient>(
     store: &S,
     workflow: &W,
     ambient: &A,
@@ -95,13 +96,17 @@ async fn end<S: WriteStore, W: StartExecution, A: Ambient>(
 ///
 /// # Errors
 /// Of the store or the workflow engine.
-pub(crate) async fn after_end<S: WriteStore, W: StartExecution, A: Ambient>(
+pub(crate) async fn after_end<S: WriteStore, W: StartExecution + SendTask, A: Ambient>(
     store: &S,
     workflow: &W,
     ambient: &A,
     run: Run,
 ) -> AppResult<()> {
     let run = release(store, ambient, run).await?;
+    if let Some(lane) = &run.lane {
+        let parent = load_run(store, &run.conversation_id, &lane.parent).await?;
+        return lanes::note_ended(store, workflow, ambient, &parent).await;
+    }
     let conversation = load_conversation(store, &run.conversation_id).await?;
     start_next(store, workflow, &conversation).await
 }

@@ -148,11 +148,18 @@ fn vm_block(
     if tools.is_empty() {
         return;
     }
-    let directory = run.lane.as_ref().map_or(WORKSPACE, |lane| lane.worktree.as_str());
+    let place = match &run.lane {
+        Some(lane) => format!(
+            "Work only in {}, your own copy of the workspace, and never in {WORKSPACE} itself: your copy is merged into it \
+             when all are done. Give paths relative to your copy.",
+            lane.worktree
+        ),
+        None => format!("Work in {WORKSPACE}; what is saved there outlives the machine."),
+    };
     let _ = write!(
         prompt,
         "\n## Your computer\nYou have a Linux machine of your own project, \"{}\", with a shell, files and the network. \
-         It starts by itself when you first use it. Work in {directory}; what is saved there outlives the machine. You are \
+         It starts by itself when you first use it. {place} You are \
          the user `user` and may use sudo without a password. Network access goes through a proxy that is set up: package \
          registries, git hosts and web sites work, other protocols than HTTP do not.\n",
         workspace.project.name

@@ -154,6 +154,14 @@ where
 
     async fn go(&self, run: &Run, call: ToolCall, polls: u32) -> AppResult<Went> {
         let place = self.place(run, &call).await?;
+        if let (Some(lane), Some(vm)) = (&run.lane, &place.vm)
+            && lane.fence != vm.epoch
+            && call.status == CallStatus::Planned
+        {
+            let text = "Not run: the machine was replaced, and this lane's copy of the workspace went with it.";
+            self.end(call, CallStatus::Failed, calls::error(text)).await?;
+            return Ok(Went::Again);
+        }
         let repeatable = self.may_run_twice(&call);
         let epoch = place.vm.as_ref().map(|vm| vm.epoch);
         let call = match call.status {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pvm_domain::conversation::ToolCall;
+use pvm_domain::file::WORKSPACE;
 use pvm_domain::limits;
 use pvm_domain::text::head_and_tail;
 use serde_json::{Value, json};
@@ -50,7 +51,13 @@ eval "$__pvm_line"
 pub(crate) fn spec(call: &ToolCall, context: &ToolContext) -> RunSpec {
     let line = call.arguments.get("command").and_then(Value::as_str).unwrap_or_default();
     let mut env: BTreeMap<String, String> = context.env.clone();
-    env.insert("__PVM_SHELL".to_owned(), format!("{}-{}", call.conversation_id, call.agent_id));
+    // A lane has a directory of its own, so its shell begins afresh.
+    let shell = if context.working_dir == WORKSPACE {
+        format!("{}-{}", call.conversation_id, call.agent_id)
+    } else {
+        call.run_id.to_string()
+    };
+    env.insert("__PVM_SHELL".to_owned(), shell);
     RunSpec {
         run_id: context.call_id.clone(),
         command: WRAPPER.to_owned(),

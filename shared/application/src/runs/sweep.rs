@@ -6,7 +6,7 @@ use pvm_domain::ids::{ConversationId, RunId};
 
 use super::continue_run::start;
 use super::draft::load_run;
-use super::{approve, finish};
+use super::{approve, finish, lanes};
 use crate::error::{AppResult, ErrorCode};
 use crate::keys;
 use crate::ports::{Ambient, SendTask, StartExecution};
@@ -61,6 +61,10 @@ async fn look<S: WriteStore, W: StartExecution + SendTask, A: Ambient>(
     }
     if run.core.phase == Phase::New {
         start(workflow, &run).await?;
+    }
+    if let Phase::Lanes { .. } = &run.core.phase {
+        lanes::note_ended(store, workflow, ambient, &run).await?;
+        run = load_run(store, &run.conversation_id, &run.run_id).await?;
     }
     for call in run.core.acting() {
         let Some(id) = &call.approval_id else { continue };

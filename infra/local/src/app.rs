@@ -1,0 +1,167 @@
+//! The adapters of an embedded install, wired once.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use pvm_application::ports::RequestSave;
+use pvm_aws::{Dynamo, Objects, Workflows};
+use pvm_domain::ids::ProjectId;
+use pvm_e2b_wire::secret::Secret;
+use pvm_entry::{Settings, Signer, System, Wiring};
+use pvm_models::{Library, ModelSettings, Models, Recording, Replay};
+use pvm_sandbox::{VmClient, VmClientConfig};
+use pvm_tools::Registry;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// Recordings that ship with the program, for `make demo`.
+const RECORDINGS: [&str; 2] =
+    [include_str!("../demo/flask-app.json"), include_str!("../demo/standard-library-app.json")];
+
+/// The registry over this install's adapters.
+pub type Tools = Registry<Dynamo, Workflows, VmClient, System>;
+
+/// Every adapter of the install.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// The settings.
+    pub settings: Settings,
+    /// Records and events.
+    pub store: Dynamo,
+    /// File objects.
+    pub objects: Objects,
+    /// The workflow engine.
+    pub workflow: Workflows,
+    /// The VMs.
+    pub vm: VmClient,
+    /// The models.
+    pub models: Models,
+    /// The tools.
+    pub tools: Tools,
+    /// Who saves workspaces.
+    pub saver: Saver,
+    /// Time and ids.
+    pub ambient: System,
+    /// Signs cursors and tickets.
+    pub signer: Signer,
+}
+
+/// Hands requests to save over to the worker.
+#[derive(Debug, Clone)]
+pub struct Saver {
+    ask: UnboundedSender<ProjectId>,
+}
+
+impl RequestSave for Saver {
+    async fn request_save(&self, project_id: &ProjectId) {
+        // The worker is gone only while the process ends, which saves everything.
+        drop(self.ask.send(project_id.clone()));
+    }
+}
+
+/// What an [`App`] is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The settings.
+    pub settings: Settings,
+    /// Records and events.
+    pub store: Dynamo,
+    /// File objects.
+    pub objects: Objects,
+    /// The workflow engine.
+    pub workflow: Workflows,
+    /// Signs cursors and tickets.
+    pub signer: Signer,
+    /// Where the embedded E2B door listens.
+    pub e2b_addr: SocketAddr,
+    /// Key of that door.
+    pub e2b_api_key: String,
+    /// Where requests to save go.
+    pub ask_save: UnboundedSender<ProjectId>,
+}
+
+/// Wires the adapters.
+///
+/// # Errors
+/// A setting or a recording that cannot be used.
+pub fn build(parts: Parts) -> anyhow::Result<App> {
+    let vm = VmClient::new(vm_config(&parts))?;
+    let models = Models::new(models(&parts.settings)?);
+    let tools = Registry::new(parts.store.clone(), parts.workflow.clone(), vm.clone(), System);
+    Ok(App {
+        settings: parts.settings,
+        store: parts.store,
+        objects: parts.objects,
+        workflow: parts.workflow,
+        vm,
+        models,
+        tools,
+        saver: Saver { ask: parts.ask_save },
+        ambient: System,
+        signer: parts.signer,
+    })
+}
+
+/// The embedded door, unless the settings name another E2B.
+fn vm_config(parts: &Parts) -> VmClientConfig {
+    let settings = &parts.settings;
+    let deployment = &settings.deployment_id;
+    let Some(key) = &settings.e2b_api_key else {
+        return VmClientConfig::local(parts.e2b_addr, Secret::new(parts.e2b_api_key.clone()), deployment);
+    };
+    let domain = settings.e2b_domain.as_deref().unwrap_or("e2b.app");
+    let mut config = VmClientConfig::cloud(domain, Secret::new(key.reveal()), deployment);
+    if let Some(url) = &settings.e2b_api_url {
+        config.api_url.clone_from(url);
+    }
+    config.sandbox_url.clone_from(&settings.e2b_sandbox_url);
+    config
+}
+
+fn models(settings: &Settings) -> anyhow::Result<ModelSettings> {
+    let recordings: Vec<Recording> =
+        RECORDINGS.iter().map(|text| serde_json::from_str(text)).collect::<Result<_, _>>()?;
+    let replay = Replay { library: Library::new(recordings), pace: Duration::ZERO };
+    Ok(ModelSettings { default_model: settings.default_model.clone(), replay })
+}
+
+impl Wiring for App {
+    type Store = Dynamo;
+    type Objects = Objects;
+    type Workflow = Workflows;
+    type Vm = VmClient;
+    type Models = Models;
+    type Tools = Tools;
+    type Saver = Saver;
+    type Ambient = System;
+
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+    fn signer(&self) -> &Signer {
+        &self.signer
+    }
+    fn store(&self) -> &Dynamo {
+        &self.store
+    }
+    fn objects(&self) -> &Objects {
+        &self.objects
+    }
+    fn workflow(&self) -> &Workflows {
+        &self.workflow
+    }
+    fn vm(&self) -> &VmClient {
+        &self.vm
+    }
+    fn models(&self) -> &Models {
+        &self.models
+    }
+    fn tools(&self) -> &Tools {
+        &self.tools
+    }
+    fn saver(&self) -> &Saver {
+        &self.saver
+    }
+    fn ambient(&self) -> &System {
+        &self.ambient
+    }
+}

@@ -1,0 +1,83 @@
+//! Saving workspaces soon after they changed: many requests within two seconds make one save. In AWS a delayed queue
+//! message does the same.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use pvm_domain::ids::ProjectId;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How long changes are gathered: a burst of tool calls makes one save, and a reader of the files waits little.
+const GATHER: Duration = Duration::from_secs(2);
+
+/// Works off requests until `stop`: calls `save` for each project, once per burst. A project whose request comes while
+/// it is being saved is saved again after.
+pub async fn work<F>(
+    mut requests: mpsc::UnboundedReceiver<ProjectId>,
+    stop: CancellationToken,
+    mut save: impl FnMut(ProjectId) -> F,
+) where
+    F: Future<Output = ()>,
+{
+    let mut due: HashMap<ProjectId, Instant> = HashMap::new();
+    loop {
+        let next = due.iter().min_by_key(|(_, at)| **at).map(|(project, at)| (project.clone(), *at));
+        tokio::select! {
+            () = stop.cancelled() => return,
+            request = requests.recv() => match request {
+                Some(project) => {
+                    due.entry(project).or_insert_with(|| Instant::now() + GATHER);
+                }
+                None => return,
+            },
+            () = until(next.as_ref().map(|(_, at)| *at)) => {
+                if let Some((project, _)) = next {
+                    due.remove(&project);
+                    save(project).await;
+                }
+            }
+        }
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use pvm_domain::ids::PrefixedId;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_makes_one_save_per_project() {
+        let (ask, requests) = mpsc::unbounded_channel();
+        let saved = Arc::new(Mutex::new(Vec::new()));
+        let (stop, seen) = (CancellationToken::new(), Arc::clone(&saved));
+        let worker = tokio::spawn(work(requests, stop.clone(), move |project| {
+            seen.lock().unwrap().push(project);
+            std::future::ready(())
+        }));
+        let (one, two) = (ProjectId::from_parts(1, 1), ProjectId::from_parts(2, 2));
+        for _ in 0..10 {
+            ask.send(one.clone()).unwrap();
+        }
+        ask.send(two.clone()).unwrap();
+        tokio::time::sleep(GATHER * 2).await;
+        ask.send(one.clone()).unwrap();
+        tokio::time::sleep(GATHER * 2).await;
+        let mut all = saved.lock().unwrap().clone();
+        all.sort();
+        assert_eq!(all, [one.clone(), one, two]);
+        stop.cancel();
+        worker.await.unwrap();
+    }
+}
