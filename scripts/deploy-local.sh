@@ -6,7 +6,7 @@
 #   scripts/deploy-local.sh stop     end the emulator and the sandbox server that this script started
 #
 # PVM_AWS_HOME holds logs, keys and process ids (default: aws-local in cargo's target folder). PVM_AWS_PORT and
-# PVM_AWS_E2B_PORT are the ports (14566, 18788). PVM_SANDBOXD names a built pvm-sandboxd to use.
+# PVM_AWS_E2B_PORT are the ports (14566, 18788); PVM_AWS_BIND is the address they are on, for containers (127.0.0.1). PVM_SANDBOXD names a built pvm-sandboxd to use.
 # AWS_ENDPOINT_URL, when set, is an emulator that runs already, such as LocalStack (infra/compose); it is then not
 # started or stopped here.
 set -euo pipefail
@@ -16,6 +16,7 @@ target=${CARGO_TARGET_DIR:-$root/target}
 home=${PVM_AWS_HOME:-$target/aws-local}
 port=${PVM_AWS_PORT:-14566}
 e2b_port=${PVM_AWS_E2B_PORT:-18788}
+bind=${PVM_AWS_BIND:-127.0.0.1}
 foreign=${AWS_ENDPOINT_URL:-}
 triple=x86_64-unknown-linux-gnu
 
@@ -50,9 +51,9 @@ export PATH=$tools/sam/bin:$PATH
 export SAM_CLI_TELEMETRY=0 AWS_DEFAULT_REGION=us-east-1 AWS_REGION=us-east-1
 # What emulators take for the account's root. Never real ones: the endpoint below is on loopback.
 export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test
-export NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost
+export NO_PROXY=$bind,127.0.0.1,localhost no_proxy=$bind,127.0.0.1,localhost
 
-free() { ! (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+free() { ! (exec 3<>"/dev/tcp/$bind/$1") 2>/dev/null; }
 await() { # name, port
   for _ in $(seq 300); do
     running "$1" || fail "$1 ended at its start; see $home/$1.log"
@@ -78,7 +79,7 @@ say "built in $((SECONDS - started)) s"
 [ -s "$home/e2b-api-key" ] || (umask 077; printf 'e2b_%s' "$(head -c 20 /dev/urandom | od -An -tx1 | tr -d ' \n')" >"$home/e2b-api-key")
 if ! running sandboxd; then
   free "$e2b_port" || fail "port $e2b_port is in use; set PVM_AWS_E2B_PORT"
-  PVM_E2B_API_KEYS=$(cat "$home/e2b-api-key") setsid "$sandboxd" --listen "127.0.0.1:$e2b_port" \
+  PVM_E2B_API_KEYS=$(cat "$home/e2b-api-key") setsid "$sandboxd" --listen "$bind:$e2b_port" \
     --state "$home/sandboxes" --on-stop kill >"$home/sandboxd.log" 2>&1 &
   echo $! >"$home/sandboxd.pid"
   await sandboxd "$e2b_port"
@@ -87,13 +88,13 @@ if [ -z "$foreign" ]; then
   if ! running emulator; then
     free "$port" || fail "port $port is in use; set PVM_AWS_PORT"
     # AUTH=true: the emulator holds every call to the policies of the caller's role, as AWS does.
-    (cd "$home" && AUTH=true IOT_MTLS_ENABLED=0 BIND_HOST=127.0.0.1 GATEWAY_PORT=$port LAMBDA_EXECUTOR=local \
+    (cd "$home" && AUTH=true IOT_MTLS_ENABLED=0 BIND_HOST=$bind GATEWAY_PORT=$port LAMBDA_EXECUTOR=local \
       PERSIST_STATE=0 LAMBDA_WARM_TTL_SECONDS=3600 TMPDIR="$home" \
       exec setsid "$tools/emulator/bin/ministack") >"$home/emulator.log" 2>&1 &
     echo $! >"$home/emulator.pid"
     await emulator "$port"
   fi
-  export AWS_ENDPOINT_URL=http://127.0.0.1:$port
+  export AWS_ENDPOINT_URL=http://$bind:$port
 fi
 
 # --- deploy ---------------------------------------------------------------------------------------------------------
@@ -104,8 +105,8 @@ SAM_BUILD_MODE=debug CARGO_LAMBDA_GLOBAL=$root/scripts/aws-tools/lambda-ci.toml 
 say "packaged in $((SECONDS - started)) s"
 started=$SECONDS
 sam deploy --config-env local --config-file "$root/samconfig.toml" --template-file "$home/build/template.yaml" \
-  --parameter-overrides Architecture=x86_64 RequireTls=false DeletionProtection=false \
-  "E2bApiUrl=http://127.0.0.1:$e2b_port" "E2bSandboxUrl=http://127.0.0.1:$e2b_port" \
+  --parameter-overrides Architecture=x86_64 RequireTls=false StreamResponses=false DeletionProtection=false \
+  "E2bApiUrl=http://$bind:$e2b_port" "E2bSandboxUrl=http://$bind:$e2b_port" \
   "E2bDomain=localhost:$e2b_port" ${PVM_AWS_PARAMETERS:-} \
   >"$home/sam-deploy.log" 2>&1 || { tail -40 "$home/sam-deploy.log" >&2; fail "sam deploy failed"; }
 "$tools/sam/bin/python" scripts/aws-tools/after_deploy.py --stack pvm-local --home "$home"

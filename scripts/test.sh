@@ -11,13 +11,15 @@ status=0
 extra=()
 [ $full = yes ] && extra=(--include-ignored)
 
-# One cargo call builds everything once; each suite is one binary.
+# The suite that kills the real program needs it built; the same features for all, so that nothing is built twice.
+cargo build --workspace --bin pvm
 cargo test --workspace --no-fail-fast -- "${extra[@]}" 2>&1 | tee "$log" || status=$?
 
 count() { awk -v word="$1" '/^test result:/ { for (i = 2; i <= NF; i++) if ($i ~ "^" word) sum += $(i - 1) } END { print sum + 0 }' "$log"; }
 passed=$(count passed) failed=$(count failed) ignored=$(count ignored)
-if [ "${failed:-0}" != 0 ]; then
-  echo "failures:"; grep -E '^test .* FAILED$' "$log" || true
+if [ "$failed" != 0 ]; then
+  echo "failures:"
+  grep -E '^test .* FAILED$' "$log" || true
 fi
-echo "${passed:-0} passed, ${failed:-0} failed, ${ignored:-0} skipped"
+echo "$passed passed, $failed failed, $ignored skipped"
 exit "$status"

@@ -8,6 +8,8 @@ pub mod events;
 pub mod files;
 pub mod health;
 pub mod keys;
+pub mod mcp;
+pub mod metadata;
 mod once;
 pub mod openapi;
 mod output;

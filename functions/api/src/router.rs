@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ALLOW, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HeaderValue, ORIGIN};
+use http::header::{ALLOW, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HeaderValue, ORIGIN, WWW_AUTHENTICATE};
 use http::{Method, Response, StatusCode};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
@@ -80,6 +80,7 @@ impl<P: Wiring, F: FetchJson> Router<P, F> {
         let route = &ROUTES[place];
         let call = called(route.name, &request);
         let request_id = call.request_id.clone();
+        let challenge = self.mcp_challenge(route, &request);
         let handling = async {
             let who = self.who(route, &request).await?;
             let (parts, body) = request.into_parts();
@@ -88,11 +89,25 @@ impl<P: Wiring, F: FetchJson> Router<P, F> {
             (self.handlers[place])(self.app.clone(), gateway).await
         };
         let mut reply = call.answer(&self.cors, handling).await;
+        if let Some(challenge) = challenge.filter(|_| reply.status() == StatusCode::UNAUTHORIZED) {
+            reply = reply::with_header(reply, WWW_AUTHENTICATE, &challenge);
+        }
         if reply.status() == StatusCode::PAYLOAD_TOO_LARGE {
             // What is left of the body cannot be told from the next request.
             reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         reply
+    }
+
+    /// What tells an MCP client where it gets a token.
+    fn mcp_challenge<B>(&self, route: &Route, request: &http::Request<B>) -> Option<String> {
+        if route.name != "mcp-server" {
+            return None;
+        }
+        let mut head = lambda_http::Request::default();
+        head.headers_mut().clone_from(request.headers());
+        let head = head.with_raw_http_path(request.uri().path());
+        Some(pvm_mcp::challenge(self.app.settings(), &head))
     }
 
     async fn who<B>(&self, route: &Route, request: &http::Request<B>) -> AppResult<Option<Principal>> {

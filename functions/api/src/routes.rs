@@ -11,7 +11,9 @@ use pvm_application::error::AppResult;
 use pvm_domain::limits;
 use pvm_entry::{Reply, Wiring};
 
-use crate::{agents, commands, conversations, events, files, health, keys, projects, services, vm};
+use crate::{
+    agents, commands, conversations, events, files, health, keys, mcp, metadata, projects, services, vm,
+};
 
 /// Who may come in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +64,9 @@ const NONE: usize = 64 * 1024;
 const JSON: usize = limits::JSON_BODY_BYTES;
 /// A file of 4 MiB, and what a form adds to it.
 const FILE: usize = limits::UPLOAD_INLINE_BYTES as usize + 64 * 1024;
+
+/// Arguments of tools may hold a file.
+const MCP: usize = 6 * 1024 * 1024;
 
 macro_rules! routes {
     ($($method:ident $path:literal => $name:literal, $auth:ident, $sends:ident, $most:ident,
@@ -169,6 +174,14 @@ routes! {
     POST "/api/projects/{project_id}/stream-ticket" => "create-stream-ticket", Token, Whole, JSON,
         |p, request| events::ticket::handle(p.store(), p.signer(), p.ambient(), request);
 
+    POST "/api/projects/{project_id}/mcp" => "mcp-server", Token, Stream, MCP,
+        |p, request| mcp::handle(p, request);
+    GET "/.well-known/oauth-protected-resource" => "get-resource-metadata", Open, Whole, NONE,
+        |p, request| metadata::handle(p.settings(), request);
+    GET "/.well-known/oauth-protected-resource/api/projects/{project_id}/mcp" => "get-mcp-metadata",
+        Open, Whole, NONE,
+        |p, request| metadata::handle(p.settings(), request);
+
     POST "/api/agents" => "create-agent", Token, Whole, JSON,
         |p, request| agents::create::handle(p.store(), p.models(), p.ambient(), request);
     GET "/api/agents" => "list-agents", Token, Whole, NONE,
@@ -270,10 +283,11 @@ mod tests {
     }
 
     #[test]
-    fn only_event_logs_take_tickets() {
+    fn only_event_logs_take_tickets_and_little_is_open() {
         for route in ROUTES {
             assert_eq!(route.auth == Auth::Ticket, route.path.ends_with("/events"), "{}", route.name);
-            assert_eq!(route.auth == Auth::Open, route.path == "/healthz", "{}", route.name);
+            let open = route.path == "/healthz" || route.path.starts_with("/.well-known/");
+            assert_eq!(route.auth == Auth::Open, open, "{}", route.name);
         }
     }
 }

@@ -3,8 +3,8 @@
 use pvm_application::cleanup::{self, Counts};
 use pvm_application::error::AppResult;
 use pvm_application::ports::{
-    Ambient, ConnectVm, DeleteObject, EndVm, FindVm, GetObject, PutObject, RunCommands, SendTask, StartExecution,
-    VmFiles,
+    Ambient, ConnectVm, DeleteObject, EndVm, FindVm, GetObject, PutObject, RunCommands, SendTask,
+    StartExecution, VmFiles,
 };
 use pvm_application::store::WriteStore;
 
@@ -12,7 +12,13 @@ use pvm_application::store::WriteStore;
 ///
 /// # Errors
 /// Of the store; trouble with one VM is logged and left to the next round.
-pub async fn handle<S, O, W, V, A>(store: &S, objects: &O, workflow: &W, vm: &V, ambient: &A) -> AppResult<Counts>
+pub async fn handle<S, O, W, V, A>(
+    store: &S,
+    objects: &O,
+    workflow: &W,
+    vm: &V,
+    ambient: &A,
+) -> AppResult<Counts>
 where
     S: WriteStore,
     O: PutObject + GetObject + DeleteObject,

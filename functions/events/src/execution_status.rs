@@ -1,7 +1,7 @@
 //! Executions that ended without success: their run or VM operation must not stay open.
 
 use pvm_application::error::AppResult;
-use pvm_application::ports::{Ambient, StartExecution};
+use pvm_application::ports::{Ambient, SendTask, StartExecution};
 use pvm_application::runs;
 use pvm_application::store::WriteStore;
 use pvm_application::vm::provision;
@@ -31,7 +31,7 @@ pub struct Ended {
 ///
 /// # Errors
 /// Of the store or the workflow engine.
-pub async fn handle<S: WriteStore, W: StartExecution, A: Ambient>(
+pub async fn handle<S: WriteStore, W: StartExecution + SendTask, A: Ambient>(
     store: &S,
     workflow: &W,
     ambient: &A,

@@ -70,11 +70,15 @@ struct ObjectPart {
 /// The text is not a notification.
 pub fn objects_created(body: &str) -> Result<Vec<ObjectCreated>, serde_json::Error> {
     let notification: Notification = serde_json::from_str(body)?;
-    let created = notification.records.into_iter().filter(|record| {
-        record.event_name.trim_start_matches("s3:").starts_with("ObjectCreated")
-    });
+    let created = notification
+        .records
+        .into_iter()
+        .filter(|record| record.event_name.trim_start_matches("s3:").starts_with("ObjectCreated"));
     Ok(created
-        .map(|record| ObjectCreated { key: decode(&record.s3.object.key), sequencer: record.s3.object.sequencer })
+        .map(|record| ObjectCreated {
+            key: decode(&record.s3.object.key),
+            sequencer: record.s3.object.sequencer,
+        })
         .collect())
 }
 

@@ -8,7 +8,7 @@ use pvm_application::idempotency::{self, Claim};
 use pvm_application::ports::{Clock, NewId, RequestSave, VmError};
 use pvm_application::ports_tools::{ToolContext, ToolProgress, ToolResult, Tools};
 use pvm_application::store::{StoreError, Tx, WriteStore};
-use pvm_application::tool_jobs::{self, ToolJob};
+use pvm_application::tool_jobs::{self, JobState, ToolJob};
 use pvm_application::vm::{self, ReadyVm};
 use pvm_domain::file::WORKSPACE;
 use pvm_domain::ids::CommandId;
@@ -50,6 +50,14 @@ fn told(error: &AppError) -> CallToolResult {
     failed(error.detail.clone())
 }
 
+/// Whether a repeatable call is ours to run.
+enum Claimed {
+    /// It is, or it runs already and is only watched.
+    Mine(Box<ToolJob>),
+    /// It ended before.
+    Ended(ToolResult),
+}
+
 /// How a call goes on after its request has waited long enough.
 enum Waited {
     Done(ToolResult),
@@ -77,21 +85,32 @@ impl<P: Parts> ProjectServer<P> {
         request: &RequestContext<RoleServer>,
     ) -> AppResult<CallToolResponse> {
         let definition = &entry.definition;
-        let call_id = self.call_id(entry, arguments, request).await?;
+        let began = self.now();
+        let (call_id, is_keyed) = self.call_id(entry, arguments, request).await?;
         let ready = if definition.needs_vm { Some(self.ready_vm().await?) } else { None };
         if let Some(ready) = ready.as_ref().filter(|_| entry.long) {
             self.settle_jobs(ready).await;
         }
         let context = self.tool_context(&call_id, ready.as_ref());
+        let claimed = match ready.as_ref().filter(|_| is_keyed) {
+            Some(ready) => match self.claim(entry, arguments, &call_id, ready).await? {
+                Claimed::Mine(job) => Some(job),
+                Claimed::Ended(result) => return Ok(shown(result).into()),
+            },
+            None => None,
+        };
         let knows_tasks = entry.long
             && request.client_capabilities().is_some_and(|capabilities| capabilities.supports_tasks());
-        let waited = self.run(entry, arguments, &context, request, knows_tasks).await?;
-        let output = match waited {
+        let output = match self.run(entry, arguments, &context, request, knows_tasks, began).await? {
             Waited::Done(result) => {
                 if definition.may_change_files {
                     self.mcp.saver().request_save(&self.project.project_id).await;
                 }
                 self.settle_seen(&definition.name, &result, &context).await;
+                if let Some(job) = claimed {
+                    let done = JobState::Done { result: result.clone() };
+                    tool_jobs::finish(self.store(), *job, done, self.now()).await?;
+                }
                 return Ok(shown(result).into());
             }
             Waited::Running(output) => output,
@@ -99,9 +118,10 @@ impl<P: Parts> ProjectServer<P> {
         let Some(ready) = ready else {
             return Ok(failed("This takes longer than a request may; ask again in a moment.").into());
         };
-        let kept = pvm_tools::watched_arguments(arguments);
-        let now = self.now();
-        let job = ToolJob::new(&self.project.project_id, &call_id, &definition.name, kept, &ready, now);
+        let job = match claimed {
+            Some(job) => *job,
+            None => self.new_job(entry, arguments, &call_id, &ready),
+        };
         tool_jobs::note(self.store(), job.clone()).await?;
         if knows_tasks {
             return Ok(CreateTaskResult::new(jobs::task(&job, &output)).into());
@@ -109,31 +129,71 @@ impl<P: Parts> ProjectServer<P> {
         Ok(still_running(&context, &definition.name, arguments, output).into())
     }
 
-    /// The call's id: a new one, or that of the same request before, where the client marked it as repeatable.
+    fn new_job(&self, entry: &Entry, arguments: &Value, call_id: &str, ready: &ReadyVm) -> ToolJob {
+        // Short tools are never watched: their arguments, which may be a whole file, are not needed again.
+        let kept = if entry.long { pvm_tools::watched_arguments(arguments) } else { Value::Null };
+        let name = &entry.definition.name;
+        ToolJob::new(&self.project.project_id, call_id, name, kept, ready, self.now())
+    }
+
+    /// Notes in which VM a repeatable call runs, before it starts there. One that was noted in a VM that is gone is
+    /// lost: it must not run again in the next one.
+    async fn claim(
+        &self,
+        entry: &Entry,
+        arguments: &Value,
+        call_id: &str,
+        ready: &ReadyVm,
+    ) -> AppResult<Claimed> {
+        let known = tool_jobs::load(self.store(), &self.project.project_id, call_id, self.now()).await?;
+        let job = match known {
+            Some(job) => job,
+            None => {
+                let job = self.new_job(entry, arguments, call_id, ready);
+                tool_jobs::note(self.store(), job.clone()).await?;
+                let noted = tool_jobs::load(self.store(), &self.project.project_id, call_id, self.now()).await?;
+                noted.unwrap_or(job)
+            }
+        };
+        match &job.state {
+            JobState::Done { result } => Ok(Claimed::Ended(result.clone())),
+            JobState::Cancelled => Ok(Claimed::Ended(ToolResult::error("This call was cancelled."))),
+            JobState::Working if job.epoch == ready.epoch => Ok(Claimed::Mine(Box::new(job))),
+            JobState::Working => {
+                let result = jobs::lost();
+                let done = JobState::Done { result: result.clone() };
+                tool_jobs::finish(self.store(), job, done, self.now()).await?;
+                Ok(Claimed::Ended(result))
+            }
+        }
+    }
+
+    /// The call's id: a new one, or that of the same request before, where the client marked it as repeatable; and
+    /// whether it did.
     async fn call_id(
         &self,
         entry: &Entry,
         arguments: &Value,
         request: &RequestContext<RoleServer>,
-    ) -> AppResult<String> {
+    ) -> AppResult<(String, bool)> {
         let fresh = self.ambient().new_id::<CommandId>().to_string();
         let header = request
             .extensions
             .get::<http::request::Parts>()
             .and_then(|parts| parts.headers.get(&pvm_entry::request::IDEMPOTENCY_KEY)?.to_str().ok());
-        let Some(key) = header.filter(|_| !entry.definition.read_only) else { return Ok(fresh) };
+        let Some(key) = header.filter(|_| !entry.definition.read_only) else { return Ok((fresh, false)) };
         let route = format!("mcp {} {}", self.project.project_id, entry.definition.name);
         let body = serde_json::to_vec(arguments).unwrap_or_default();
         let claim = Claim::new(&self.principal.owner, key, &route, &body)?;
         let known = || idempotency::replayed(self.store(), Some(&claim), self.now());
         if let Some(known) = known().await? {
-            return Ok(known);
+            return Ok((known, true));
         }
         let mut record = claim.record(&fresh, self.now());
         match self.store().commit(Tx::new().create(&mut record)).await {
-            Ok(_) => Ok(fresh),
+            Ok(_) => Ok((fresh, true)),
             // The same request came twice at once: the other one's id holds.
-            Err(StoreError::Conflict { .. }) => Ok(known().await?.unwrap_or(fresh)),
+            Err(StoreError::Conflict { .. }) => Ok((known().await?.unwrap_or(fresh), true)),
             Err(other) => Err(other.into()),
         }
     }
@@ -167,6 +227,7 @@ impl<P: Parts> ProjectServer<P> {
         context: &ToolContext,
         request: &RequestContext<RoleServer>,
         knows_tasks: bool,
+        began: pvm_domain::Timestamp,
     ) -> AppResult<Waited> {
         let waits = self.mcp.waits();
         let token = request.meta.get_progress_token();
@@ -175,12 +236,12 @@ impl<P: Parts> ProjectServer<P> {
             (false, Some(_)) => waits.watched,
             (false, None) => waits.quiet,
         };
-        let began = self.now();
         let mut first = true;
         let mut seen = 0.0;
         loop {
             let passed = Duration::try_from(self.now().duration_since(began)).unwrap_or_default();
-            let left = most.saturating_sub(passed);
+            // A VM that was slow to get ready leaves the tool a moment all the same.
+            let left = most.saturating_sub(passed).max(if first { waits.look } else { Duration::ZERO });
             let wait = if token.is_some() { waits.look.min(left) } else { left };
             let step = self.step(entry, arguments, context, wait, first);
             let progress = tokio::select! {

@@ -8,6 +8,7 @@ use pvm_application::ports::{RequestSave, VmError};
 use pvm_application::ports_tools::{ToolProgress, ToolResult, Tools};
 use pvm_application::tool_jobs::{self, JOB_SECS, JobState, ToolJob};
 use pvm_application::vm::{ReadyVm, lease, ready};
+use pvm_domain::project::Scope;
 use rmcp::ErrorData;
 use rmcp::model::{DetailedTask, GetTaskResult, Task, TaskPayload, TaskStatus};
 use serde_json::Value;
@@ -20,8 +21,8 @@ use crate::server::{ProjectServer, protocol_error};
 const POLL_MS: u64 = 2_000;
 /// How long one question waits for the end.
 const LOOK: Duration = Duration::from_secs(1);
-/// Jobs looked after on the way of another call.
-const SETTLED_AT_ONCE: usize = 20;
+/// The newest jobs that are looked after on the way of another call.
+const SETTLED_AT_ONCE: u32 = 50;
 
 /// A job as a task, with the last line of its output.
 pub(crate) fn task(job: &ToolJob, output: &str) -> Task {
@@ -39,7 +40,7 @@ pub(crate) fn task(job: &ToolJob, output: &str) -> Task {
     }
 }
 
-fn lost() -> ToolResult {
+pub(crate) fn lost() -> ToolResult {
     ToolResult::error(
         "The VM was replaced while this ran: its outcome is unknown, and it was not repeated. Look at what is there \
          before you repeat it.",
@@ -86,6 +87,9 @@ impl<P: Parts> ProjectServer<P> {
     /// `tasks/cancel`.
     pub(crate) async fn cancel(&self, id: &str) -> Result<(), ErrorData> {
         let job = self.known_job(id).await?;
+        if self.scope < Scope::Write {
+            return Err(ErrorData::invalid_request("The token may only read; cancelling needs the scope `write`.", None));
+        }
         if job.state != JobState::Working {
             return Ok(());
         }
@@ -149,7 +153,8 @@ impl<P: Parts> ProjectServer<P> {
                 return;
             }
         };
-        for job in open.into_iter().filter(|job| job.epoch == ready.epoch) {
+        let watched = |job: &ToolJob| pvm_tools::entry(&job.tool).is_some_and(|entry| entry.long);
+        for job in open.into_iter().filter(|job| job.epoch == ready.epoch && watched(job)) {
             let call = job.call_id.clone();
             if let Err(error) = self.look_at(job, &ready.vm_id, Duration::ZERO).await {
                 tracing::debug!(command.id = call, %error, "an open job could not be looked at");

@@ -4,6 +4,5 @@
 pub mod lifecycle;
 pub mod run_turn;
 pub mod steps;
-mod wiring;
 
-pub use wiring::Wiring;
+pub use pvm_entry::Wiring;

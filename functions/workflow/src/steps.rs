@@ -5,12 +5,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use pvm_application::runs;
-use pvm_entry::{StepError, call_step};
+use pvm_entry::{StepError, Wiring, call_step};
 use serde_json::Value;
 
 use crate::lifecycle::{end, erase, setup};
 use crate::run_turn;
-use crate::wiring::Wiring;
 
 /// A step as it is known by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +68,8 @@ steps! {
     "fail-tool" in "run-turn": |p, input| runs::fail_tool(p.store(), p.ambient(), input);
     "ask-approval" in "run-turn": |p, input| runs::ask_approval(p.store(), p.workflow(), p.ambient(), input);
     "expire-approval" in "run-turn": |p, input| runs::expire_approval(p.store(), p.ambient(), input);
+    "start-lanes" in "run-turn": |p, input|
+        runs::start_lanes(p.store(), p.workflow(), p.vm(), p.ambient(), input);
     "continue-run" in "run-turn": |p, input| runs::continue_run(p.store(), p.workflow(), p.ambient(), input);
     "finish-run" in "run-turn": |p, input| runs::finish_run(p.store(), p.workflow(), p.ambient(), input);
     "provision-vm" in "vm-lifecycle": |p, input| setup::provision(p.store(), p.vm(), p.ambient(), input);

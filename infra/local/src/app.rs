@@ -85,7 +85,8 @@ pub struct Parts {
 /// A setting or a recording that cannot be used.
 pub fn build(parts: Parts) -> anyhow::Result<App> {
     let vm = VmClient::new(vm_config(&parts))?;
-    let models = Models::new(models(&parts.settings)?);
+    let providers = pvm_entry::providers(&parts.settings, &std::collections::BTreeMap::new())?;
+    let models = Models::new(models(&parts.settings)?).with_providers(providers)?;
     let tools = Registry::new(parts.store.clone(), parts.workflow.clone(), vm.clone(), System);
     Ok(App {
         settings: parts.settings,

@@ -32,7 +32,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         println!("  API          http://{}   (key in {})", stack.http_addr, home.join("api-key").display());
         println!("  E2B door     http://{}   (key in {})", stack.e2b_addr, home.join("e2b-api-key").display());
         println!("  file store   http://{}", stack.s3_addr);
-        println!("  models       {}", stack.app.models.providers().join(", "));
+        println!("  models       {}", stack.app.models.configured().join(", "));
         println!("Ctrl-C saves and pauses the VMs and stops.");
     } else {
         tracing::info!(http = %stack.http_addr, e2b = %stack.e2b_addr, s3 = %stack.s3_addr, "running");

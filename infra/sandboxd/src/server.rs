@@ -11,6 +11,7 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use pvm_e2b_wire::launch::LaunchLimits;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,7 +20,7 @@ use crate::config::Config;
 use crate::egress::Egress;
 use crate::engine::{Engine, Parts, Shutdown};
 use crate::error::StartError;
-use crate::isolation::cgroup::Hierarchy;
+use crate::isolation::cgroup::{Groups, Hierarchy};
 use crate::isolation::spawner::Spawner;
 use crate::store::{Layout, read_json, write_json};
 use crate::templates::{Catalog, Templates};
@@ -56,6 +57,7 @@ impl Server {
     /// [`StartError`], a sentence that says what to do.
     pub async fn start(config: Config) -> Result<ServerHandle, StartError> {
         check_machine()?;
+        raise_open_files();
         let state_dir = config.state_dir.clone();
         let opening = StartError::in_folder(&state_dir, "opening the state folder");
         let layout = Layout::open(&state_dir).map_err(opening)?;
@@ -78,15 +80,15 @@ impl Server {
         ready_template(&templates).await?;
         let catalog = Catalog::open(templates.clone(), &layout)
             .map_err(StartError::at("reading the stored templates"))?;
-        let spawner = start_spawner(&state_dir)?;
+        let groups = Groups::new(hierarchy, instance);
+        let spawner = start_spawner(&state_dir, groups.clone(), config.limits)?;
         let engine = Engine::new(Parts {
             egress: Egress::new(config.egress.clone()).map_err(StartError::at("preparing the egress proxy"))?,
             config,
             layout,
             templates: catalog,
             spawner,
-            hierarchy,
-            instance,
+            groups,
             host_boot_id: host_boot_id()?,
         });
         engine.listens_on(address);
@@ -152,6 +154,16 @@ fn check_machine() -> Result<(), StartError> {
     Ok(())
 }
 
+/// Each sandbox takes a handful of descriptors, and the usual soft limit is for programs with far fewer.
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
+
 /// An overlay's upper layer needs attributes that some file systems (NFS, some container layers) refuse.
 fn check_file_system(root: &Path) -> Result<(), StartError> {
     let file = root.join("probe");
@@ -200,7 +212,7 @@ async fn ready_template(templates: &Templates) -> Result<(), StartError> {
     built.map(|_| ()).map_err(|error| StartError::NoTemplate(error.to_string()))
 }
 
-fn start_spawner(state_dir: &Path) -> Result<Spawner, StartError> {
+fn start_spawner(state_dir: &Path, groups: Groups, limits: LaunchLimits) -> Result<Spawner, StartError> {
     let image = envd_image::sealed().map_err(StartError::at("preparing envd"))?;
     // Only for people who look for a fault in envd itself.
     let log: Option<OwnedFd> = match std::env::var_os("PVM_ENVD_LOG") {
@@ -214,7 +226,7 @@ fn start_spawner(state_dir: &Path) -> Result<Spawner, StartError> {
         ),
         None => None,
     };
-    Spawner::start(image, log).map_err(StartError::NoSandboxes)
+    Spawner::start(&image, log.as_ref(), groups, limits).map_err(StartError::NoSandboxes)
 }
 
 async fn accept(

@@ -201,6 +201,8 @@ pub struct ModelFacts {
     pub context_tokens: u64,
     /// The most tokens of one answer, used where the agent names none.
     pub answer_tokens: u32,
+    /// Whether its price is known, so that a budget in money can be kept.
+    pub priced: bool,
 }
 
 /// Calls language models.

@@ -112,17 +112,18 @@ pub async fn load(
     Ok(found.filter(|job| now < job.until))
 }
 
-/// Jobs of a project that are not known to have ended, at most `limit`.
+/// Jobs among the newest of a project that are not known to have ended.
 ///
 /// # Errors
 /// Of the store.
 pub async fn working(
     store: &impl ReadStore,
     project_id: &ProjectId,
-    limit: usize,
+    newest: u32,
 ) -> AppResult<Vec<ToolJob>> {
-    let page = store.list::<ToolJob>(Listing::of(keys::project_partition(project_id), "JOB#")).await?;
-    Ok(page.items.into_iter().filter(|job| job.state == JobState::Working).take(limit).collect())
+    let listing = Listing::of(keys::project_partition(project_id), "JOB#").page(newest, None).newest_first();
+    let page = store.list::<ToolJob>(listing).await?;
+    Ok(page.items.into_iter().filter(|job| job.state == JobState::Working).collect())
 }
 
 /// Notes how a job ended. Answers the job as it stands: where somebody else was first, theirs holds.

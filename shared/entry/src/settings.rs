@@ -81,6 +81,20 @@ impl Parse for u64 {
         text.parse().map_err(|_| format!("{text:?} is not a whole number"))
     }
 }
+impl Parse for bool {
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| format!("{text:?} is not `true` or `false`"))
+    }
+}
+impl Parse for bool {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "on" => Ok(true),
+            "off" => Ok(false),
+            other => Err(format!("{other:?} is not `on` or `off`")),
+        }
+    }
+}
 impl Parse for LogFormat {
     fn parse(text: &str) -> Result<Self, String> {
         match text {
@@ -198,10 +212,32 @@ settings! {
     sfn_url: Option<String> = "PVM_SFN_URL", "";
     /// Milliseconds between looks at a log that another process writes.
     poll_millis: u64 = "PVM_POLL_MILLIS", "500";
+    /// Whether functions send event streams as they come; emulators of API Gateway take whole answers only.
+    stream_responses: bool = "PVM_STREAM_RESPONSES", "true";
     /// Names this install in the metadata of its VMs: clean-up touches no others.
     deployment_id: String = "PVM_DEPLOYMENT_ID", "local";
     /// The model of agents that name none.
     default_model: String = "PVM_DEFAULT_MODEL", "replay/demo";
+    /// Whether a function opens its connection to the database while it starts instead of at its first request.
+    early_connection: bool = "PVM_EARLY_CONNECTION", "on";
+    /// URL of the queue that requests to save workspaces go to.
+    save_queue_url: Option<String> = "PVM_SAVE_QUEUE_URL", "";
+    /// Name or ARN of the Secrets Manager secret that holds the E2B key, where `E2B_API_KEY` is not set.
+    e2b_key_secret: Option<String> = "PVM_E2B_KEY_SECRET", "";
+    /// Name or ARN of the Secrets Manager secret that holds the keys of model providers, as JSON by provider.
+    model_keys_secret: Option<String> = "PVM_MODEL_KEYS_SECRET", "";
+    /// JSON file of models' windows and prices by name; see docs/operations.md. Budgets in money need prices.
+    models_file: Option<PathBuf> = "PVM_MODELS_FILE", "";
+    /// Key of OpenAI, or of the server at `OPENAI_BASE_URL`.
+    openai_api_key: Option<Secret> = "OPENAI_API_KEY", "";
+    /// A server that speaks OpenAI's Chat Completions, up to and with `/v1`; absent means OpenAI's own.
+    openai_base_url: Option<String> = "OPENAI_BASE_URL", "";
+    /// Key of Anthropic.
+    anthropic_api_key: Option<Secret> = "ANTHROPIC_API_KEY", "";
+    /// A server that speaks Anthropic's Messages, without `/v1`; absent means Anthropic's own.
+    anthropic_base_url: Option<String> = "ANTHROPIC_BASE_URL", "";
+    /// Version of Anthropic's API that is asked for; absent means 2026-10-21.
+    anthropic_version: Option<String> = "PVM_ANTHROPIC_VERSION", "";
     /// E2B control plane; absent means the embedded one, or E2B's cloud by its domain.
     e2b_api_url: Option<String> = "E2B_API_URL", "";
     /// E2B sandboxes, where they are not reached by their domain.

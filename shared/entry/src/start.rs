@@ -1,23 +1,37 @@
 //! Starting a Lambda function: its settings, its logs, and the adapters that it needs, each made once and kept for the
 //! life of the process. What a program asks for here is what its role must allow.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use pvm_application::error::AppResult;
 use pvm_application::signing;
 use pvm_application::store::ReadStore;
 use pvm_aws::clients::{self, Base, ClientSettings};
-use pvm_aws::{Dynamo, MachineNames, Objects, Tables, Workflows};
+use pvm_aws::{Dynamo, DynamoSettings, MachineNames, Objects, SaveQueue, Tables, Workflows, install_secrets};
+use pvm_e2b_wire::secret::Secret as VmSecret;
+use pvm_models::{Library, ModelSettings, Models, Replay};
+use pvm_sandbox::{VmClient, VmClientConfig};
+use pvm_tools::Registry;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::cors::Cors;
+use crate::providers::providers;
 use crate::reply::Reply;
 use crate::settings::{BadSettings, Secret, Settings, required};
 use crate::signer::Signer;
 use crate::step::StepError;
-use crate::{http, logging, step};
+use crate::{System, http, logging, step};
 
 /// What `main` of a function returns.
 pub type Outcome = Result<(), lambda_http::Error>;
+
+/// The tools of agents over a function's adapters.
+pub type Tools = Registry<Dynamo, Workflows, VmClient, System>;
+
+/// E2B's own domain.
+const E2B_DOMAIN: &str = "e2b.app";
 
 /// A function that is starting.
 #[derive(Debug)]
@@ -57,7 +71,19 @@ impl Start {
     pub fn store(&self) -> Result<&'static Dynamo, BadSettings> {
         let app = required(self.settings.table_app.as_ref(), "PVM_TABLE_APP")?.clone();
         let events = required(self.settings.table_events.as_ref(), "PVM_TABLE_EVENTS")?.clone();
-        Ok(forever(Dynamo::new(self.base.dynamodb(), Tables { app, events })))
+        let poll_interval = Some(Duration::from_millis(self.settings.poll_millis));
+        let settings = DynamoSettings { poll_interval, ..DynamoSettings::default() };
+        let tables = Tables { app, events };
+        let store = forever(Dynamo::with_settings(self.base.dynamodb(), tables, settings));
+        if self.settings.early_connection {
+            // The first TLS connection costs most of a cold start; any read opens it, beside the rest of the start.
+            tokio::spawn(async {
+                if let Err(error) = signing::load(store).await {
+                    tracing::debug!(%error, "the early connection found nothing");
+                }
+            });
+        }
+        Ok(store)
     }
 
     /// The records and events, to read only.
@@ -95,6 +121,63 @@ impl Start {
         Ok(forever(Workflows::new(self.base.sfn(), names)))
     }
 
+    /// The VMs. The key comes from `E2B_API_KEY`, or from the secret that `PVM_E2B_KEY_SECRET` names.
+    ///
+    /// # Errors
+    /// Names the variable that is missing; the secret cannot be read.
+    pub async fn vm(&self) -> Result<&'static VmClient, lambda_http::Error> {
+        let settings = &self.settings;
+        let key = match &settings.e2b_api_key {
+            Some(key) => key.reveal().to_owned(),
+            None => {
+                let secret = required(settings.e2b_key_secret.as_ref(), "PVM_E2B_KEY_SECRET")?;
+                install_secrets::read(&self.base.secretsmanager(), secret).await?
+            }
+        };
+        let domain = settings.e2b_domain.as_deref().unwrap_or(E2B_DOMAIN);
+        let mut config = VmClientConfig::cloud(domain, VmSecret::new(key), &settings.deployment_id);
+        if let Some(url) = &settings.e2b_api_url {
+            url.trim_end_matches('/').clone_into(&mut config.api_url);
+        }
+        config.sandbox_url.clone_from(&settings.e2b_sandbox_url);
+        Ok(forever(VmClient::new(config)?))
+    }
+
+    /// The models.
+    ///
+    /// # Errors
+    /// Settings of a provider that cannot be used.
+    pub async fn models(&self) -> Result<&'static Models, lambda_http::Error> {
+        let replay = Replay { library: Library::default(), pace: Duration::ZERO };
+        let default_model = self.settings.default_model.clone();
+        let keys = match &self.settings.model_keys_secret {
+            Some(secret) => install_secrets::read_if_set(&self.base.secretsmanager(), secret).await?,
+            None => None,
+        };
+        let keys: BTreeMap<String, String> = match keys {
+            // The error of the parser could quote a key.
+            Some(text) => serde_json::from_str(&text)
+                .map_err(|_| BadSettings(vec!["the secret of PVM_MODEL_KEYS_SECRET is not JSON by provider".into()]))?,
+            None => BTreeMap::new(),
+        };
+        let models = Models::new(ModelSettings { default_model, replay });
+        Ok(forever(models.with_providers(providers(&self.settings, &keys)?)?))
+    }
+
+    /// The tools of agents, over adapters of this function.
+    pub fn tools(&self, store: &Dynamo, workflow: &Workflows, vm: &VmClient) -> &'static Tools {
+        forever(Registry::new(store.clone(), workflow.clone(), vm.clone(), System))
+    }
+
+    /// Who saves workspaces: a queue.
+    ///
+    /// # Errors
+    /// Names the variable that is missing.
+    pub fn saver(&self) -> Result<&'static SaveQueue<System>, BadSettings> {
+        let url = required(self.settings.save_queue_url.as_ref(), "PVM_SAVE_QUEUE_URL")?;
+        Ok(forever(SaveQueue::new(self.base.sqs(), url, System)))
+    }
+
     /// Signs cursors and tickets, with the install's key or the one of `PVM_SIGNING_KEY`.
     ///
     /// # Errors
@@ -105,6 +188,11 @@ impl Start {
             None => Secret::new(signing::load(store).await?),
         };
         Ok(forever(Signer::new(&key)?))
+    }
+
+    /// The settings, for the life of the process.
+    pub fn settings(&self) -> &'static Settings {
+        forever(self.settings.clone())
     }
 
     /// Serves a route whose answers are sent whole.
@@ -128,7 +216,12 @@ impl Start {
         F: Fn(lambda_http::Request) -> Fut,
         Fut: Future<Output = AppResult<Reply>> + Send,
     {
-        http::run_http_streaming(self.name, Cors::new(&self.settings.cors_origins), handler).await
+        let cors = Cors::new(&self.settings.cors_origins);
+        if self.settings.stream_responses {
+            http::run_http_streaming(self.name, cors, handler).await
+        } else {
+            http::run_http(self.name, cors, handler).await
+        }
     }
 
     /// Serves a step of a state machine.

@@ -2,16 +2,28 @@
 //! and a model of a provider that is not set up is refused with what is missing.
 #![warn(missing_docs)]
 
+mod anthropic_messages;
+mod endpoint;
+mod known;
+mod openai_chat;
 mod replay;
+mod sse;
 
 use std::sync::Arc;
 
 use pvm_application::ports_model::{CallModel, ModelAnswer, ModelError, ModelFacts, ModelRequest};
 use tokio::sync::mpsc;
 
+use anthropic_messages::AnthropicMessages;
+use openai_chat::OpenAiChat;
+
+pub use anthropic_messages::{ANTHROPIC_URL, ANTHROPIC_VERSION, AnthropicSettings};
+pub use endpoint::{BadEndpoint, ProviderKey};
+pub use known::{ModelRow, ModelTable};
+pub use openai_chat::{OPENAI_URL, OpenAiSettings};
 pub use replay::{BadRecording, Library, RecordedAnswer, RecordedCall, Recording, Replay};
 
-/// What is set up.
+/// What is always there.
 #[derive(Debug, Clone)]
 pub struct ModelSettings {
     /// The model of agents that name none.
@@ -20,44 +32,146 @@ pub struct ModelSettings {
     pub replay: Replay,
 }
 
+/// Providers of real models. An absent one is not set up.
+#[derive(Debug, Clone, Default)]
+pub struct Providers {
+    /// `openai/...`: OpenAI, or any server that speaks its Chat Completions.
+    pub openai: Option<OpenAiSettings>,
+    /// `anthropic/...`.
+    pub anthropic: Option<AnthropicSettings>,
+    /// Windows and prices.
+    pub known: ModelTable,
+}
+
 /// The models. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Models {
-    inner: Arc<ModelSettings>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Clone)]
+struct Inner {
+    settings: ModelSettings,
+    openai: Option<OpenAiChat>,
+    anthropic: Option<AnthropicMessages>,
+    known: ModelTable,
 }
 
 impl Models {
-    /// Models as set up.
+    /// The replay model alone.
     pub fn new(settings: ModelSettings) -> Self {
-        Self { inner: Arc::new(settings) }
+        let inner = Inner { settings, openai: None, anthropic: None, known: ModelTable::default() };
+        Self { inner: Arc::new(inner) }
     }
 
-    /// The providers that can be used, for people.
-    pub fn providers(&self) -> Vec<String> {
-        vec![replay::NAME.to_owned()]
+    /// The same, with real providers.
+    ///
+    /// # Errors
+    /// A URL that cannot be one.
+    pub fn with_providers(self, providers: Providers) -> Result<Self, BadEndpoint> {
+        let inner = Inner {
+            settings: self.inner.settings.clone(),
+            openai: providers.openai.map(OpenAiChat::new).transpose()?,
+            anthropic: providers.anthropic.map(AnthropicMessages::new).transpose()?,
+            known: providers.known,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The names of the providers that can be used, for people.
+    pub fn configured(&self) -> Vec<String> {
+        let mut names = vec![replay::NAME.to_owned()];
+        names.extend(self.inner.openai.as_ref().map(|_| openai_chat::NAME.to_owned()));
+        names.extend(self.inner.anthropic.as_ref().map(|_| anthropic_messages::NAME.to_owned()));
+        names
+    }
+
+    /// The provider of a model, with the provider's own name of it.
+    fn provider<'a>(&self, model: &'a str) -> Result<(Provider<'_>, &'a str), ModelError> {
+        let missing = |what: &str| Err(ModelError::NotConfigured(format!("{model} needs {what}, which is not set")));
+        let Some((provider, name)) = model.split_once('/').filter(|(_, name)| !name.is_empty()) else {
+            let why = format!("{model:?} is not a model's name: it has the form provider/model");
+            return Err(ModelError::NotConfigured(why));
+        };
+        match provider {
+            replay::NAME => Ok((Provider::Replay(&self.inner.settings.replay), name)),
+            openai_chat::NAME => match &self.inner.openai {
+                Some(openai) => Ok((Provider::OpenAi(openai), name)),
+                None => missing("OPENAI_API_KEY or OPENAI_BASE_URL"),
+            },
+            anthropic_messages::NAME => match &self.inner.anthropic {
+                Some(anthropic) => Ok((Provider::Anthropic(anthropic), name)),
+                None => missing("ANTHROPIC_API_KEY"),
+            },
+            _ => {
+                let known = [replay::NAME, openai_chat::NAME, anthropic_messages::NAME].join(", ");
+                let why = format!("there is no provider {provider:?}; there are {known}");
+                Err(ModelError::NotConfigured(why))
+            }
+        }
     }
 }
 
-fn unknown(model: &str) -> ModelError {
-    ModelError::NotConfigured(format!("there is no provider for {model:?}; the name has the form provider/model"))
+enum Provider<'a> {
+    Replay(&'a Replay),
+    OpenAi(&'a OpenAiChat),
+    Anthropic(&'a AnthropicMessages),
 }
 
 impl CallModel for Models {
     fn default_model(&self) -> &str {
-        &self.inner.default_model
+        &self.inner.settings.default_model
     }
 
     fn facts(&self, model: &str) -> Result<ModelFacts, ModelError> {
-        match model.split_once('/') {
-            Some((replay::NAME, _)) => Ok(replay::FACTS),
-            _ => Err(unknown(model)),
-        }
+        Ok(match self.provider(model)? {
+            (Provider::Replay(_), _) => replay::FACTS,
+            _ => self.inner.known.facts(model),
+        })
     }
 
     async fn call(&self, request: &ModelRequest, text: mpsc::Sender<String>) -> Result<ModelAnswer, ModelError> {
-        match request.model.split_once('/') {
-            Some((replay::NAME, _)) => self.inner.replay.call(request, &text).await,
-            _ => Err(unknown(&request.model)),
-        }
+        let mut answer = match self.provider(&request.model)? {
+            (Provider::Replay(replay), _) => replay.call(request, &text).await?,
+            (Provider::OpenAi(openai), name) => openai.call(name, request, &text).await?,
+            (Provider::Anthropic(anthropic), name) => anthropic.call(name, request, &text).await?,
+        };
+        self.inner.known.price(&request.model, &mut answer.usage);
+        Ok(answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn models() -> Models {
+        Models::new(ModelSettings { default_model: "replay/demo".to_owned(), replay: Replay::default() })
+    }
+
+    #[test]
+    fn a_model_that_cannot_be_used_is_refused_with_what_is_missing() {
+        let why = |model: &str| models().facts(model).unwrap_err().to_string();
+        assert!(models().facts("replay/demo").is_ok());
+        assert!(why("openai/gpt-5").contains("OPENAI_API_KEY"));
+        assert!(why("anthropic/x").contains("ANTHROPIC_API_KEY"));
+        assert!(why("nobody/x").contains("there are replay, openai, anthropic"));
+        assert!(why("gpt-5").contains("provider/model"));
+    }
+
+    #[test]
+    fn what_is_configured_is_told_without_keys() {
+        let key = ProviderKey::new("hush");
+        let anthropic = AnthropicSettings {
+            base_url: ANTHROPIC_URL.to_owned(),
+            key: key.clone(),
+            version: ANTHROPIC_VERSION.to_owned(),
+        };
+        let openai = OpenAiSettings { base_url: "http://127.0.0.1:9/v1".to_owned(), key: Some(key) };
+        let providers =
+            Providers { openai: Some(openai), anthropic: Some(anthropic), known: ModelTable::default() };
+        let models = models().with_providers(providers).unwrap();
+        assert_eq!(models.configured(), ["replay", "openai", "anthropic"]);
+        assert!(!format!("{models:?}").contains("hush"));
     }
 }

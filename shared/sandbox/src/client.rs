@@ -37,7 +37,7 @@ impl VmClient {
         let mut http = reqwest::Client::builder()
             .connect_timeout(CONNECT)
             .tcp_nodelay(true)
-            .pool_idle_timeout(Duration::from_secs(60))
+            .pool_idle_timeout(Duration::from_mins(1))
             .user_agent(concat!("project-vm/", env!("CARGO_PKG_VERSION")));
         if config.sandbox_url.as_deref().is_some_and(|url| url.starts_with("http://127.0.0.1")) {
             // A proxy of the host is for the outside.

@@ -106,21 +106,21 @@ impl VmClient {
         }
     }
 
-    fn info(&self, listed: ListedSandbox) -> VmInfo {
-        VmInfo {
-            project_id: listed.metadata.get(PROJECT).cloned(),
-            paused: listed.state == SandboxState::Paused,
-            template: listed.alias.unwrap_or(listed.template_id),
-            vm_id: listed.sandbox_id,
-            cpus: listed.cpu_count,
-            memory_mib: listed.memory_mb,
-            disk_mib: listed.disk_size_mb,
-            ends_at: Some(listed.end_at),
-        }
-    }
-
     fn is_ours(&self, listed: &ListedSandbox) -> bool {
         listed.metadata.get(DEPLOYMENT) == Some(&self.inner.config.deployment_id)
+    }
+}
+
+fn info(listed: ListedSandbox) -> VmInfo {
+    VmInfo {
+        project_id: listed.metadata.get(PROJECT).cloned(),
+        paused: listed.state == SandboxState::Paused,
+        template: listed.alias.unwrap_or(listed.template_id),
+        vm_id: listed.sandbox_id,
+        cpus: listed.cpu_count,
+        memory_mib: listed.memory_mb,
+        disk_mib: listed.disk_size_mb,
+        ends_at: Some(listed.end_at),
     }
 }
 
@@ -155,7 +155,7 @@ impl CreateVm for VmClient {
 
 impl FindVm for VmClient {
     async fn vm(&self, vm_id: &str) -> Result<Option<VmInfo>, VmError> {
-        Ok(self.detail(vm_id).await?.map(|detail| self.info(detail.listed)))
+        Ok(self.detail(vm_id).await?.map(|detail| info(detail.listed)))
     }
 
     async fn vms(&self, project: Option<&str>) -> Result<Vec<VmInfo>, VmError> {
@@ -172,7 +172,7 @@ impl FindVm for VmClient {
             query.next_token = next.filter(|token| !token.is_empty()).map(str::to_owned);
             let page: Vec<ListedSandbox> = read(response).await?;
             // The server's filter is trusted for speed only: what is not ours must never be touched.
-            let ours = page.into_iter().filter(|listed| self.is_ours(listed)).map(|listed| self.info(listed));
+            let ours = page.into_iter().filter(|listed| self.is_ours(listed)).map(info);
             found.extend(
                 ours.filter(|info| project.is_none_or(|project| info.project_id.as_deref() == Some(project))),
             );

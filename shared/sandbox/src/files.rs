@@ -16,7 +16,7 @@ use crate::client::VmClient;
 use crate::control::unreachable;
 
 /// Moving a file may take this long: 5 GiB over a slow line.
-const TRANSFER: Duration = Duration::from_secs(3600);
+const TRANSFER: Duration = Duration::from_hours(1);
 
 fn entry(info: EntryInfo) -> VmEntry {
     let kind = match info.file_type {

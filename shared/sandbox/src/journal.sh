@@ -58,6 +58,18 @@ refuse() {
 	exit 64
 }
 
+# Writes line $2 as file $1, whole or not at all: others read it at any time.
+put() {
+	printf '%s\n' "$2" >"$1.new"
+	mv "$1.new" "$1"
+}
+
+# Sets `known`, `booted` and `begun` to what run $1 runs, in which boot, and since when; empty while it is being claimed.
+claim() {
+	known='' booted='' begun=''
+	[ -f "$1/claim" ] && read -r known booted begun <"$1/claim"
+}
+
 # Writes the end of run $1 unless it has one: state, exit code or -, time. The first one counts.
 end() {
 	printf '%s %s %s\n' "$2" "$3" "$(now)" >"$1/exit.$$"
@@ -78,15 +90,13 @@ start() {
 		command -v setsid >/dev/null || refuse "The VM's template lacks setsid (package util-linux)."
 	fi
 	if mkdir "$run" 2>/dev/null; then
-		printf '%s\n' "$sha" >"$run/sha256"
-		boot >"$run/boot"
-		now >"$run/started"
+		put "$run/claim" "$sha $(boot) $(now)"
 		[ "$input" = - ] || mv "$input" "$run/stdin"
 		setsid sh "$0" look_after "$run" "$user" "$directory" "$timeout" "$@" </dev/null >/dev/null 2>&1 &
 	else
 		[ "$input" = - ] || rm -f "$input"
 		[ -d "$run" ] || refuse "The run's folder $run cannot be made; is the disk full?"
-		known=$(cat "$run/sha256" 2>/dev/null)
+		claim "$run"
 		[ -z "$known" ] || [ "$known" = "$sha" ] || exit 65
 	fi
 	report "$run" 0 0 "$limit" "$wait" end
@@ -97,7 +107,7 @@ start() {
 look_after() {
 	run=$1 user=$2 directory=$3 timeout=$4
 	shift 4
-	printf '%s %s\n' $$ "$(started_at $$)" >"$run/runner"
+	put "$run/runner" "$$ $(started_at $$)"
 	input=/dev/null
 	[ -f "$run/stdin" ] && input=$run/stdin
 	: >"$run/stdout"
@@ -111,7 +121,10 @@ look_after() {
 	env --default-signal=INT,QUIT true 2>/dev/null && hears=--default-signal=INT,QUIT
 	set -- env $hears PATH="$old_path" HOME="${home:-/}" USER="$user" LOGNAME="$user" "$@"
 	if [ "$user" != root ]; then
-		if command -v runuser >/dev/null; then
+		# The first that is there; setpriv becomes the command, the others stay in front of it.
+		if command -v setpriv >/dev/null; then
+			set -- setpriv --reuid "$(id -u "$user")" --regid "$(id -g "$user")" --init-groups -- "$@"
+		elif command -v runuser >/dev/null; then
 			set -- runuser -u "$user" -- "$@"
 		else
 			set -- su "$user" -s /bin/sh -c 'exec "$@"' sh "$@"
@@ -125,10 +138,9 @@ look_after() {
 	setsid "$@" <"$input" >>"$run/stdout" 2>>"$run/stderr" &
 	command=$!
 	umask 077
-	printf '%s %s\n' "$command" "$(started_at "$command")" >"$run/pid.new"
-	mv "$run/pid.new" "$run/pid"
+	put "$run/pid" "$command $(started_at "$command")"
 	# A kill that came before there was anything to kill.
-	[ -f "$run/killed" ] && kill -KILL -- "-$command"
+	[ -f "$run/killed" ] && kill -9 "-$command"
 	watch "$run" "$command" "$timeout" &
 	watcher=$!
 	wait "$command"
@@ -150,7 +162,7 @@ watch() {
 		sleep 1
 		if [ "$3" -gt 0 ] && [ $(($(now) - begun)) -ge $(($3 * 100)) ]; then
 			: >"$1/timed_out"
-			kill -KILL -- "-$2" 2>/dev/null
+			kill -9 "-$2" 2>/dev/null
 			return
 		fi
 		trim "$1/stdout"
@@ -165,8 +177,7 @@ trim() {
 	[ -f "$1.gone" ] && read -r gone <"$1.gone"
 	[ $((size - gone)) -gt $((2 * keep)) ] || return 0
 	upto=$(((size - keep) / 4096 * 4096))
-	echo "$upto" >"$1.gone.new"
-	mv "$1.gone.new" "$1.gone"
+	put "$1.gone" "$upto"
 	fallocate -p -o "$keep" -l $((upto - keep)) "$1" 2>/dev/null
 }
 
@@ -183,9 +194,8 @@ prune() {
 look() {
 	state=running code=- ended=$(now)
 	if [ ! -f "$1/exit" ]; then
-		then=''
-		[ -f "$1/boot" ] && read -r then <"$1/boot"
-		if [ -n "$then" ] && [ "$then" != "$(boot)" ]; then
+		claim "$1"
+		if [ -n "$booted" ] && [ "$booted" != "$(boot)" ]; then
 			end "$1" lost -
 		elif runs_still "$1/runner" || runs_still "$1/pid"; then
 			return
@@ -246,8 +256,8 @@ report() {
 		*) pause=0.2 ;;
 		esac
 	done
-	begun=$ended
-	[ -f "$run/started" ] && read -r begun <"$run/started"
+	claim "$run"
+	[ "$ended" -ge "${begun:=$ended}" ] || ended=$begun
 	echo "pvm-journal-1 $state $code $(((ended - begun) * 10)) $out $from $length $total $dropped"
 	show "$run/stdout" "$out_at" "$out_length"
 	show "$run/stderr" "$from" "$length" >&2
@@ -257,7 +267,7 @@ kill_run() {
 	run=$runs/$1
 	[ -d "$run" ] && [ ! -f "$run/exit" ] || return 0
 	: >"$run/killed"
-	runs_still "$run/pid" && kill -KILL -- "-$pid"
+	runs_still "$run/pid" && kill -9 "-$pid"
 	return 0
 }
 

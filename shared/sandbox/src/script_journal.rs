@@ -25,6 +25,8 @@ static PLACE: LazyLock<String> = LazyLock::new(|| {
 /// Runs the script if it is there: `$0` is its place.
 const CALL: &str = "[ -f \"$0\" ] || exit 98; exec /bin/sh \"$0\" \"$@\"";
 
+/// The largest number that a shell counts with.
+const OFFSET_MOST: u64 = i64::MAX.cast_unsigned();
 /// Exit codes of the script, and of [`CALL`] where it is missing.
 const REFUSED: i32 = 64;
 const OTHER_RUN: i32 = 65;
@@ -63,7 +65,7 @@ impl VmClient {
         };
         let mut called = self.run_process(vm_id, "root", process.clone(), wait).await?;
         if called.exit_code == NO_SCRIPT {
-            self.write_file(vm_id, &PLACE, "root", Bytes::from_static(SCRIPT.as_bytes())).await?;
+            self.place_script(vm_id).await?;
             called = self.run_process(vm_id, "root", process, wait).await?;
         }
         match called.exit_code {
@@ -78,6 +80,24 @@ impl VmClient {
                 )))
             }
         }
+    }
+
+    /// Puts the script into the VM under its own name in one step: another caller may be about to run it.
+    async fn place_script(&self, vm_id: &str) -> Result<(), VmError> {
+        let new = format!("{}.{:016x}", *PLACE, rand::random::<u64>());
+        self.write_file(vm_id, &new, "root", Bytes::from_static(SCRIPT.as_bytes())).await?;
+        let process = ProcessConfig {
+            cmd: "/bin/mv".to_owned(),
+            args: vec!["-f".to_owned(), new, PLACE.clone()],
+            cwd: Some("/".to_owned()),
+            ..ProcessConfig::default()
+        };
+        let moved = self.run_process(vm_id, "root", process, Duration::ZERO).await?;
+        if moved.exit_code == 0 {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&moved.stderr).into_owned();
+        Err(VmError::Refused(format!("The run journal cannot be put into the VM: {}", said.trim())))
     }
 
     pub(crate) async fn start_by_script(
@@ -125,8 +145,8 @@ impl VmClient {
         let arguments = vec![
             "read".to_owned(),
             run_id.to_owned(),
-            from.stdout.to_string(),
-            from.stderr.to_string(),
+            from.stdout.min(OFFSET_MOST).to_string(),
+            from.stderr.min(OFFSET_MOST).to_string(),
             from.limit.min(MAX_READ_LIMIT).to_string(),
             hundredths(from.wait).to_string(),
         ];

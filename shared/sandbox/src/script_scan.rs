@@ -97,7 +97,7 @@ impl VmClient {
         }
         let mut sieve = Sieve::new(ignores)?;
         let mut kept: Vec<Found> = Vec::new();
-        for found in sieve.rules_first(found) {
+        for found in rules_first(found) {
             let is_rules = found.entry.kind == EntryKind::File && found.entry.name == DEFAULT_IGNORE_FILE;
             if is_rules && !sieve.is_ignored(&found.entry) {
                 let path = format!("{WORKSPACE}/{}", found.entry.path);
@@ -234,6 +234,14 @@ fn nanoseconds(text: &str) -> i128 {
     seconds * 1_000_000_000 + fraction
 }
 
+/// The entries with the ignore files first, outer ones before inner ones, so that all rules are known when the
+/// others are asked about.
+fn rules_first(mut found: Vec<Found>) -> Vec<Found> {
+    let depth = |found: &Found| found.entry.path.matches('/').count();
+    found.sort_by_key(|found| (found.entry.name != DEFAULT_IGNORE_FILE, depth(found)));
+    found
+}
+
 /// The ignore rules: the defaults, and one set per folder that has an ignore file. The innermost that says anything
 /// decides, and what is in an ignored folder is ignored.
 struct Sieve {
@@ -250,14 +258,6 @@ impl Sieve {
         let defaults = builder.build().map_err(|error| VmError::Refused(error.to_string()))?;
         // No folder of the workspace has this name.
         Ok(Self { rules: HashMap::from([("/".to_owned(), defaults)]), ignored: HashSet::new() })
-    }
-
-    /// The entries with the ignore files first, outer ones before inner ones, so that all rules are known when the
-    /// others are asked about.
-    fn rules_first(&self, mut found: Vec<Found>) -> Vec<Found> {
-        let depth = |found: &Found| found.entry.path.matches('/').count();
-        found.sort_by_key(|found| (found.entry.name != DEFAULT_IGNORE_FILE, depth(found)));
-        found
     }
 
     /// Adds the ignore file at `path`. A wrong line in it is passed over, as git does.

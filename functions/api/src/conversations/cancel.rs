@@ -3,7 +3,7 @@
 use lambda_http::Request;
 use pvm_application::conversations;
 use pvm_application::error::AppResult;
-use pvm_application::ports::{Ambient, RunCommands, StartExecution, StopExecution};
+use pvm_application::ports::{Ambient, RunCommands, SendTask, StartExecution, StopExecution};
 use pvm_application::ports_tools::Tools;
 use pvm_application::store::WriteStore;
 use pvm_contracts::Empty;
@@ -15,7 +15,7 @@ use pvm_entry::{Reply, principal, reply, request};
 /// Of the request and the use case.
 pub async fn handle(
     store: &impl WriteStore,
-    workflow: &(impl StartExecution + StopExecution),
+    workflow: &(impl StartExecution + StopExecution + SendTask),
     vm: &impl RunCommands,
     tools: &impl Tools,
     ambient: &impl Ambient,

@@ -71,6 +71,10 @@ fn bytes(_: &mut Schemas) -> Value {
     json!({"type": "string", "format": "binary"})
 }
 
+fn rpc(_: &mut Schemas) -> Value {
+    json!({"type": "object"})
+}
+
 fn form(_: &mut Schemas) -> Value {
     json!({
         "type": "object",
@@ -368,6 +372,15 @@ fn account(name: &str) -> Option<Operation> {
             keys("List your API keys").paged().answers::<List<Key>>(200, "Keys, without their secrets.")
         }
         "revoke-key" => keys("Revoke an API key").answers_nothing("It opens nothing any more."),
+        "mcp-server" => Operation::new("mcp", "The MCP server of a project (Streamable HTTP, stateless)")
+            .takes_raw("application/json", rpc)
+            .answers_as(200, "The answer of the protocol.", "application/json", Some(rpc))
+            .answers_as(202, "A notification was taken.", "", None),
+        "get-resource-metadata" | "get-mcp-metadata" => Operation::new(
+            "mcp",
+            "Where a client gets a token for the MCP server (RFC 9728)",
+        )
+        .answers_as(200, "The metadata.", "application/json", Some(rpc)),
         "get-health" => {
             Operation::new("health", "Ask whether the API answers").answers::<Health>(200, "It does.")
         }

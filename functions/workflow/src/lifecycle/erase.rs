@@ -2,7 +2,7 @@
 
 use pvm_application::erase;
 use pvm_application::error::AppResult;
-use pvm_application::ports::{Ambient, DeleteObject, RunCommands, StartExecution, StopExecution};
+use pvm_application::ports::{Ambient, DeleteObject, RunCommands, SendTask, StartExecution, StopExecution};
 use pvm_application::ports_tools::Tools;
 use pvm_application::store::WriteStore;
 use pvm_contracts::lifecycle::{LifecycleInput, LifecycleOutput};
@@ -21,7 +21,7 @@ pub async fn stop_runs<S, W, V, T, A>(
 ) -> AppResult<LifecycleOutput>
 where
     S: WriteStore,
-    W: StartExecution + StopExecution,
+    W: StartExecution + StopExecution + SendTask,
     V: RunCommands,
     T: Tools,
     A: Ambient,

@@ -11,7 +11,7 @@ use super::sandbox::{Process, Runtime};
 use super::{Engine, Sandbox};
 use crate::isolation::cgroup::Group;
 use crate::isolation::process;
-use crate::store::{PauseKind, Phase, Record, read_json};
+use crate::store::{PauseKind, Phase, Record, read_last_json};
 
 impl Engine {
     /// Looks through the state folder once, before the server accepts requests.
@@ -21,7 +21,7 @@ impl Engine {
         for entry in std::fs::read_dir(self.layout.sandboxes())? {
             let Ok(id) = entry?.file_name().into_string() else { continue };
             let folder = self.layout.sandbox(&id);
-            match read_json::<Record>(&folder.record()) {
+            match read_last_json::<Record>(&folder.record()) {
                 Ok(Some(record)) => {
                     if !self.ranges.lock().unwrap_or_else(PoisonError::into_inner).mark(record.range) {
                         tracing::error!(sandbox.id = id, "two sandboxes have the same ids; this one is left alone");
@@ -121,25 +121,27 @@ impl Engine {
 
     /// Ends whatever runs in the sandbox's groups.
     async fn end_processes(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> io::Result<()> {
-        let group = sandbox
-            .with(|record| record.group.clone())
-            .unwrap_or_else(|| self.hierarchy.group(&self.instance, sandbox.id()));
-        blocking(move || end_group(&group)).await
+        match sandbox.with(|record| record.group.clone()) {
+            Some(group) => blocking(move || end_group(&group)).await,
+            // It had not come far enough to have any.
+            None => Ok(()),
+        }
     }
 
-    /// Removes groups that belong to no sandbox.
+    /// Removes groups of earlier servers that belong to no sandbox, such as those of their spare shells.
     async fn remove_stray_groups(self: &Arc<Self>) {
-        for id in self.hierarchy.ids(&self.instance) {
-            if self.layout.sandbox(&id).path().exists() {
+        let used: Vec<Group> =
+            self.sandboxes().iter().filter_map(|sandbox| sandbox.with(|record| record.group.clone())).collect();
+        for group in self.groups.of_earlier_runs() {
+            if used.contains(&group) {
                 continue;
             }
-            let group = self.hierarchy.group(&self.instance, &id);
             let removed = blocking(move || {
                 end_group(&group)?;
                 group.remove()
             });
             if let Err(error) = removed.await {
-                tracing::warn!(group = id, %error, "a control group without a sandbox could not be removed");
+                tracing::warn!(%error, "a control group without a sandbox could not be removed");
             }
         }
     }

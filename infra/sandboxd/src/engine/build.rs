@@ -9,6 +9,7 @@ use base64::Engine as _;
 use bytes::Bytes;
 use http::{Method, Request, header};
 use jiff::Timestamp;
+use pvm_e2b_wire::HEADER_ACCESS_TOKEN;
 use pvm_e2b_wire::journal::{ReadRun, RunReport, RunState, SERVICE, StartRun};
 use pvm_e2b_wire::launch::LaunchLimits;
 use pvm_e2b_wire::process::ProcessConfig;
@@ -389,11 +390,13 @@ impl Engine {
     async fn upload(&self, sandbox: &Sandbox, archive: &PathBuf, path: &str) -> Result<(), String> {
         let contents = tokio::fs::read(archive).await.map_err(|error| format!("the uploaded files: {error}"))?;
         let runtime = sandbox.running().ok_or("the build's sandbox has ended")?;
+        let token = sandbox.with(|record| record.envd_token.clone()).unwrap_or_default();
         let request = Request::builder()
             .method(Method::POST)
             .uri(format!("/files?path={path}&username=root"))
             .header(header::HOST, "envd")
             .header(header::CONTENT_TYPE, "application/octet-stream")
+            .header(HEADER_ACCESS_TOKEN, token.expose())
             .body(body::full(contents))
             .map_err(|error| error.to_string())?;
         runtime.envd.control_request(request, STEP_TIMEOUT).await.map(|_| ()).map_err(|error| error.to_string())

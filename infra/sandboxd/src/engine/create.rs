@@ -10,7 +10,7 @@ use pvm_e2b_wire::secret::Secret;
 use super::network::ensure_authority;
 use super::{Engine, EngineError, Sandbox};
 use crate::isolation::ids::IdRange;
-use crate::store::{Layout, PauseKind, Phase, Record, SandboxFolder, write_json};
+use crate::store::{Layout, PauseKind, Phase, Record, SandboxFolder, append_json};
 use crate::templates::Resolved;
 
 /// Characters of a sandbox id behind its first one.
@@ -160,7 +160,7 @@ fn begin(layout: &Layout, folder: &SandboxFolder, record: &Record) -> std::io::R
     folder.create().map_err(|error| {
         std::io::Error::new(error.kind(), format!("{}: {error}", layout.sandboxes().display()))
     })?;
-    write_json(&folder.record(), record)
+    append_json(&folder.record(), record)
 }
 
 /// Runs file system work where it may block.

@@ -1,6 +1,6 @@
 //! The end of sandboxes' time, and the end of the server.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -85,6 +85,11 @@ impl Engine {
         self.stopping.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        self.hierarchy.remove_if_empty(&self.instance);
+        let spawner = self.spawner.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(spawner) = spawner {
+            // Waits for its threads: they remove the spare shells and their groups.
+            tokio::task::spawn_blocking(move || spawner.stop()).await.ok();
+        }
+        self.groups.remove_if_empty();
     }
 }

@@ -40,12 +40,12 @@ impl Engine {
     /// Removes groups and folder of a sandbox that has no known process.
     pub(super) async fn remove_remains(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> std::io::Result<()> {
         let range = sandbox.with(|record| record.range);
-        let group = sandbox
-            .with(|record| record.group.clone())
-            .unwrap_or_else(|| self.hierarchy.group(&self.instance, sandbox.id()));
+        let group = sandbox.with(|record| record.group.clone());
         let (engine, folder) = (Arc::clone(self), sandbox.folder.clone());
         let discarded = blocking(move || {
-            group.remove()?;
+            if let Some(group) = group {
+                group.remove()?;
+            }
             engine.layout.discard(folder.path())
         })
         .await?;

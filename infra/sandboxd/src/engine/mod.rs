@@ -31,7 +31,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::egress::Egress;
-use crate::isolation::cgroup::Hierarchy;
+use crate::isolation::cgroup::Groups;
 use crate::isolation::ids::IdRanges;
 use crate::isolation::spawner::Spawner;
 use crate::store::Layout;
@@ -45,10 +45,9 @@ pub(crate) struct Engine {
     pub(crate) templates: Catalog,
     pub(crate) egress: Arc<Egress>,
     registry: registry::Registry,
-    spawner: Spawner,
-    hierarchy: Hierarchy,
-    /// Name of this state folder's control groups.
-    instance: String,
+    /// Taken at shutdown, so that its threads end.
+    spawner: Mutex<Option<Spawner>>,
+    groups: Groups,
     /// The machine's boot id.
     host_boot_id: String,
     ranges: Mutex<IdRanges>,
@@ -76,8 +75,7 @@ pub(crate) struct Parts {
     pub(crate) templates: Catalog,
     pub(crate) egress: Egress,
     pub(crate) spawner: Spawner,
-    pub(crate) hierarchy: Hierarchy,
-    pub(crate) instance: String,
+    pub(crate) groups: Groups,
     pub(crate) host_boot_id: String,
 }
 
@@ -89,9 +87,8 @@ impl Engine {
             templates: parts.templates,
             egress: Arc::new(parts.egress),
             registry: registry::Registry::default(),
-            spawner: parts.spawner,
-            hierarchy: parts.hierarchy,
-            instance: parts.instance,
+            spawner: Mutex::new(Some(parts.spawner)),
+            groups: parts.groups,
             host_boot_id: parts.host_boot_id,
             ranges: Mutex::default(),
             stopping: CancellationToken::new(),

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::egress::{Gate, Policy};
 use crate::envd::Envd;
 use crate::isolation::process;
-use crate::store::{Phase, Record, SandboxFolder, write_json};
+use crate::store::{Phase, Record, SandboxFolder, append_json};
 
 /// A sandbox's record, and its processes while it has any.
 #[derive(Debug)]
@@ -127,7 +127,7 @@ impl Sandbox {
         let mut record = self.lock();
         let mut changed = record.clone();
         let result = change(&mut changed);
-        write_json(&self.folder.record(), &changed)?;
+        append_json(&self.folder.record(), &changed)?;
         *record = changed;
         Ok(result)
     }

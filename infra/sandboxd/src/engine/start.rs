@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::sync::atomic::Ordering;
 
 use pvm_e2b_wire::envd_http::InitRequest;
@@ -14,7 +14,6 @@ use super::create::blocking;
 use super::sandbox::{Process, Runtime};
 use super::{Engine, EngineError, Sandbox};
 use crate::envd::{CONTROL_SOCKET, DATA_SOCKET};
-use crate::isolation::cgroup::Group;
 use crate::isolation::spawner::{Blueprint, RootPart, Started, View};
 use crate::store::{PauseKind, Phase, Record, RecordedProcess, SandboxFolder};
 
@@ -36,9 +35,10 @@ impl Engine {
             let (engine, sandbox, limits) = (Arc::clone(self), Arc::clone(sandbox), *limits);
             blocking(move || engine.blueprint(&sandbox, &limits)).await.map_err(EngineError::at("preparing"))?
         };
-        let group = blueprint.group.clone();
-        let started = self.spawner.spawn(blueprint).await.map_err(EngineError::at("starting the sandbox"))?;
-        self.attach(sandbox, started, group).await.map_err(EngineError::at("starting the sandbox"))
+        let spawner = self.spawner.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let spawner = spawner.ok_or_else(|| EngineError::Capacity("the server is stopping".into()))?;
+        let started = spawner.spawn(blueprint).await.map_err(EngineError::at("starting the sandbox"))?;
+        self.attach(sandbox, started).await.map_err(EngineError::at("starting the sandbox"))
     }
 
     /// Everything on disk and in the kernel that a start needs, but no process yet.
@@ -57,13 +57,11 @@ impl Engine {
                 work: folder.work(index),
             })
             .collect();
-        let group = self.hierarchy.make(&self.instance, &record.id, limits)?;
         Ok(Blueprint {
             launch: launch(&record, limits),
             range: record.range,
             parts,
             views: vec![View { target: EGRESS_FOLDER.into(), source: folder.egress() }],
-            group,
             control: listen(folder, CONTROL_SOCKET)?,
             data: listen(folder, DATA_SOCKET)?,
             scratch: folder.scratch(),
@@ -75,9 +73,8 @@ impl Engine {
         self: &Arc<Self>,
         sandbox: &Arc<Sandbox>,
         started: Started,
-        group: Group,
     ) -> std::io::Result<()> {
-        let Started { pid, start_ticks, pidfd } = started;
+        let Started { pid, start_ticks, pidfd, group } = started;
         let process = Process::new(pidfd)?;
         let attached = async {
             let runtime = Runtime::new(Arc::clone(&process), &sandbox.folder)?;

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use pvm_e2b_wire::launch::LaunchLimits;
@@ -110,34 +112,24 @@ impl Hierarchy {
         Ok(())
     }
 
-    /// Makes a sandbox's groups with its limits.
-    pub(crate) fn make(&self, instance: &str, id: &str, limits: &LaunchLimits) -> io::Result<Group> {
-        let group = self.group(instance, id);
-        if let Err(error) = group.set_up(limits) {
-            group.remove().ok();
-            return Err(error);
-        }
-        Ok(group)
-    }
-
-    /// The groups a sandbox has or had here.
-    pub(crate) fn group(&self, instance: &str, id: &str) -> Group {
-        let inside = |root: &Path| root.join(PARENT).join(instance).join(id);
+    /// The groups of this name under the server `instance`, whether they exist or not.
+    pub(crate) fn group(&self, instance: &str, name: &str) -> Group {
+        let inside = |root: &Path| root.join(PARENT).join(instance).join(name);
         match self {
             Self::V2(root) => Group::V2(inside(root)),
             Self::V1(trees) => {
-                Group::V1(trees.iter().map(|(name, root)| (name.clone(), inside(root))).collect())
+                Group::V1(trees.iter().map(|(controller, root)| (controller.clone(), inside(root))).collect())
             }
         }
     }
 
-    /// Ids for which a group exists, in any tree.
-    pub(crate) fn ids(&self, instance: &str) -> Vec<String> {
+    /// Names of the groups that exist, in any tree.
+    pub(crate) fn names(&self, instance: &str) -> Vec<String> {
         let roots: Vec<&PathBuf> = match self {
             Self::V2(root) => vec![root],
             Self::V1(trees) => trees.values().collect(),
         };
-        let mut ids: Vec<String> = roots
+        let mut names: Vec<String> = roots
             .into_iter()
             .filter_map(|root| fs::read_dir(root.join(PARENT).join(instance)).ok())
             .flatten()
@@ -145,9 +137,9 @@ impl Hierarchy {
             .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
             .filter_map(|entry| entry.file_name().into_string().ok())
             .collect();
-        ids.sort();
-        ids.dedup();
-        ids
+        names.sort();
+        names.dedup();
+        names
     }
 
     /// Removes the server's own folder when it is empty: after a shutdown that left nothing running.
@@ -177,14 +169,57 @@ fn enable_controllers(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes groups for one run of a server. Their names tell the run, so that what another run left is recognised.
+#[derive(Debug, Clone)]
+pub(crate) struct Groups {
+    hierarchy: Hierarchy,
+    instance: String,
+    run: String,
+    made: Arc<AtomicU64>,
+}
+
+impl Groups {
+    pub(crate) fn new(hierarchy: Hierarchy, instance: String) -> Self {
+        let run = hex::encode(rand::random::<[u8; 4]>());
+        Self { hierarchy, instance, run, made: Arc::default() }
+    }
+
+    /// Makes groups with limits, under a name that was never used.
+    pub(crate) fn make(&self, limits: &LaunchLimits) -> io::Result<Group> {
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let group = self.hierarchy.group(&self.instance, &format!("{}-{number}", self.run));
+        let made = group.folders().into_iter().try_for_each(make_folder).and_then(|()| group.limit(limits));
+        if let Err(error) = made {
+            group.remove().ok();
+            return Err(error);
+        }
+        Ok(group)
+    }
+
+    /// Groups that an earlier run made.
+    pub(crate) fn of_earlier_runs(&self) -> Vec<Group> {
+        self.hierarchy
+            .names(&self.instance)
+            .into_iter()
+            .filter(|name| name.split_once('-').is_none_or(|(run, _)| run != self.run))
+            .map(|name| self.hierarchy.group(&self.instance, &name))
+            .collect()
+    }
+
+    /// Removes the server's own folder when nothing is in it.
+    pub(crate) fn remove_if_empty(&self) {
+        self.hierarchy.remove_if_empty(&self.instance);
+    }
+}
+
 impl Group {
-    fn set_up(&self, limits: &LaunchLimits) -> io::Result<()> {
+    /// Sets the limits.
+    pub(crate) fn limit(&self, limits: &LaunchLimits) -> io::Result<()> {
         let memory = limits.memory_mb.saturating_mul(1024 * 1024).to_string();
         let pids = limits.pids.to_string();
         let quota = u64::from(limits.cpu_count) * CPU_PERIOD_US;
         match self {
             Self::V2(folder) => {
-                make_folder(folder)?;
                 write(&folder.join("memory.max"), &memory)?;
                 // Swap would only move the trouble to the host's disk; not every kernel has the file.
                 write(&folder.join("memory.swap.max"), "0").ok();
@@ -192,10 +227,6 @@ impl Group {
                 write(&folder.join("cpu.max"), &format!("{quota} {CPU_PERIOD_US}"))
             }
             Self::V1(folders) => {
-                // Controllers mounted together are one folder.
-                for folder in folders.values() {
-                    make_folder(folder)?;
-                }
                 let file = |controller: &str, name: &str| folders[controller].join(name);
                 write(&file("memory", "memory.limit_in_bytes"), &memory)?;
                 write(&file("memory", "memory.memsw.limit_in_bytes"), &memory).ok();
@@ -206,6 +237,7 @@ impl Group {
         }
     }
 
+    /// Its folders; controllers mounted together share one.
     fn folders(&self) -> Vec<&Path> {
         let mut folders: Vec<&Path> = match self {
             Self::V2(folder) => vec![folder],
@@ -386,7 +418,7 @@ mod tests {
             fs::write(path.join(file), "").unwrap();
         }
         let limits = LaunchLimits { cpu_count: 2, memory_mb: 2048, disk_mb: 1, pids: 99 };
-        Group::V2(path.clone()).set_up(&limits).unwrap();
+        Group::V2(path.clone()).limit(&limits).unwrap();
         assert_eq!(fs::read_to_string(path.join("cpu.max")).unwrap(), "200000 100000");
         assert_eq!(fs::read_to_string(path.join("memory.max")).unwrap(), "2147483648");
         assert_eq!(fs::read_to_string(path.join("pids.max")).unwrap(), "99");

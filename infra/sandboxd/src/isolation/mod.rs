@@ -8,4 +8,5 @@ pub(crate) mod ids;
 pub(crate) mod launch;
 pub(crate) mod overlay;
 pub(crate) mod process;
+mod spares;
 pub(crate) mod spawner;

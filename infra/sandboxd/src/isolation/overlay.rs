@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_fd, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+    fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
 };
 
 /// Kernels before 6.13 take overlay layers by path only. Found out once, at the first refusal.
@@ -150,6 +150,10 @@ fn open_context() -> io::Result<OwnedFd> {
     for (key, value) in [("redirect_dir", "on"), ("index", "off"), ("metacopy", "off"), ("xino", "auto")] {
         fsconfig_set_string(context.as_fd(), key, value)?;
     }
+    // Without this, ending a sandbox would write the whole disk out first (an overlay syncs all of its upper file
+    // system when it is unmounted), and so would every fsync of a package manager inside. What it costs: when the
+    // machine itself loses power, a sandbox's latest writes may be lost, synced or not.
+    fsconfig_set_flag(context.as_fd(), "volatile")?;
     Ok(context)
 }
 
@@ -180,4 +184,86 @@ fn explain(context: &OwnedFd, error: rustix::io::Errno) -> io::Error {
 fn at(path: &Path, error: rustix::io::Errno) -> io::Error {
     let error = io::Error::from(error);
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::MetadataExt as _;
+    use std::process::{Child, Command, Stdio};
+
+    /// A process that keeps a user namespace with an id map open.
+    struct Keeper(Child);
+
+    impl Keeper {
+        fn start() -> (Self, fs::File) {
+            let mut child = Command::new("unshare")
+                .args(["--user", "--map-root-user", "sh", "-c", "echo ready; exec sleep 60"])
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut word = [0_u8; 6];
+            std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut word).unwrap();
+            let namespace = fs::File::open(format!("/proc/{}/ns/user", child.id())).unwrap();
+            (Self(child), namespace)
+        }
+    }
+
+    impl Drop for Keeper {
+        fn drop(&mut self) {
+            self.0.kill().ok();
+            self.0.wait().ok();
+        }
+    }
+
+    /// Makes an overlay of two layers and a scratch folder, by one of the ways, and looks at it.
+    fn check(make: impl FnOnce(&Layers<'_>, &[OwnedFd], &Path) -> io::Result<OwnedFd>) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in ["top", "bottom", "upper", "work", "scratch:1"] {
+            fs::create_dir(path(name)).unwrap();
+        }
+        fs::write(path("bottom").join("both"), "bottom").unwrap();
+        fs::write(path("bottom").join("low"), "low").unwrap();
+        fs::write(path("top").join("both"), "top").unwrap();
+        let (_keeper, namespace) = Keeper::start();
+        let lower = [path("top"), path("bottom")];
+        let layers = Layers { lower: &lower, upper: &path("upper"), work: &path("work") };
+        let shifted: Vec<_> = lower.iter().map(|folder| shifted(folder, namespace.as_fd()).unwrap()).collect();
+        let mount = make(&layers, &shifted, &path("scratch:1")).unwrap();
+        let inside = PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd()));
+        assert_eq!(fs::read_to_string(inside.join("both")).unwrap(), "top");
+        assert_eq!(fs::read_to_string(inside.join("low")).unwrap(), "low");
+        fs::write(inside.join("new"), "new").unwrap();
+        assert_eq!(fs::read_to_string(path("upper").join("new")).unwrap(), "new");
+        assert_eq!(fs::metadata(path("bottom").join("low")).unwrap().uid(), 0);
+        let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        assert!(!mounts.contains("scratch"), "{mounts}");
+    }
+
+    #[test]
+    fn layers_are_taken_by_descriptor() {
+        std::thread::spawn(|| {
+            super::super::spawner::own_mounts().unwrap();
+            check(|layers, lower, _| by_descriptor(layers, lower));
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn layers_are_taken_by_path_as_older_kernels_need_it() {
+        std::thread::spawn(|| {
+            super::super::spawner::own_mounts().unwrap();
+            check(by_path);
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn special_characters_of_layer_paths_are_escaped() {
+        assert_eq!(escaped(Path::new("/a:b\\c")), "/a\\:b\\\\c");
+    }
 }

@@ -111,7 +111,7 @@ impl Layout {
 /// One sandbox's folder.
 ///
 /// ```text
-/// record.json             what is known about it
+/// record.jsonl            what is known about it, the last line counts
 /// log.jsonl               what happened to it
 /// upper-<n>/ work-<n>/    its own layer, one pair for each part of its root
 /// run/                    envd's sockets, for the server only
@@ -127,7 +127,7 @@ impl SandboxFolder {
     }
 
     pub(crate) fn record(&self) -> PathBuf {
-        self.0.join("record.json")
+        self.0.join("record.jsonl")
     }
 
     pub(crate) fn log(&self) -> PathBuf {
@@ -167,6 +167,8 @@ impl SandboxFolder {
             if make_folder(&upper, 0o755)? {
                 std::os::unix::fs::chown(&upper, Some(owner), Some(owner))?;
             }
+            // Scratch space of one start; the mark that an earlier one left in it would prevent this one.
+            remove_tree(&self.work(part))?;
             make_folder(&self.work(part), 0o700)?;
         }
         make_folder(&self.run(), 0o700)?;

@@ -5,6 +5,11 @@ use serde_json::{Value, json};
 
 use crate::lab::{Lab, eventually};
 
+/// The stored record of a sandbox as it is now.
+fn last_line(path: &std::path::Path) -> Value {
+    serde_json::from_str(std::fs::read_to_string(path).unwrap().lines().last().unwrap()).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn running_sandboxes_survive_a_crash_of_the_server() {
     let mut lab = Lab::start().await;
@@ -63,8 +68,8 @@ async fn a_sandbox_whose_first_process_dies_keeps_its_files() {
     let lab = Lab::start().await;
     let sandbox = lab.create().await;
     lab.sh(&sandbox, "echo kept > /workspace/file").await.ok();
-    let record = lab.state().join("sandboxes").join(&sandbox.sandbox_id).join("record.json");
-    let record: Value = serde_json::from_slice(&std::fs::read(record).unwrap()).unwrap();
+    let record = lab.state().join("sandboxes").join(&sandbox.sandbox_id).join("record.jsonl");
+    let record = last_line(&record);
     let pid = i32::try_from(record["process"]["pid"].as_i64().unwrap()).unwrap();
     rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
     eventually("the sandbox is paused", async || lab.state_of(&sandbox).await == "paused").await;
@@ -80,10 +85,10 @@ async fn half_made_and_half_killed_sandboxes_are_cleared_away() {
     // As a crash in the middle would leave them.
     let folder = lab.state().join("sandboxes");
     let set_phase = |id: &str, phase: &str| {
-        let path = folder.join(id).join("record.json");
-        let mut record: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let path = folder.join(id).join("record.jsonl");
+        let mut record = last_line(&path);
         record["phase"] = json!(phase);
-        std::fs::write(path, record.to_string()).unwrap();
+        std::fs::write(path, format!("{record}\n")).unwrap();
     };
     set_phase(&creating.sandbox_id, "creating");
     set_phase(&killing.sandbox_id, "killing");
@@ -100,10 +105,10 @@ async fn after_a_reboot_sandboxes_are_paused_with_their_files() {
     let mut lab = Lab::start().await;
     let sandbox = lab.create().await;
     lab.sh(&sandbox, "echo kept > /workspace/file").await.ok();
-    let path = lab.state().join("sandboxes").join(&sandbox.sandbox_id).join("record.json");
-    let mut record: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let path = lab.state().join("sandboxes").join(&sandbox.sandbox_id).join("record.jsonl");
+    let mut record = last_line(&path);
     record["host_boot_id"] = json!("another boot");
-    std::fs::write(path, record.to_string()).unwrap();
+    std::fs::write(path, format!("{record}\n")).unwrap();
     lab.crash().await;
     assert_eq!(lab.state_of(&sandbox).await, "paused");
     lab.must(201, "POST", &format!("/v2/sandboxes/{}/connect", sandbox.sandbox_id), json!({"timeout": 60})).await;

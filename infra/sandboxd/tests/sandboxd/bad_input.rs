@@ -18,7 +18,7 @@ async fn bad_create_requests_are_refused_and_make_nothing() {
         (400, json!({"templateID": "host", "timeout": 0}), "Timeout"),
         (400, json!({"templateID": "host", "timeout": -5}), "Timeout"),
         (400, json!({"templateID": "host", "timeout": 90_000}), "24 hours"),
-        (400, json!({"templateID": "host", "timeout": "soon"}), "timeout"),
+        (400, json!({"templateID": "host", "timeout": "soon"}), "not valid"),
         (400, json!({"templateID": "host", "metadata": {"a": 1}}), "valid"),
         (400, json!({"templateID": "host", "envVars": {"A=B": "1"}}), "envVars"),
         (400, json!({"templateID": "host", "autoPauseMemory": false}), "autoPause"),

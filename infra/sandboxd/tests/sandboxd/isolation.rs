@@ -57,10 +57,10 @@ async fn only_the_way_out_leads_to_a_network() {
          curl -s -m 3 --noproxy '*' http://{server}/ && echo host-loopback; \
          curl -s -m 3 --noproxy '*' http://169.254.169.254/ && echo metadata; \
          curl -s -m 3 --noproxy '*' http://1.1.1.1/ && echo direct; \
-         curl -s -m 3 -o /dev/null -w '%{{http_code}}\\n' -x http://127.0.0.1:3128 http://{server}/; \
-         curl -s -m 3 -o /dev/null -w '%{{http_code}}\\n' http://169.254.169.254/latest/meta-data/; \
-         curl -s -m 3 -o /dev/null -w '%{{http_code}}\\n' http://[::ffff:127.0.0.1]:{port}/; \
-         curl -s -m 3 -o /dev/null -w '%{{http_code}}\\n' http://0x7f000001:{port}/; \
+         curl -s -m 3 -o /dev/null -w '%{{http_code}}\\n' -x http://127.0.0.1:3128 --noproxy '' http://{server}/; \
+         curl -s -m 3 -o /dev/null -w '%{{http_code}}\\n' --noproxy '' http://169.254.169.254/latest/meta-data/; \
+         curl -s -m 3 -o /dev/null -w '%{{http_code}}\\n' --noproxy '' http://[::ffff:127.0.0.1]:{port}/; \
+         curl -s -m 3 -o /dev/null -w '%{{http_code}}\\n' --noproxy '' http://0x7f000001:{port}/; \
          ls /sys/class/net",
         port = server.port()
     );
@@ -147,7 +147,7 @@ async fn a_sandbox_without_internet_reaches_nothing() {
     let lab = Lab::with(Lab::open_loopback).await;
     let server = echo_server().await;
     let sandbox = lab.create_with(json!({"allow_internet_access": false})).await;
-    let seen = lab.sh(&sandbox, &format!("curl -s -o /dev/null -w '%{{http_code}}' -x http://127.0.0.1:3128 http://{server}/")).await;
+    let seen = lab.sh(&sandbox, &format!("curl -s -o /dev/null -w '%{{http_code}}' -x http://127.0.0.1:3128 --noproxy '' http://{server}/")).await;
     assert_eq!(seen.stdout, "403");
     lab.finish().await;
 }

@@ -83,15 +83,18 @@ async fn many_sandboxes_leave_nothing_behind() {
     }
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(&*state.to_string_lossy()));
+    // What is there belongs to spare shells, of which there are a few whatever happened.
     let groups = || {
         walkdir::WalkDir::new("/sys/fs/cgroup")
             .into_iter()
             .filter_map(Result::ok)
             .filter(|entry| entry.path().parent().is_some_and(|parent| parent.ends_with(&instance)))
             .filter(|entry| entry.file_type().is_dir())
-            .count()
+            .map(|entry| entry.file_name().to_owned())
+            .collect::<std::collections::BTreeSet<_>>()
+            .len()
     };
-    assert_eq!(groups(), 0);
+    assert!(groups() <= 16, "{}", groups());
     assert_eq!(std::fs::read_dir(state.join("sandboxes")).unwrap().count(), 0);
     eventually("removed folders are gone", async || std::fs::read_dir(state.join("trash")).unwrap().count() == 0)
         .await;
@@ -99,6 +102,7 @@ async fn many_sandboxes_leave_nothing_behind() {
     let listed = lab.must(200, "GET", "/v2/sandboxes", Value::Null).await.json();
     assert_eq!(listed, Value::Array(Vec::new()));
     lab.finish().await;
+    assert_eq!(groups(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -46,7 +46,7 @@ pub async fn create<S: WriteStore, W: StartExecution, M: CallModel, A: Ambient>(
     }
     check(&input)?;
     files_exist(store, project_id, &input).await?;
-    let agents = pins(store, models, &principal.owner, &input.agent_ids).await?;
+    let agents = pins(store, models, &principal.owner, &input.agent_ids, &input.budget).await?;
     let conversation = Conversation {
         conversation_id: ambient.new_id(),
         project_id: project_id.clone(),

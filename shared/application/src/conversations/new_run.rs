@@ -3,7 +3,7 @@
 use pvm_domain::Timestamp;
 use pvm_domain::agent::AgentDefinition;
 use pvm_domain::conversation::core::{Rules, RunCore, Seat};
-use pvm_domain::conversation::{Conversation, InboxEntry, PinnedAgent, Run, RunStatus};
+use pvm_domain::conversation::{Budget, Conversation, InboxEntry, PinnedAgent, Run, RunStatus};
 use pvm_domain::ids::{MessageId, OwnerId, RunId};
 use pvm_domain::limits;
 
@@ -16,15 +16,17 @@ use crate::store::ReadStore;
 /// As much of the user's message as recordings are found by, in bytes.
 const INITIAL_BYTES: usize = 4096;
 
-/// The newest versions of the agents. Each must exist, and its model must be usable as things are configured.
+/// The newest versions of the agents. Each must exist, its model must be usable as things are configured, and where a
+/// budget in money is to be kept its price must be known.
 ///
 /// # Errors
-/// `invalid` naming `agent_ids`.
+/// `invalid` naming `agent_ids` or the budget.
 pub(super) async fn pins(
     store: &impl ReadStore,
     models: &impl CallModel,
     owner: &OwnerId,
     agent_ids: &[String],
+    budget: &Budget,
 ) -> AppResult<Vec<(PinnedAgent, AgentDefinition)>> {
     let mut found = Vec::new();
     for agent_id in agent_ids {
@@ -36,9 +38,16 @@ pub(super) async fn pins(
             ));
         };
         let model = definition.model.as_deref().unwrap_or_else(|| models.default_model());
-        if let Err(error) = models.facts(model) {
-            let reason = format!("names {shown:?}, whose model {model} cannot be used: {error}");
-            return Err(AppError::invalid("agent_ids", reason));
+        match models.facts(model) {
+            Err(error) => {
+                let reason = format!("names {shown:?}, whose model {model} cannot be used: {error}");
+                return Err(AppError::invalid("agent_ids", reason));
+            }
+            Ok(facts) if !facts.priced && budget.cost_microusd.is_some() => {
+                let reason = format!("cannot be kept: the price of {model} is not known; set it in PVM_MODELS_FILE");
+                return Err(AppError::invalid("budget.cost_microusd", reason));
+            }
+            Ok(_) => {}
         }
         found.push((pinned, definition));
     }

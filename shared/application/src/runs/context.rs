@@ -127,6 +127,11 @@ pub(crate) fn messages(
     built
 }
 
+/// Adds a user's last word.
+pub(crate) fn say_last(built: &mut Vec<ModelMessage>, last: String) {
+    say(built, Role::User, text(last));
+}
+
 fn text(text: String) -> Block {
     Block::Text { text }
 }

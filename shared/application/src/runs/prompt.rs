@@ -1,5 +1,5 @@
-//! The system prompt: the agent's own, who else takes part, and the VM block, made from the tools and the project's
-//! records. What changes often comes last, so that providers can cache what comes before.
+//! The system prompt: the agent's own, who else takes part, and the VM block, made from the tools. What the project's
+//! records tell of the workspace changes often, so it comes after all messages: providers can cache what is before it.
 
 use std::fmt::Write;
 
@@ -96,7 +96,6 @@ pub(crate) fn system(
     if let Some(text) = &workspace.agents_md {
         let _ = writeln!(prompt, "\n## AGENTS.md of this workspace\n{}", text.trim());
     }
-    state(&mut prompt, workspace, conversation);
     prompt
 }
 
@@ -201,14 +200,16 @@ fn argument_names(schema: &Value) -> String {
     shown.join(", ")
 }
 
-fn state(prompt: &mut String, workspace: &Workspace, conversation: &Conversation) {
+/// The state of the workspace, for the end of the context.
+pub(crate) fn state(workspace: &Workspace, conversation: &Conversation) -> String {
+    let mut prompt = String::new();
     let vm = match workspace.lease.state {
         VmStatus::Active => "running",
         VmStatus::Paused => "paused, and resumes when it is used",
         VmStatus::Starting => "starting",
         _ => "not running, and starts when it is used",
     };
-    let _ = writeln!(prompt, "\n## State of the workspace now\nThe machine is {vm}.");
+    let _ = writeln!(prompt, "[system] State of the workspace now. The machine is {vm}.");
     if workspace.files.is_empty() {
         prompt.push_str("No files are saved yet.\n");
     } else {

@@ -119,13 +119,14 @@ where
             tools.definitions().iter().filter(|tool| agent.may_use(&tool.name)).collect();
         let provider = model.split('/').next().unwrap_or_default();
         let several = !others.is_empty();
-        let messages = context::messages(&told, &agent.agent_id, provider, summary.as_deref(), several);
+        let mut messages = context::messages(&told, &agent.agent_id, provider, summary.as_deref(), several);
+        context::say_last(&mut messages, prompt::state(&workspace, conversation));
         let request = ModelRequest {
             system: prompt::system(&agent, &others, &usable, &workspace, conversation, run),
             messages,
             tools: usable.iter().map(|tool| as_model_tool(tool)).collect(),
             temperature: agent.temperature,
-            max_tokens: agent.max_tokens.unwrap_or(facts.answer_tokens).min(facts.answer_tokens.max(1)),
+            max_tokens: agent.max_tokens.unwrap_or(facts.answer_tokens),
             model,
             place,
         };

@@ -138,7 +138,7 @@ pub enum Phase {
         /// What the agent is told about calls that were not.
         note: Option<String>,
     },
-    /// The lanes of a parallel run are under way.
+    /// The lanes of a parallel run are under way, or wait to be merged where none is open.
     Lanes {
         /// Lanes that have not ended.
         open: Vec<u32>,
@@ -204,6 +204,8 @@ pub struct RunCore {
     pub broken: u32,
     /// What it used.
     pub usage: Usage,
+    /// What its lanes used, which are runs of their own.
+    pub lane_usage: Usage,
     /// When it began.
     pub started_at: Option<Timestamp>,
     /// Since when it waits for a person.
@@ -233,6 +235,7 @@ impl RunCore {
             failures: 0,
             broken: 0,
             usage: Usage::default(),
+            lane_usage: Usage::default(),
             started_at: None,
             waiting_since: None,
             waited_ms: 0,
@@ -297,6 +300,13 @@ pub enum Input {
     LaneEnded {
         /// Its place.
         index: u32,
+        /// What it used.
+        usage: Usage,
+    },
+    /// The work of all lanes is merged.
+    Merged {
+        /// Whether two of them changed the same thing, which somebody must look at.
+        conflicts: bool,
     },
     /// Somebody cancels the run.
     Cancel {
@@ -499,8 +509,9 @@ impl Work<'_> {
                 self.core.segment_steps = 0;
                 Next::Think
             }
-            (Phase::Lanes { .. }, Input::LaneEnded { index }) => self.lane_ended(index),
-            (_, Input::LaneEnded { .. }) => Next::Nothing,
+            (Phase::Lanes { .. }, Input::LaneEnded { index, usage }) => self.lane_ended(index, &usage),
+            (Phase::Lanes { open }, Input::Merged { conflicts }) if open.is_empty() => self.merged(conflicts),
+            (_, Input::LaneEnded { .. } | Input::Merged { .. }) => Next::Nothing,
             (_, Input::Cancel { reason, detail }) => {
                 self.end(OutcomeKind::Cancelled, Some(reason), Some(detail))
             }
@@ -549,17 +560,28 @@ impl Work<'_> {
             Phase::Deciding => self.decide(),
             Phase::Calling(call) => self.call_again(call),
             Phase::Acting { step, calls, note } => self.act(step, &calls, note, seen, vm_ready),
-            Phase::Lanes { open } if open.is_empty() => self.end(OutcomeKind::Completed, None, None),
             Phase::Lanes { open } => Next::Lanes(open),
             Phase::Ended => Next::Finish,
         }
     }
 
-    fn lane_ended(&mut self, index: u32) -> Next {
-        if let Phase::Lanes { open } = &mut self.core.phase {
+    fn lane_ended(&mut self, index: u32, usage: &Usage) -> Next {
+        let Phase::Lanes { open } = &mut self.core.phase else { return Next::Nothing };
+        if open.contains(&index) {
             open.retain(|lane| *lane != index);
+            self.core.lane_usage.add(usage);
         }
         Next::Nothing
+    }
+
+    /// Conflicts are the first agent's to resolve; without any, the run is over unless somebody sent a message.
+    fn merged(&mut self, conflicts: bool) -> Next {
+        self.core.phase = Phase::Deciding;
+        if conflicts {
+            let first = self.core.rules.seats.first().map(|seat| seat.agent_id.clone());
+            self.core.queue.extend(first);
+        }
+        Next::Think
     }
 
     /// Somebody speaks, or the run ends.
@@ -780,11 +802,13 @@ impl Work<'_> {
             self.core.waited_ms += millis_between(since, self.now);
         }
         let outcome = Outcome { kind, reason: reason.map(str::to_owned), detail };
+        let mut all = self.core.usage;
+        all.add(&self.core.lane_usage);
         let told = json!({
             "outcome": outcome.kind,
             "reason": outcome.reason,
             "detail": outcome.detail,
-            "usage": self.core.usage,
+            "usage": all,
         });
         self.tell(EventType::RunFinished, None, told);
         self.core.turn = None;

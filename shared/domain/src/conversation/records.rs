@@ -240,10 +240,8 @@ pub struct Lane {
     pub index: u32,
     /// Its directory inside the VM.
     pub worktree: String,
-    /// The fence of its worktree's lock.
+    /// The VM epoch that the directory was made in: with another VM it is gone, and nothing may be written where it was.
     pub fence: u64,
-    /// The task token that joins it, once it was handed over.
-    pub token: Option<String>,
 }
 
 /// A run: one user message being worked off.
@@ -271,6 +269,8 @@ pub struct Run {
     pub segment: u32,
     /// The lane it is, in a parallel run.
     pub lane: Option<Lane>,
+    /// The task token that the workflow waits with for the lanes; never shown.
+    pub join_token: Option<String>,
     /// The VM epoch in which it holds the VM, if it does.
     pub vm_epoch: Option<u64>,
     /// When it began to hold the VM.

@@ -44,6 +44,7 @@ impl Work<'_> {
     pub(super) fn budget_limit(&self) -> Option<(&'static str, String)> {
         let mut used = self.core.rules.spent;
         used.add(&self.core.usage);
+        used.add(&self.core.lane_usage);
         let reason = self.core.rules.budget.reached_by(&used)?;
         let detail = format!(
             "The conversation's budget is used up: {} tokens, {} millionths of a dollar, {} seconds.",

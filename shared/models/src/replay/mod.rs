@@ -31,8 +31,8 @@ pub struct Replay {
     pub pace: Duration,
 }
 
-/// It reads nothing, so any context fits.
-pub(crate) const FACTS: ModelFacts = ModelFacts { context_tokens: 10_000_000, answer_tokens: 65_536 };
+/// It reads nothing, so any context fits; and it costs nothing.
+pub(crate) const FACTS: ModelFacts = ModelFacts { context_tokens: 10_000_000, answer_tokens: 65_536, priced: true };
 
 impl Replay {
     pub(crate) async fn call(

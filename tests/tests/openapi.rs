@@ -3,7 +3,7 @@
 
 #[test]
 fn the_document_in_the_repository_is_current() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../openapi.json");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../openapi.json");
     let mut made = serde_json::to_string_pretty(&pvm_api::openapi::document()).unwrap();
     made.push('\n');
     if std::env::var_os("UPDATE").is_some() {

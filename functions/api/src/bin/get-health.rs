@@ -1,0 +1,10 @@
+//! `GET /healthz`
+
+use pvm_api::health;
+use pvm_entry::{Outcome, Start};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Outcome {
+    let start = Start::new("get-health").await?;
+    start.http(|request| health::handle(request)).await
+}

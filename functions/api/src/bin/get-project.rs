@@ -1,0 +1,11 @@
+//! `GET /api/projects/{project_id}`
+
+use pvm_api::projects::get;
+use pvm_entry::{Outcome, Start};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Outcome {
+    let start = Start::new("get-project").await?;
+    let store = start.read_store()?;
+    start.http(|request| get::handle(store, request)).await
+}

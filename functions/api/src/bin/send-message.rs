@@ -1,0 +1,15 @@
+//! `POST /api/projects/{project_id}/conversations/{conversation_id}/messages`
+
+use pvm_api::conversations::send;
+use pvm_entry::{Outcome, Start, System};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Outcome {
+    let start = Start::new("send-message").await?;
+    let store = start.store()?;
+    let workflow = start.workflow()?;
+    let vm = start.vm().await?;
+    let models = start.models().await?;
+    let tools = start.tools(store, workflow, vm);
+    start.http(|request| send::handle(store, workflow, vm, models, tools, &System, request)).await
+}

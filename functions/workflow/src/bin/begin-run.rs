@@ -1,0 +1,11 @@
+//! `run-turn`: `Begin`
+
+use pvm_application::runs;
+use pvm_entry::{Outcome, Start, StepError, System};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Outcome {
+    let start = Start::new("begin-run").await?;
+    let store = start.store()?;
+    start.step(|input| async { runs::begin(store, &System, input).await.map_err(StepError::from) }).await
+}

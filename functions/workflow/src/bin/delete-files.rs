@@ -1,0 +1,14 @@
+//! `vm-lifecycle`: `DeleteFiles`
+
+use pvm_entry::{Outcome, Start, StepError};
+use pvm_workflow::lifecycle::erase;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Outcome {
+    let start = Start::new("delete-files").await?;
+    let store = start.store()?;
+    let objects = start.objects()?;
+    start
+        .step(|input| async { erase::delete_files(store, objects, input).await.map_err(StepError::from) })
+        .await
+}

@@ -1,0 +1,17 @@
+//! `run-turn`: `EnsureVm`
+
+use pvm_application::runs;
+use pvm_entry::{Outcome, Start, StepError, System};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Outcome {
+    let start = Start::new("ensure-vm").await?;
+    let store = start.store()?;
+    let workflow = start.workflow()?;
+    let vm = start.vm().await?;
+    start
+        .step(|input| async {
+            runs::ensure_vm(store, workflow, vm, &System, input).await.map_err(StepError::from)
+        })
+        .await
+}

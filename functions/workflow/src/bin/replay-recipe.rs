@@ -1,0 +1,16 @@
+//! `vm-lifecycle`: `ReplayRecipe`
+
+use pvm_entry::{Outcome, Start, StepError, System};
+use pvm_workflow::lifecycle::setup;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Outcome {
+    let start = Start::new("replay-recipe").await?;
+    let store = start.store()?;
+    let vm = start.vm().await?;
+    start
+        .step(|input| async {
+            setup::replay_recipe(store, vm, &System, input).await.map_err(StepError::from)
+        })
+        .await
+}

@@ -1,0 +1,17 @@
+//! `vm-lifecycle`: `RestoreFiles`
+
+use pvm_entry::{Outcome, Start, StepError, System};
+use pvm_workflow::lifecycle::setup;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Outcome {
+    let start = Start::new("restore-files").await?;
+    let store = start.store()?;
+    let objects = start.objects()?;
+    let vm = start.vm().await?;
+    start
+        .step(|input| async {
+            setup::restore_files(store, objects, vm, &System, input).await.map_err(StepError::from)
+        })
+        .await
+}

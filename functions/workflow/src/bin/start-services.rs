@@ -1,0 +1,16 @@
+//! `vm-lifecycle`: `StartServices`
+
+use pvm_entry::{Outcome, Start, StepError, System};
+use pvm_workflow::lifecycle::setup;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Outcome {
+    let start = Start::new("start-services").await?;
+    let store = start.store()?;
+    let vm = start.vm().await?;
+    start
+        .step(|input| async {
+            setup::start_services(store, vm, &System, input).await.map_err(StepError::from)
+        })
+        .await
+}

@@ -1,0 +1,196 @@
+//! What users do while agents work: send, steer, interrupt, cancel.
+
+use pvm_domain::conversation::{CallStatus, ConversationStatus, Delivery, Mode, OutcomeKind, RunStatus};
+use pvm_domain::event::EventType;
+use serde_json::json;
+
+use crate::rig::models::say;
+use crate::rig::{Rig, kinds};
+
+#[tokio::test]
+async fn a_cancel_ends_the_run_at_once_and_kills_its_command() {
+    let rig = Rig::new(|request| match request.place.initial_message.as_str() {
+        "Wait" if request.place.agent_step == 0 => say("Waiting.").call("change", json!({"what": "gate"})),
+        _ => say("Here I am."),
+    })
+    .await;
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Wait").await;
+    let gate = rig.vm.gate();
+    gate.reached().await;
+    assert_eq!(rig.lease().await.holders.len(), 1);
+    let left = rig.cancel(&made.conversation_id).await;
+    assert_eq!((left.status, left.active_run), (ConversationStatus::Cancelled, None));
+    assert_eq!(rig.vm.killed(), ["gate"]);
+    let story = rig.events(&made.conversation_id).await;
+    assert_eq!(story.last().map(|event| event.kind), Some(EventType::RunFinished));
+    assert_eq!(story.last().unwrap().data["outcome"], "cancelled");
+    gate.open();
+    rig.settle().await;
+    assert_eq!(rig.events(&made.conversation_id).await.len(), story.len(), "nothing comes after the end");
+    assert_eq!(rig.calls(&made.conversation_id).await[0].status, CallStatus::Cancelled);
+    assert!(rig.lease().await.holders.is_empty());
+    // Cancelling again changes nothing, and the conversation goes on with the next message.
+    rig.cancel(&made.conversation_id).await;
+    let next = rig.send(&made.conversation_id, "Hello", Delivery::Queue).await;
+    rig.settle().await;
+    assert_eq!(rig.transcript(&made.conversation_id).await.last().unwrap(), "dev_agent: Here I am.");
+    let run = rig.run(&made.conversation_id, &next.run_id).await;
+    assert_eq!(run.outcome.unwrap().kind, OutcomeKind::Completed);
+}
+
+#[tokio::test]
+async fn a_cancel_stops_the_models_stream_and_keeps_what_was_said() {
+    let rig = Rig::new(|_| say("I begin to speak").takes(3).hangs()).await;
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Talk").await;
+    let created = rig.wait_for(&made.conversation_id, EventType::TurnStarted).await;
+    assert!(created.seq.is_some());
+    let log = pvm_domain::event::LogId::Conversation(made.conversation_id.clone());
+    let message = rig.wait_for(&made.conversation_id, EventType::MessageCreated).await.data["message_id"].clone();
+    for _ in 0..100 {
+        use pvm_application::store::ReadStore;
+        if !rig.store.deltas(message.as_str().unwrap()).await.unwrap().is_empty() {
+            break;
+        }
+        rig.store.wait_for_append(&log, u64::MAX, std::time::Duration::from_millis(20)).await;
+    }
+    rig.cancel(&made.conversation_id).await;
+    rig.settle().await;
+    let transcript = rig.transcript(&made.conversation_id).await;
+    assert_eq!(transcript, ["user: Talk", "dev_agent: I begin to speak (Cut)"]);
+}
+
+#[tokio::test]
+async fn messages_sent_during_a_run_wait_their_turn() {
+    let rig = Rig::new(|request| match request.place.initial_message.as_str() {
+        "First" if request.place.agent_step == 0 => say("One.").call("change", json!({"what": "gate"})),
+        text => say(&format!("Answer to {text}.")),
+    })
+    .await;
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "First").await;
+    let id = &made.conversation_id;
+    let gate = rig.vm.gate();
+    gate.reached().await;
+    let second = rig.send(id, "Second", Delivery::Queue).await;
+    let third = rig.send(id, "Third", Delivery::Queue).await;
+    assert_eq!((second.run_status, third.run_status), (RunStatus::Queued, RunStatus::Queued));
+    gate.open();
+    rig.settle().await;
+    assert_eq!(
+        rig.transcript(id).await,
+        [
+            "user: First",
+            "dev_agent: One. (ToolCalls)",
+            "dev_agent: Answer to First.",
+            "user: Second",
+            "dev_agent: Answer to Second.",
+            "user: Third",
+            "dev_agent: Answer to Third.",
+        ]
+    );
+    let story = kinds(&rig.events(id).await);
+    assert_eq!(story.iter().filter(|kind| **kind == "run.queued").count(), 2);
+    assert_eq!(story.iter().filter(|kind| **kind == "run.finished").count(), 3);
+    let conversation = rig.conversation(id).await;
+    assert_eq!((conversation.run_count, conversation.status), (3, ConversationStatus::Idle));
+    assert_eq!(conversation.usage.model_calls, 4);
+}
+
+#[tokio::test]
+async fn two_messages_at_the_same_instant_are_both_kept_and_one_is_queued() {
+    let rig = Rig::new(|request| say(&format!("Answer to {}.", request.place.initial_message))).await;
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Hello").await;
+    rig.settle().await;
+    let id = &made.conversation_id;
+    let (one, two) = futures::join!(rig.send(id, "A", Delivery::Queue), rig.send(id, "B", Delivery::Queue));
+    assert_ne!(one.run_id, two.run_id);
+    rig.settle().await;
+    let transcript = rig.transcript(id).await;
+    assert_eq!(transcript.len(), 6);
+    for text in ["user: A", "dev_agent: Answer to A.", "user: B", "dev_agent: Answer to B."] {
+        assert!(transcript.iter().any(|line| line == text), "{transcript:?}");
+    }
+    rig.events(id).await;
+}
+
+#[tokio::test]
+async fn a_steering_message_joins_the_run_before_its_next_call() {
+    let rig = Rig::new(|request| match request.place.agent_step {
+        0 => say("On it.").call("change", json!({"what": "gate"})),
+        _ => {
+            let heard = serde_json::to_string(&request.messages).unwrap().contains("in blue");
+            say(if heard { "In blue, then." } else { "In red." })
+        }
+    })
+    .await;
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Paint it").await;
+    let id = &made.conversation_id;
+    let gate = rig.vm.gate();
+    gate.reached().await;
+    let steered = rig.send(id, "Make it in blue", Delivery::Steer).await;
+    assert_eq!(steered.run_id, made.run_id);
+    gate.open();
+    rig.settle().await;
+    assert_eq!(
+        rig.transcript(id).await,
+        ["user: Paint it", "dev_agent: On it. (ToolCalls)", "user: Make it in blue", "dev_agent: In blue, then."]
+    );
+    assert_eq!(rig.conversation(id).await.run_count, 1);
+}
+
+#[tokio::test]
+async fn an_interrupting_message_ends_the_run_and_is_worked_off_first() {
+    let rig = Rig::new(|request| match request.place.initial_message.as_str() {
+        "Old" => say("Old work.").call("change", json!({"what": "gate"})),
+        text => say(&format!("Answer to {text}.")),
+    })
+    .await;
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Old").await;
+    let id = &made.conversation_id;
+    let gate = rig.vm.gate();
+    gate.reached().await;
+    rig.send(id, "Later", Delivery::Queue).await;
+    rig.send(id, "Now", Delivery::Interrupt).await;
+    gate.open();
+    rig.settle().await;
+    assert_eq!(
+        rig.transcript(id).await,
+        [
+            "user: Old",
+            "dev_agent: Old work. (ToolCalls)",
+            "user: Now",
+            "dev_agent: Answer to Now.",
+            "user: Later",
+            "dev_agent: Answer to Later.",
+        ]
+    );
+    let old = rig.run(id, &made.run_id).await;
+    assert_eq!(old.outcome.unwrap().reason.as_deref(), Some("interrupted"));
+    assert_eq!(rig.vm.killed(), ["gate"]);
+    rig.events(id).await;
+}
+
+#[tokio::test]
+async fn a_cancel_also_ends_what_waits_and_keeps_its_messages() {
+    let rig = Rig::new(|_| say("Hm.").call("change", json!({"what": "gate"}))).await;
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "First").await;
+    let id = &made.conversation_id;
+    let gate = rig.vm.gate();
+    gate.reached().await;
+    rig.send(id, "Second", Delivery::Queue).await;
+    let left = rig.cancel(id).await;
+    assert!(left.queued.is_empty());
+    gate.open();
+    rig.settle().await;
+    assert_eq!(rig.transcript(id).await, ["user: First", "dev_agent: Hm. (ToolCalls)", "user: Second"]);
+    let story = kinds(&rig.events(id).await);
+    assert_eq!(story.iter().filter(|kind| **kind == "run.finished").count(), 2);
+}
+
+#[tokio::test]
+async fn a_start_that_was_lost_is_made_up_for() {
+    let rig = Rig::new(|_| say("At last.")).await;
+    rig.flow.loses_next_start.store(true, std::sync::atomic::Ordering::SeqCst);
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Hello").await;
+    rig.settle().await;
+    assert_eq!(rig.transcript(&made.conversation_id).await, ["user: Hello", "dev_agent: At last."]);
+}

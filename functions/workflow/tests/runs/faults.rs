@@ -1,0 +1,232 @@
+//! What models, VMs and people do wrong, and where it ends.
+
+use std::time::Duration;
+
+use pvm_application::ports_model::{ModelError, Stop, TokenUsage};
+use pvm_contracts::conversations::CreateConversation;
+use pvm_domain::conversation::{Budget, CallStatus, ConversationStatus, Delivery, Mode, OutcomeKind};
+use serde_json::json;
+
+use crate::rig::models::{Say, say};
+use crate::rig::{Rig, kinds};
+
+async fn outcome(rig: &Rig, made: &pvm_contracts::conversations::MessageAccepted) -> (OutcomeKind, Option<String>) {
+    let outcome = rig.run(&made.conversation_id, &made.run_id).await.outcome.unwrap();
+    (outcome.kind, outcome.reason)
+}
+
+#[tokio::test]
+async fn what_a_model_gets_wrong_becomes_results_that_it_can_read() {
+    let rig = Rig::new(|request| match request.place.agent_step {
+        0 => {
+            let mut answer = say("").call("no_such_tool", json!({})).call("look", json!("text"));
+            answer.calls.push(("look".to_owned(), Err("expected `:` at column 5".to_owned())));
+            answer
+        }
+        _ => say("I see."),
+    })
+    .await;
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Go").await;
+    rig.settle().await;
+    assert_eq!(outcome(&rig, &made).await, (OutcomeKind::Completed, None));
+    assert!(rig.calls(&made.conversation_id).await.iter().all(|call| call.status == CallStatus::Failed));
+    assert!(rig.vm.starts().is_empty());
+    let requests = rig.models.requests.lock().unwrap();
+    let read = serde_json::to_string(&requests[1].messages).unwrap();
+    for part in ["there is no tool", "must be a JSON object", "expected `:` at column 5"] {
+        assert!(read.contains(part), "{read}");
+    }
+}
+
+#[tokio::test]
+async fn empty_refused_endless_and_broken_answers_end_cleanly() {
+    let rig = Rig::new(|request| match request.place.agent_id.as_str() {
+        "dev_agent" => say(""),
+        "designer_agent" => Say { stop: Some(Stop::Refusal), ..say("I will not.") },
+        "data_agent" => say(&"x".repeat(10_000_000)),
+        _ => say("Bytes \u{fffd} and \0 nulls."),
+    })
+    .await;
+    let agents = ["dev_agent", "designer_agent", "data_agent", "reviewer_agent"];
+    let made = rig.create(&agents, Mode::RoundRobin, "Go").await;
+    rig.settle().await;
+    assert_eq!(outcome(&rig, &made).await, (OutcomeKind::Completed, None));
+    let transcript = rig.transcript(&made.conversation_id).await;
+    assert_eq!(transcript[1], "dev_agent:  (Empty)");
+    assert_eq!(transcript[2], "designer_agent: I will not. (Refused)");
+    assert!(transcript[3].len() < 300_000 && transcript[3].ends_with("(MaxTokens)"));
+    rig.events(&made.conversation_id).await;
+}
+
+#[tokio::test]
+async fn a_busy_provider_is_waited_for_by_the_workflow() {
+    let rig = Rig::new(|_| say("Finally.")).await;
+    rig.errors([
+        ModelError::RateLimited { retry_after: Some(Duration::from_secs(40)) },
+        ModelError::Overloaded { retry_after: None },
+        ModelError::Broken("the stream broke off".to_owned()),
+    ]);
+    let started = pvm_asl::Clock::now(&rig.clock);
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Go").await;
+    rig.settle().await;
+    assert_eq!(rig.transcript(&made.conversation_id).await, ["user: Go", "dev_agent: Finally."]);
+    let run = rig.run(&made.conversation_id, &made.run_id).await;
+    let took = run.finished_at.unwrap().duration_since(started).as_secs();
+    assert!((44..200).contains(&took), "{took}");
+    let story = kinds(&rig.events(&made.conversation_id).await);
+    assert_eq!(story.iter().filter(|kind| **kind == "message.reset").count(), 3);
+}
+
+#[tokio::test]
+async fn a_provider_that_stays_away_fails_the_run_and_the_next_message_starts_a_new_one() {
+    let rig = Rig::new(|_| say("Back.")).await;
+    rig.errors((0..10).map(|_| ModelError::Overloaded { retry_after: None }));
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Go").await;
+    rig.settle().await;
+    assert_eq!(outcome(&rig, &made).await, (OutcomeKind::Failed, Some("model_overloaded".to_owned())));
+    assert_eq!(rig.conversation(&made.conversation_id).await.status, ConversationStatus::Failed);
+    rig.send(&made.conversation_id, "Again", Delivery::Queue).await;
+    rig.settle().await;
+    assert_eq!(rig.transcript(&made.conversation_id).await.last().unwrap(), "dev_agent: Back.");
+}
+
+#[tokio::test]
+async fn a_model_without_a_key_fails_at_once_and_says_what_is_missing() {
+    let rig = Rig::new(|_| say("Never.")).await;
+    rig.errors([ModelError::NotConfigured("anthropic does not accept the key".to_owned())]);
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Go").await;
+    rig.settle().await;
+    let run = rig.run(&made.conversation_id, &made.run_id).await;
+    assert!(run.outcome.unwrap().detail.unwrap().contains("does not accept the key"));
+}
+
+#[tokio::test]
+async fn a_context_that_overflows_is_summarised_and_the_originals_stay() {
+    let rig = Rig::new(|request| {
+        if request.system.contains("hand-over notes") {
+            return say("The notes: a cat was drawn.");
+        }
+        let knows = serde_json::to_string(&request.messages).unwrap().contains("The notes: a cat was drawn.");
+        say(if knows { "I remember the cat." } else { "I know nothing." })
+    })
+    .await;
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Draw a cat").await;
+    rig.settle().await;
+    rig.errors([ModelError::ContextOverflow]);
+    rig.send(&made.conversation_id, "What did you draw?", Delivery::Queue).await;
+    rig.settle().await;
+    let transcript = rig.transcript(&made.conversation_id).await;
+    assert_eq!(
+        transcript,
+        ["user: Draw a cat", "dev_agent: I know nothing.", "user: What did you draw?", "dev_agent: I remember the cat."]
+    );
+    let compacted = rig.conversation(&made.conversation_id).await.compacted;
+    assert_eq!(compacted["dev_agent"].summary, "The notes: a cat was drawn.");
+    rig.events(&made.conversation_id).await;
+}
+
+#[tokio::test]
+async fn a_nearly_full_window_is_summarised_before_the_next_call() {
+    let rig = Rig::new(|request| {
+        if request.system.contains("hand-over notes") {
+            return say("Notes.");
+        }
+        let usage = TokenUsage { input: 85_000, output: 10, ..TokenUsage::default() };
+        Say { usage, ..say("Long.") }
+    })
+    .await;
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "One").await;
+    rig.settle().await;
+    rig.send(&made.conversation_id, "Two", Delivery::Queue).await;
+    rig.settle().await;
+    assert_eq!(rig.models.requests.lock().unwrap().len(), 2, "each run begins with a fresh count");
+}
+
+#[tokio::test]
+async fn a_command_whose_vm_dies_is_lost_and_never_run_again() {
+    let rig = Rig::new(|request| match request.place.agent_step {
+        0 => say("/vm make a change"),
+        _ => say("It is lost, then."),
+    })
+    .await;
+    rig.vm.die_at_next_start();
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Go").await;
+    rig.settle().await;
+    let call = rig.calls(&made.conversation_id).await.remove(0);
+    assert_eq!(call.status, CallStatus::Lost);
+    assert_eq!(rig.vm.starts().len(), 1);
+    let transcript = rig.transcript(&made.conversation_id).await;
+    assert!(transcript[2].contains("Nobody knows whether"), "{transcript:?}");
+    assert_eq!(outcome(&rig, &made).await, (OutcomeKind::Completed, None));
+    rig.events(&made.conversation_id).await;
+}
+
+#[tokio::test]
+async fn a_call_that_changes_nothing_is_run_again_in_the_next_vm() {
+    let rig = Rig::new(|request| match request.place.agent_step {
+        0 => say("").call("look", json!({"what": "around"})),
+        _ => say("Seen."),
+    })
+    .await;
+    rig.vm.die_at_next_start();
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Go").await;
+    rig.settle().await;
+    let call = rig.calls(&made.conversation_id).await.remove(0);
+    assert_eq!((call.status, call.vm_id.as_deref()), (CallStatus::Done, Some("vm3")));
+    assert_eq!(rig.vm.starts().len(), 2);
+}
+
+#[tokio::test]
+async fn a_budget_ends_the_run_before_the_call_that_would_exceed_it() {
+    let rig = Rig::new(|request| {
+        say("More.").call("look", json!({"what": request.place.agent_step.to_string()}))
+    })
+    .await;
+    let made = rig
+        .create_with(CreateConversation {
+            agent_ids: vec!["dev_agent".to_owned()],
+            initial_message: "Go".to_owned(),
+            conversation_id: Some("my-chat".to_owned()),
+            mode: Mode::RoundRobin,
+            max_turns: Some(3),
+            budget: Budget { tokens: Some(300), ..Budget::default() },
+            file_ids: Vec::new(),
+        })
+        .await;
+    rig.settle().await;
+    assert_eq!(outcome(&rig, &made).await, (OutcomeKind::Stopped, Some("budget_tokens".to_owned())));
+    let conversation = rig.conversation(&made.conversation_id).await;
+    assert_eq!((conversation.usage.model_calls, conversation.usage.tokens()), (3, 330));
+    // The budget is the conversation's: a further message is answered by nobody.
+    let again = rig.send(&made.conversation_id, "More", Delivery::Queue).await;
+    rig.settle().await;
+    assert_eq!(outcome(&rig, &again).await, (OutcomeKind::Stopped, Some("budget_tokens".to_owned())));
+    assert_eq!(rig.models.requests.lock().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn the_same_call_again_and_again_stops_the_run() {
+    let rig = Rig::new(|_| say("Again.").call("change", json!({"what": "it"}))).await;
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Go").await;
+    rig.settle().await;
+    assert_eq!(outcome(&rig, &made).await, (OutcomeKind::Stopped, Some("repeated_call".to_owned())));
+    assert_eq!(rig.vm.starts().len(), 2);
+    rig.events(&made.conversation_id).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_is_deleted_while_it_talks_says_its_last_word() {
+    let rig = Rig::new(|request| match request.place.agent_step {
+        0 => say("Working.").call("change", json!({"what": "gate"})),
+        _ => say("Goodbye."),
+    })
+    .await;
+    rig.define(json!({"agent_id": "helper", "system_prompt": "You help."})).await;
+    let made = rig.create(&["helper"], Mode::RoundRobin, "Go").await;
+    let gate = rig.vm.gate();
+    gate.reached().await;
+    pvm_application::agents::delete(&rig.store, &rig.ambient, &rig.principal, "helper", None).await.unwrap();
+    gate.open();
+    rig.settle().await;
+    assert_eq!(rig.transcript(&made.conversation_id).await.last().unwrap(), "helper: Goodbye.");
+}

@@ -1,0 +1,444 @@
+//! The rig: one project with a VM, the shipped state machine, and everything scripted around it.
+
+pub mod crash;
+pub mod gate;
+pub mod models;
+mod store;
+mod tools;
+mod vm;
+mod world;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use pvm_application::ports_model::{ModelError, ModelRequest};
+use pvm_application::store::{Listing, ReadStore, Tx, WriteStore};
+use pvm_application::{conversations, keys, runs};
+use pvm_asl::{Clock as _, Engine, EngineBuilder, InvokeError, Invoker, ListFilter, SimClock};
+use pvm_aws::clients::{self, ClientSettings, StaticCredentials};
+use pvm_aws::{Dynamo, DynamoSettings, Tables};
+use pvm_contracts::conversations::{CreateConversation, MessageAccepted, SendMessage};
+use pvm_contracts::steps::RunInput;
+use pvm_domain::conversation::{Author, Conversation, Delivery, Message, MessageEnd, Mode, Run, ToolCall};
+use pvm_domain::event::{Event, EventType, LogId};
+use pvm_domain::ids::{ConversationId, OwnerId, PrefixedId, ProjectId, RunId};
+use pvm_domain::key::Principal;
+use pvm_domain::project::{Project, Scope};
+use pvm_domain::vm::VmLease;
+use pvm_embedded::dynamo::EmbeddedDynamo;
+use pvm_entry::settings::Secret;
+use pvm_entry::{Settings, Signer, Wiring};
+use pvm_workflow::steps;
+use serde_json::Value;
+
+use self::crash::{Points, mortal};
+use self::models::{Models, Say};
+use self::store::Store;
+use self::tools::FakeTools;
+use self::vm::Vm;
+use self::world::{Flow, Objects, Saves, SimAmbient, vm_lease};
+
+pub struct Rig {
+    pub store: Store,
+    pub objects: Objects,
+    pub flow: Flow,
+    pub settings: Settings,
+    pub signer: Signer,
+    pub vm: Vm,
+    pub models: Models,
+    pub tools: FakeTools,
+    pub saves: Saves,
+    pub ambient: SimAmbient,
+    pub clock: SimClock,
+    pub points: Arc<Points>,
+    pub principal: Principal,
+    pub project_id: ProjectId,
+    _home: tempfile::TempDir,
+}
+
+impl Wiring for Rig {
+    type Store = Store;
+    type Objects = Objects;
+    type Workflow = Flow;
+    type Vm = Vm;
+    type Models = Models;
+    type Tools = FakeTools;
+    type Saver = Saves;
+    type Ambient = SimAmbient;
+
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+    fn signer(&self) -> &Signer {
+        &self.signer
+    }
+    fn store(&self) -> &Store {
+        &self.store
+    }
+    fn objects(&self) -> &Objects {
+        &self.objects
+    }
+    fn workflow(&self) -> &Flow {
+        &self.flow
+    }
+    fn vm(&self) -> &Vm {
+        &self.vm
+    }
+    fn models(&self) -> &Models {
+        &self.models
+    }
+    fn tools(&self) -> &FakeTools {
+        &self.tools
+    }
+    fn saver(&self) -> &Saves {
+        &self.saves
+    }
+    fn ambient(&self) -> &SimAmbient {
+        &self.ambient
+    }
+}
+
+struct Steps {
+    rig: Arc<OnceLock<Arc<Rig>>>,
+}
+
+impl Invoker for Steps {
+    async fn invoke(&self, name: &str, payload: Value) -> Result<Value, InvokeError> {
+        let rig = Arc::clone(self.rig.get().unwrap());
+        let step = steps::find::<Rig>(name).unwrap_or_else(|| panic!("there is no step {name}"));
+        match mortal((step.call)(rig, payload)).await {
+            Some(answer) => answer.map_err(|error| InvokeError::new(error.name.as_str(), error.message)),
+            None => Err(InvokeError::new("Lambda.Unknown", "the function died")),
+        }
+    }
+}
+
+/// `run-tool` stands for `${RunToolFunction}`.
+fn substitution(step: &str) -> String {
+    let words = step.split('-').map(|word| word[..1].to_uppercase() + &word[1..]);
+    words.collect::<String>() + "Function"
+}
+
+async fn dynamo(clock: &SimClock) -> Dynamo {
+    let embedded = EmbeddedDynamo::in_memory().unwrap();
+    let credentials = StaticCredentials { access_key: "test".to_owned(), secret_key: "test".to_owned() };
+    let base = clients::load(ClientSettings {
+        region: Some("us-east-1".to_owned()),
+        credentials: Some(credentials),
+        dynamodb_http: Some(embedded.http_client()),
+        ..ClientSettings::default()
+    })
+    .await;
+    let tables = Tables { app: "app".to_owned(), events: "events".to_owned() };
+    pvm_aws::schema::create_missing(&base.dynamodb(), &tables).await.unwrap();
+    let now = clock.clone();
+    let settings = DynamoSettings { poll_interval: None, now: Arc::new(move || now.now()) };
+    Dynamo::with_settings(base.dynamodb(), tables, settings)
+}
+
+impl Rig {
+    /// A rig whose agents say what `script` says.
+    pub async fn new(script: impl Fn(&ModelRequest) -> Say + Send + Sync + 'static) -> Arc<Self> {
+        let clock = SimClock::automatic("2026-01-01T00:00:00Z".parse().unwrap());
+        let points = Arc::new(Points::default());
+        let home = tempfile::tempdir().unwrap();
+        let store = Store { inner: dynamo(&clock).await, points: Arc::clone(&points) };
+        let vm = Vm::new(Arc::clone(&points), clock.clone());
+        let owner = OwnerId::parse("tester").unwrap();
+        let file = home.path().join("workflow.sqlite");
+        let rig = Arc::new(Self {
+            flow: Flow {
+                engine: Arc::new(OnceLock::new()),
+                points: Arc::clone(&points),
+                store: store.clone(),
+                clock: clock.clone(),
+                loses_next_start: Arc::default(),
+            },
+            models: Models {
+                points: Arc::clone(&points),
+                clock: clock.clone(),
+                script: Box::new(script),
+                errors: Mutex::default(),
+                requests: Mutex::default(),
+                window: 100_000,
+            },
+            tools: FakeTools::new(vm.clone()),
+            settings: Settings::from_lookup(|_| None).unwrap(),
+            signer: Signer::new(&Secret::new("0123456789abcdef0123456789abcdef".to_owned())).unwrap(),
+            objects: Objects,
+            saves: Saves::default(),
+            ambient: SimAmbient::new(clock.clone()),
+            principal: Principal { owner, scope: Scope::Admin, projects: None },
+            project_id: ProjectId::from_parts(1, 1),
+            store,
+            vm,
+            clock,
+            points,
+            _home: home,
+        });
+        rig.make_project().await;
+        let engine = rig.engine(&file).await;
+        rig.flow.engine.set(engine).unwrap();
+        rig
+    }
+
+    async fn make_project(&self) {
+        let now = self.clock.now();
+        let mut project = Project {
+            project_id: self.project_id.clone(),
+            owner: self.principal.owner.clone(),
+            name: "Test".to_owned(),
+            description: String::new(),
+            auto_setup_vm: false,
+            template: None,
+            env: BTreeMap::new(),
+            deleting: false,
+            created_at: now,
+            updated_at: now,
+            version: 0,
+        };
+        let mut lease = vm_lease(&self.project_id, 1, now);
+        self.store.inner.commit(Tx::new().create(&mut project).create(&mut lease)).await.unwrap();
+    }
+
+    async fn engine(self: &Arc<Self>, file: &std::path::Path) -> Engine {
+        let names: BTreeMap<String, String> =
+            steps::STEPS.iter().map(|step| (substitution(step.name), step.name.to_owned())).collect();
+        let text = include_str!("../../../../../statemachines/run-turn.asl.json");
+        let machine = pvm_asl::Machine::load("run-turn", text, &names).unwrap();
+        let cell = Arc::new(OnceLock::new());
+        let on_end = Arc::downgrade(self);
+        assert!(cell.set(Arc::clone(self)).is_ok());
+        EngineBuilder::new(file, Steps { rig: cell })
+            .clock(self.clock.clone())
+            .jitter_seed(7)
+            .machine(machine)
+            .on_end(move |execution| {
+                let rig = on_end.upgrade();
+                Box::pin(async move {
+                    let Some(rig) = rig.filter(|_| execution.status.as_str() != "SUCCEEDED") else { return };
+                    let input: RunInput = serde_json::from_str(&execution.input).unwrap();
+                    let status = execution.status.as_str();
+                    runs::execution_ended(&rig.store, &rig.flow, &rig.ambient, &input, status).await.unwrap();
+                })
+            })
+            .open()
+            .await
+            .unwrap()
+    }
+
+    /// Begins a conversation of these agents.
+    pub async fn create(&self, agents: &[&str], mode: Mode, message: &str) -> MessageAccepted {
+        self.create_with(CreateConversation {
+            agent_ids: agents.iter().map(|agent| (*agent).to_owned()).collect(),
+            initial_message: message.to_owned(),
+            conversation_id: None,
+            mode,
+            max_turns: None,
+            budget: Default::default(),
+            file_ids: Vec::new(),
+        })
+        .await
+    }
+
+    pub async fn create_with(&self, input: CreateConversation) -> MessageAccepted {
+        let made = conversations::create(
+            &self.store,
+            &self.flow,
+            &self.models,
+            &self.ambient,
+            &self.principal,
+            &self.project_id,
+            input,
+            None,
+        );
+        made.await.unwrap()
+    }
+
+    pub async fn send(&self, id: &ConversationId, message: &str, delivery: Delivery) -> MessageAccepted {
+        let input = SendMessage { message: message.to_owned(), delivery };
+        let sent = conversations::send(
+            &self.store,
+            &self.flow,
+            &self.vm,
+            &self.models,
+            &self.tools,
+            &self.ambient,
+            &self.principal,
+            &self.project_id,
+            id.as_str(),
+            input,
+            None,
+        );
+        sent.await.unwrap()
+    }
+
+    pub async fn cancel(&self, id: &ConversationId) -> Conversation {
+        let cancelled = conversations::cancel(
+            &self.store,
+            &self.flow,
+            &self.vm,
+            &self.tools,
+            &self.ambient,
+            &self.principal,
+            &self.project_id,
+            id.as_str(),
+        );
+        cancelled.await.unwrap()
+    }
+
+    /// Defines an agent of the tester's own.
+    pub async fn define(&self, definition: Value) {
+        let definition = serde_json::from_value(definition).unwrap();
+        let (models, clock) = (&self.models, &self.ambient);
+        pvm_application::agents::create(&self.store, models, clock, &self.principal, definition, None).await.unwrap();
+    }
+
+    /// Waits until the conversation's log has an event of this kind; answers the newest.
+    pub async fn wait_for(&self, id: &ConversationId, kind: EventType) -> Event {
+        let log = LogId::Conversation(id.clone());
+        for _ in 0..100 {
+            let seen = self.store.log_head(&log).await.unwrap();
+            let events = self.store.events(&log, 0, 1000).await.unwrap();
+            if let Some(event) = events.into_iter().rev().find(|event| event.kind == kind) {
+                return event;
+            }
+            self.store.wait_for_append(&log, seen, std::time::Duration::from_secs(1)).await;
+        }
+        panic!("{kind:?} never came");
+    }
+
+    /// The model's next calls fail so.
+    pub fn errors(&self, errors: impl IntoIterator<Item = ModelError>) {
+        self.models.errors.lock().unwrap().extend(errors);
+    }
+
+    /// Waits until no execution runs that could go on by itself, and looks after lost starts as the clean-up does.
+    pub async fn settle(&self) {
+        let engine = self.flow.engine.get().unwrap();
+        let arn = engine.home().machine_arn("run-turn");
+        for _ in 0..200 {
+            let running = ListFilter { status: Some(pvm_asl::ExecutionStatus::Running), ..ListFilter::default() };
+            let list = engine.list_executions(&arn, running).await.unwrap();
+            match list.items.first() {
+                Some(execution) => {
+                    engine.wait_for_end(&execution.arn).await.unwrap();
+                }
+                None if self.sweep().await == 0 => return,
+                None => {}
+            }
+        }
+        panic!("executions go on for ever");
+    }
+
+    /// What the clean-up does for runs, half an hour later.
+    pub async fn sweep(&self) -> u32 {
+        self.clock.advance(std::time::Duration::from_secs(1800));
+        runs::sweep(&self.store, &self.flow, &self.ambient).await.unwrap()
+    }
+
+    pub async fn conversation(&self, id: &ConversationId) -> Conversation {
+        self.store.get(&keys::conversation(id)).await.unwrap().unwrap()
+    }
+
+    pub async fn run(&self, id: &ConversationId, run: &RunId) -> Run {
+        self.store.get(&keys::run(id, run)).await.unwrap().unwrap()
+    }
+
+    pub async fn lease(&self) -> VmLease {
+        self.store.get(&keys::vm_lease(&self.project_id)).await.unwrap().unwrap()
+    }
+
+    async fn all<R: pvm_application::store::Record>(&self, id: &ConversationId, prefix: &str) -> Vec<R> {
+        self.store.list(Listing::of(keys::conversation_partition(id), prefix)).await.unwrap().items
+    }
+
+    pub async fn messages(&self, id: &ConversationId) -> Vec<Message> {
+        self.all(id, "M#").await
+    }
+
+    pub async fn calls(&self, id: &ConversationId) -> Vec<ToolCall> {
+        self.all(id, "T#").await
+    }
+
+    /// The transcript, one line a message: who, what, how it ended.
+    pub async fn transcript(&self, id: &ConversationId) -> Vec<String> {
+        let line = |message: Message| {
+            let who = match message.author {
+                Author::User => "user".to_owned(),
+                Author::System => "system".to_owned(),
+                Author::Agent { agent_id } => agent_id,
+            };
+            let end = if message.end == MessageEnd::Complete { String::new() } else { format!(" ({:?})", message.end) };
+            format!("{who}: {}{end}", message.text)
+        };
+        self.messages(id).await.into_iter().map(line).collect()
+    }
+
+    /// Every event, checked to be without gaps and with the run's end as its last.
+    pub async fn events(&self, id: &ConversationId) -> Vec<Event> {
+        let log = LogId::Conversation(id.clone());
+        let mut all: Vec<Event> = Vec::new();
+        loop {
+            let after = all.len() as u64;
+            let page = self.store.events(&log, after, 100).await.unwrap();
+            if page.is_empty() {
+                break;
+            }
+            all.extend(page);
+        }
+        for (at, event) in all.iter().enumerate() {
+            assert_eq!(event.seq, Some(at as u64 + 1));
+        }
+        check_story(&all);
+        all
+    }
+}
+
+/// What must hold of any log: messages are begun and completed once, resets come between, runs end once and nothing of
+/// them comes after.
+fn check_story(events: &[Event]) {
+    let mut open: VecDeque<String> = VecDeque::new();
+    let mut ended: Vec<String> = Vec::new();
+    let mut calls: BTreeMap<String, u32> = BTreeMap::new();
+    for event in events {
+        let text = |field: &str| event.data[field].as_str().unwrap_or_default().to_owned();
+        let of_agent = event.data["author"] == "agent";
+        assert!(!ended.contains(&text("run_id")), "after the end of its run: {event:?}");
+        match event.kind {
+            EventType::MessageCreated if of_agent => open.push_back(text("message_id")),
+            EventType::MessageReset => assert!(open.contains(&text("message_id")), "{event:?}"),
+            EventType::MessageCompleted if of_agent => {
+                let before = open.len();
+                open.retain(|id| *id != text("message_id"));
+                assert_eq!(open.len() + 1, before, "completed twice or never begun: {event:?}");
+            }
+            EventType::ToolFinished => {
+                let count = calls.entry(text("tool_call_id")).or_default();
+                *count += 1;
+                assert_eq!(*count, 1, "finished twice: {event:?}");
+            }
+            EventType::RunFinished => ended.push(text("run_id")),
+            _ => {}
+        }
+    }
+    assert!(open.is_empty() || ended.is_empty(), "messages left open: {open:?}");
+}
+
+/// Kinds of events, for comparing stories.
+pub fn kinds(events: &[Event]) -> Vec<&'static str> {
+    events.iter().map(|event| event.kind.as_str()).collect()
+}
+
+/// Which tries of the model there were more than in a story without crashes is no difference.
+pub fn without_resets(events: &[Event]) -> Vec<&'static str> {
+    kinds(events).into_iter().filter(|kind| *kind != "message.reset").collect()
+}
+
+impl Rig {
+    /// How often a save was asked for.
+    pub fn saves(&self) -> u64 {
+        self.saves.0.load(Ordering::SeqCst)
+    }
+}

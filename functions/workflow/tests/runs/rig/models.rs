@@ -1,0 +1,115 @@
+//! A scripted model: an answer follows from the request alone, so that a repeated call gets the same one.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use pvm_application::ports_model::{
+    CallModel, ModelAnswer, ModelError, ModelFacts, ModelRequest, Stop, TokenUsage, WantedCall,
+};
+use pvm_asl::SimClock;
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use super::crash::Points;
+use super::gate::Gate;
+
+/// What a call does.
+#[derive(Debug, Clone, Default)]
+pub struct Say {
+    pub text: String,
+    pub calls: Vec<(String, Result<Value, String>)>,
+    /// Simulated seconds that the answer takes, its text first.
+    pub takes_secs: u64,
+    pub stop: Option<Stop>,
+    pub usage: TokenUsage,
+    /// A gate to stand before after the text was sent.
+    pub gate: Option<Gate>,
+    /// The answer never comes.
+    pub hangs: bool,
+}
+
+/// An answer of text only.
+pub fn say(text: &str) -> Say {
+    let usage = TokenUsage { input: 100, output: 10, ..TokenUsage::default() };
+    Say { text: text.to_owned(), usage, ..Say::default() }
+}
+
+impl Say {
+    pub fn call(mut self, name: &str, arguments: Value) -> Self {
+        self.calls.push((name.to_owned(), Ok(arguments)));
+        self
+    }
+    pub fn gate(mut self, gate: &Gate) -> Self {
+        self.gate = Some(gate.clone());
+        self
+    }
+    pub fn hangs(mut self) -> Self {
+        self.hangs = true;
+        self
+    }
+    pub fn takes(mut self, secs: u64) -> Self {
+        self.takes_secs = secs;
+        self
+    }
+}
+
+pub type Script = Box<dyn Fn(&ModelRequest) -> Say + Send + Sync>;
+
+pub struct Models {
+    pub points: Arc<Points>,
+    pub clock: SimClock,
+    pub script: Script,
+    /// Errors that the next calls answer instead.
+    pub errors: Mutex<VecDeque<ModelError>>,
+    pub requests: Mutex<Vec<ModelRequest>>,
+    pub window: u64,
+}
+
+impl std::fmt::Debug for Models {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Models")
+    }
+}
+
+impl CallModel for Models {
+    fn default_model(&self) -> &'static str {
+        "scripted/one"
+    }
+
+    fn facts(&self, model: &str) -> Result<ModelFacts, ModelError> {
+        match model.starts_with("scripted/") {
+            true => Ok(ModelFacts { context_tokens: self.window, answer_tokens: 1000, priced: true }),
+            false => Err(ModelError::NotConfigured(format!("there is no provider for {model}"))),
+        }
+    }
+
+    async fn call(&self, request: &ModelRequest, text: mpsc::Sender<String>) -> Result<ModelAnswer, ModelError> {
+        self.points.pass("before a model call").await;
+        self.requests.lock().unwrap().push(request.clone());
+        let error = self.errors.lock().unwrap().pop_front();
+        if let Some(error) = error {
+            return Err(error);
+        }
+        let say = (self.script)(request);
+        let _ = text.send(say.text.clone()).await;
+        if say.takes_secs > 0 {
+            self.clock.elapse(Duration::from_secs(say.takes_secs)).await;
+        }
+        if let Some(gate) = &say.gate {
+            gate.pass().await;
+        }
+        if say.hangs {
+            std::future::pending::<()>().await;
+        }
+        self.points.pass("after a model call").await;
+        let stop = say.stop.unwrap_or(if say.calls.is_empty() { Stop::End } else { Stop::ToolCalls });
+        let place = &request.place;
+        let wanted = say.calls.into_iter().enumerate().map(|(at, (name, arguments))| WantedCall {
+            provider_id: format!("{}-{}-{at}", place.agent_id, place.agent_step),
+            name,
+            arguments,
+        });
+        Ok(ModelAnswer { text: say.text, calls: wanted.collect(), opaque: Vec::new(), stop, usage: say.usage })
+    }
+}

@@ -1,0 +1,181 @@
+//! Time, ids, objects, the workflow port over the interpreter, and saves that are only counted.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use pvm_application::keys;
+use pvm_application::ports::{
+    ByteStream, Clock, DeleteObject, GetObject, Machine, NewId, ObjectError, ObjectInfo, PresignObject, Presigned,
+    PutObject, RequestSave,
+    SendTask, StartExecution, StopExecution, WorkflowError,
+};
+use pvm_application::store::{ReadStore, Tx, WriteStore};
+use pvm_asl::{ApiError, Clock as _, Engine, SimClock};
+use pvm_domain::Timestamp;
+use pvm_domain::ids::{PrefixedId, ProjectId};
+use pvm_domain::vm::{VmLease, VmStatus};
+use serde_json::Value;
+
+use super::crash::Points;
+use super::store::Store;
+
+#[derive(Debug, Clone)]
+pub struct SimAmbient {
+    pub clock: SimClock,
+    ids: Arc<AtomicU64>,
+}
+
+impl SimAmbient {
+    pub fn new(clock: SimClock) -> Self {
+        Self { clock, ids: Arc::new(AtomicU64::new(1)) }
+    }
+}
+
+impl Clock for SimAmbient {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+    async fn sleep(&self, time: Duration) {
+        self.clock.elapse(time).await;
+    }
+}
+
+impl NewId for SimAmbient {
+    fn new_id<I: PrefixedId>(&self) -> I {
+        // Far apart, as random bits are: ids derived from one must not meet those of the next.
+        let number = u128::from(self.ids.fetch_add(1, Ordering::SeqCst));
+        let millis = u64::try_from(self.clock.now().as_millisecond()).unwrap();
+        I::from_parts(millis, number << 64)
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Objects;
+
+impl GetObject for Objects {
+    async fn get(&self, _: &str) -> Result<Bytes, ObjectError> {
+        Err(ObjectError::NotFound)
+    }
+    async fn get_stream(&self, _: &str) -> Result<(u64, ByteStream), ObjectError> {
+        Err(ObjectError::NotFound)
+    }
+    async fn head(&self, _: &str) -> Result<ObjectInfo, ObjectError> {
+        Err(ObjectError::NotFound)
+    }
+}
+impl PutObject for Objects {
+    async fn put(&self, _: &str, _: Bytes, _: Option<&str>) -> Result<(), ObjectError> {
+        Ok(())
+    }
+    async fn put_stream(&self, _: &str, _: ByteStream) -> Result<ObjectInfo, ObjectError> {
+        Err(ObjectError::NotFound)
+    }
+}
+impl PresignObject for Objects {
+    async fn presign_get(&self, _: &str, _: &str, _: Duration) -> Result<Presigned, ObjectError> {
+        Err(ObjectError::NotFound)
+    }
+    async fn presign_put(&self, _: &str, _: u64, _: Option<&str>, _: Duration) -> Result<Presigned, ObjectError> {
+        Err(ObjectError::NotFound)
+    }
+}
+impl DeleteObject for Objects {
+    async fn delete(&self, _: &str) -> Result<(), ObjectError> {
+        Ok(())
+    }
+    async fn delete_prefix(&self, _: &str, _: u32) -> Result<u32, ObjectError> {
+        Ok(0)
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Saves(pub Arc<AtomicU64>);
+
+impl RequestSave for Saves {
+    async fn request_save(&self, _: &ProjectId) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// The workflow port. Setting a VM up needs no machine here: the next VM is there at once.
+#[derive(Debug, Clone)]
+pub struct Flow {
+    pub engine: Arc<OnceLock<Engine>>,
+    pub points: Arc<Points>,
+    pub store: Store,
+    pub clock: SimClock,
+    /// The next start of a run's execution gets lost on its way.
+    pub loses_next_start: Arc<AtomicBool>,
+}
+
+pub fn vm_lease(project: &ProjectId, number: u64, now: Timestamp) -> VmLease {
+    let mut lease = VmLease::none(project.clone(), now);
+    lease.attach(&format!("vm{number}"), &format!("boot{number}"), now);
+    lease.state = VmStatus::Active;
+    lease
+}
+
+impl Flow {
+    fn engine(&self) -> &Engine {
+        self.engine.get().unwrap()
+    }
+
+    async fn new_vm(&self, project: &ProjectId) {
+        let key = keys::vm_lease(project);
+        let mut lease: VmLease = self.store.inner.get(&key).await.unwrap().unwrap();
+        let number = lease.epoch + 1;
+        lease.attach(&format!("vm{number}"), &format!("boot{number}"), self.clock.now());
+        lease.finish(VmStatus::Active, None);
+        self.store.inner.commit(Tx::new().update(&mut lease)).await.unwrap();
+    }
+}
+
+fn failed(error: ApiError) -> WorkflowError {
+    WorkflowError::Unavailable(anyhow::Error::new(error))
+}
+
+impl StartExecution for Flow {
+    async fn start(&self, machine: Machine, name: &str, input: &Value) -> Result<(), WorkflowError> {
+        self.points.pass("before a start of an execution").await;
+        if machine == Machine::VmLifecycle {
+            let project = input["project_id"].as_str().unwrap().parse().unwrap();
+            self.new_vm(&project).await;
+            return Ok(());
+        }
+        if self.loses_next_start.swap(false, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let arn = self.engine().home().machine_arn("run-turn");
+        let started = self.engine().start_execution(&arn, Some(name), &input.to_string()).await;
+        self.points.pass("after a start of an execution").await;
+        match started {
+            Ok(_) | Err(ApiError::ExecutionAlreadyExists(_)) => Ok(()),
+            Err(error) => Err(failed(error)),
+        }
+    }
+}
+
+impl StopExecution for Flow {
+    async fn stop(&self, _: Machine, name: &str, cause: &str) -> Result<(), WorkflowError> {
+        let arn = self.engine().home().execution_arn("run-turn", name);
+        match self.engine().stop_execution(&arn, None, Some(cause.to_owned())).await {
+            Ok(_) | Err(ApiError::ExecutionDoesNotExist(_)) => Ok(()),
+            Err(error) => Err(failed(error)),
+        }
+    }
+}
+
+impl SendTask for Flow {
+    async fn send_success(&self, token: &str, output: &Value) -> Result<bool, WorkflowError> {
+        self.points.pass("before an answer to a token").await;
+        let sent = self.engine().send_task_success(token, &output.to_string()).await;
+        self.points.pass("after an answer to a token").await;
+        match sent {
+            Ok(()) => Ok(true),
+            Err(ApiError::TaskTimedOut | ApiError::TaskDoesNotExist | ApiError::InvalidToken) => Ok(false),
+            Err(error) => Err(failed(error)),
+        }
+    }
+}

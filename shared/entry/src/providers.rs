@@ -1,0 +1,64 @@
+//! The model providers that the settings set up.
+
+use std::collections::BTreeMap;
+
+use pvm_models::{
+    ANTHROPIC_URL, ANTHROPIC_VERSION, AnthropicSettings, ModelTable, OPENAI_URL, OpenAiSettings, ProviderKey, Providers,
+};
+
+use crate::settings::{BadSettings, Settings};
+
+/// Providers by the environment, and by `keys`, which a secret holds as JSON by provider. The environment goes first.
+///
+/// # Errors
+/// The file of `PVM_MODELS_FILE` cannot be used.
+pub fn providers(settings: &Settings, keys: &BTreeMap<String, String>) -> Result<Providers, BadSettings> {
+    let key = |own: Option<&crate::settings::Secret>, name: &str| match own {
+        Some(key) => Some(ProviderKey::new(key.reveal())),
+        None => keys.get(name).map(ProviderKey::new),
+    };
+    let openai_key = key(settings.openai_api_key.as_ref(), "openai");
+    let openai = (openai_key.is_some() || settings.openai_base_url.is_some()).then(|| OpenAiSettings {
+        base_url: settings.openai_base_url.clone().unwrap_or_else(|| OPENAI_URL.to_owned()),
+        key: openai_key,
+    });
+    let anthropic = key(settings.anthropic_api_key.as_ref(), "anthropic").map(|key| AnthropicSettings {
+        base_url: settings.anthropic_base_url.clone().unwrap_or_else(|| ANTHROPIC_URL.to_owned()),
+        key,
+        version: settings.anthropic_version.clone().unwrap_or_else(|| ANTHROPIC_VERSION.to_owned()),
+    });
+    let known = match &settings.models_file {
+        Some(path) => table(path)?,
+        None => ModelTable::default(),
+    };
+    Ok(Providers { openai, anthropic, known })
+}
+
+fn table(path: &std::path::Path) -> Result<ModelTable, BadSettings> {
+    let bad = |reason: String| BadSettings(vec![format!("PVM_MODELS_FILE: {}: {reason}", path.display())]);
+    let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
+    ModelTable::parse(&text).map_err(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_provider_is_there_when_its_key_is() {
+        let none = BTreeMap::new();
+        let of = |set: &'static [(&'static str, &'static str)]| {
+            let lookup = |name: &str| set.iter().find(|(known, _)| *known == name).map(|(_, text)| (*text).to_owned());
+            Settings::from_lookup(lookup).unwrap()
+        };
+        let nothing = providers(&of(&[]), &none).unwrap();
+        assert!(nothing.openai.is_none() && nothing.anthropic.is_none());
+        let local = providers(&of(&[("OPENAI_BASE_URL", "http://127.0.0.1:8080/v1")]), &none).unwrap();
+        assert!(local.openai.is_some_and(|openai| openai.key.is_none()));
+        let secret = BTreeMap::from([("anthropic".to_owned(), "k".to_owned())]);
+        let anthropic = providers(&of(&[]), &secret).unwrap().anthropic.unwrap();
+        assert_eq!(anthropic.version, ANTHROPIC_VERSION);
+        let missing = providers(&of(&[("PVM_MODELS_FILE", "/nowhere.json")]), &none).unwrap_err().to_string();
+        assert!(missing.contains("PVM_MODELS_FILE: /nowhere.json"), "{missing}");
+    }
+}

@@ -1,0 +1,211 @@
+//! Providers behind HTTP: where they are, how they are called, and what their errors mean.
+
+use std::fmt;
+use std::time::Duration;
+
+use pvm_application::ports_model::ModelError;
+use reqwest::header::HeaderMap;
+use serde_json::Value;
+
+/// Connecting takes this long at most.
+const CONNECT: Duration = Duration::from_secs(5);
+/// A stream without a byte for this long has stalled. Models that think before they speak send pings meanwhile.
+const SILENCE: Duration = Duration::from_secs(120);
+/// The most of an error's body that is read, in bytes.
+const ERROR_BYTES: usize = 64 * 1024;
+/// The most of an answer's text or arguments that is taken, in bytes: more is a model that has lost its way.
+pub(crate) const ANSWER_BYTES: usize = 1024 * 1024;
+
+/// A key. Does not show itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ProviderKey(String);
+
+impl ProviderKey {
+    /// Wraps a key.
+    pub fn new(key: impl Into<String>) -> Self {
+        Self(key.into())
+    }
+
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ProviderKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ProviderKey([redacted])")
+    }
+}
+
+/// A URL that no provider can have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadEndpoint(String);
+
+/// A client for `base_url`. Loopback is never asked for through a proxy.
+pub(crate) fn client(base_url: &str) -> Result<reqwest::Client, BadEndpoint> {
+    let url = reqwest::Url::parse(base_url).map_err(|error| BadEndpoint(format!("{base_url}: {error}")))?;
+    if !matches!(url.scheme(), "http" | "https") || url.cannot_be_a_base() {
+        return Err(BadEndpoint(format!("{base_url}: must begin with http:// or https://")));
+    }
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let is_loopback =
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    let mut builder = reqwest::Client::builder().connect_timeout(CONNECT).read_timeout(SILENCE);
+    if is_loopback {
+        builder = builder.no_proxy();
+    }
+    // A redirect would send the key to another host.
+    let builder = builder.redirect(reqwest::redirect::Policy::none());
+    builder.build().map_err(|error| BadEndpoint(format!("{base_url}: {error}")))
+}
+
+/// `<base>/<path>`, however the base ends.
+pub(crate) fn join(base_url: &str, path: &str) -> String {
+    format!("{}/{path}", base_url.trim_end_matches('/'))
+}
+
+/// Sends a request; an answer other than 2xx is an error by what `read` makes of its body.
+pub(crate) async fn send(
+    provider: &str,
+    request: reqwest::RequestBuilder,
+) -> Result<reqwest::Response, ModelError> {
+    let response = request.send().await.map_err(|error| unreachable(provider, &error))?;
+    let status = response.status().as_u16();
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let headers = response.headers().clone();
+    let body = error_body(response).await;
+    Err(refused(provider, status, &headers, &body))
+}
+
+/// An endpoint that cannot be reached may be so for a moment only.
+fn unreachable(provider: &str, error: &reqwest::Error) -> ModelError {
+    // The URL stays out of the log: some carry keys.
+    tracing::warn!(provider, is_connect = error.is_connect(), is_timeout = error.is_timeout(), "no answer");
+    ModelError::Overloaded { retry_after: None }
+}
+
+async fn error_body(mut response: reqwest::Response) -> String {
+    let mut bytes = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() > ERROR_BYTES {
+            break;
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// An error as told by any of the providers: `{"error": {"message", "type", "code"}}`.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    pub(crate) message: String,
+    pub(crate) kind: String,
+    pub(crate) code: String,
+}
+
+pub(crate) fn told(body: &Value) -> Told {
+    let error = body.get("error").unwrap_or(body);
+    let text = |name: &str| match error.get(name) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Number(number)) => number.to_string(),
+        _ => String::new(),
+    };
+    let message = match error {
+        Value::String(text) => text.clone(),
+        _ => text("message"),
+    };
+    Told { message, kind: text("type"), code: text("code") }
+}
+
+pub(crate) fn refused(provider: &str, status: u16, headers: &HeaderMap, body: &str) -> ModelError {
+    let json = serde_json::from_str(body).unwrap_or_else(|_| Value::String(body.to_owned()));
+    let told = told(&json);
+    let shown = pvm_domain::text::head_and_tail(told.message.trim(), 500).0;
+    let retry_after = retry_after(headers);
+    match status {
+        _ if is_overflow(&told) || status == 413 => ModelError::ContextOverflow,
+        401 | 403 => ModelError::NotConfigured(format!("{provider} does not accept the key: {shown}")),
+        402 => ModelError::NotConfigured(format!("{provider} asks for payment: {shown}")),
+        404 => ModelError::NotConfigured(format!("{provider} does not know the model: {shown}")),
+        429 if told.code == "insufficient_quota" || told.kind == "insufficient_quota" => {
+            ModelError::NotConfigured(format!("the quota at {provider} is used up: {shown}"))
+        }
+        429 => ModelError::RateLimited { retry_after },
+        408 | 409 | 500.. => ModelError::Overloaded { retry_after },
+        _ => ModelError::Refused(format!("{status}: {shown}")),
+    }
+}
+
+/// The many ways to say that the context is too long.
+pub(crate) fn is_overflow(told: &Told) -> bool {
+    let message = told.message.to_ascii_lowercase();
+    told.code == "context_length_exceeded"
+        || told.kind == "exceed_context_size_error"
+        || ["prompt is too long", "maximum context length", "context window", "exceeds the available context size"]
+            .iter()
+            .any(|words| message.contains(words))
+}
+
+/// When the provider wants us back: `retry-after-ms`, or `retry-after` in seconds. A date is not obeyed: it needs a clock
+/// that agrees with theirs.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<f64>().ok();
+    let secs = match number("retry-after-ms") {
+        Some(millis) => millis / 1000.0,
+        None => number("retry-after")?,
+    };
+    (0.0..=86_400.0).contains(&secs).then(|| Duration::from_secs_f64(secs))
+}
+
+/// Reads a call's arguments: an empty text means none.
+pub(crate) fn arguments(text: &str) -> Result<Value, String> {
+    if text.trim().is_empty() {
+        return Ok(Value::Object(serde_json::Map::new()));
+    }
+    serde_json::from_str(text).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(status: u16, headers: &[(&'static str, &str)], body: &str) -> ModelError {
+        let headers = headers.iter().map(|(name, value)| {
+            (reqwest::header::HeaderName::from_static(name), reqwest::header::HeaderValue::from_str(value).unwrap())
+        });
+        refused("p", status, &headers.collect(), body)
+    }
+
+    #[test]
+    fn each_answer_means_what_the_providers_say_it_does() {
+        let openai = r#"{"error": {"message": "too long", "type": "x", "code": "context_length_exceeded"}}"#;
+        assert!(matches!(error(400, &[], openai), ModelError::ContextOverflow));
+        let anthropic = r#"{"type": "error", "error": {"type": "e", "message": "prompt is too long: 9 > 8"}}"#;
+        assert!(matches!(error(400, &[], anthropic), ModelError::ContextOverflow));
+        let llama = r#"{"error": {"code": 400, "message": "m", "type": "exceed_context_size_error"}}"#;
+        assert!(matches!(error(400, &[], llama), ModelError::ContextOverflow));
+        let quota = r#"{"error": {"message": "pay", "code": "insufficient_quota"}}"#;
+        assert!(matches!(error(429, &[], quota), ModelError::NotConfigured(_)));
+        let wait = |headers: &[(&'static str, &str)]| match error(429, headers, "") {
+            ModelError::RateLimited { retry_after } => retry_after,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(wait(&[("retry-after", "7")]), Some(Duration::from_secs(7)));
+        assert_eq!(wait(&[("retry-after-ms", "1500"), ("retry-after", "9")]), Some(Duration::from_millis(1500)));
+        assert_eq!(wait(&[("retry-after", "Wed, 21 Oct 2026 07:28:00 GMT")]), None);
+        assert!(matches!(error(529, &[], "overloaded"), ModelError::Overloaded { .. }));
+        assert!(matches!(error(401, &[], "{}"), ModelError::NotConfigured(_)));
+        assert!(matches!(error(400, &[], r#"{"error": "bad shape"}"#), ModelError::Refused(why) if why == "400: bad shape"));
+    }
+
+    #[test]
+    fn a_key_does_not_show_itself_and_a_url_is_checked() {
+        assert!(!format!("{:?}", ProviderKey::new("hush")).contains("hush"));
+        assert!(client("ftp://x").is_err() && client("nonsense").is_err());
+        assert!(client("http://127.0.0.1:1/v1").is_ok());
+        assert_eq!(join("http://a/v1/", "chat"), "http://a/v1/chat");
+    }
+}

@@ -1,0 +1,229 @@
+//! The providers over real sockets: what they are sent, and what is made of what they answer.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use pvm_application::ports_model::{
+    Block, CallModel, CallPlace, ModelAnswer, ModelError, ModelMessage, ModelRequest, ModelTool, Role, Stop,
+};
+use pvm_domain::ids::{ConversationId, PrefixedId, RunId};
+use pvm_models::{
+    AnthropicSettings, Library, ModelSettings, ModelTable, Models, OpenAiSettings, ProviderKey, Providers, Replay,
+};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+/// A server that answers each request with the next of its answers, byte for byte, in small pieces.
+struct Server {
+    url: String,
+    requests: Arc<Mutex<Vec<(String, Value)>>>,
+}
+
+impl Server {
+    async fn new(answers: Vec<String>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&requests);
+        tokio::spawn(async move {
+            for answer in answers {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                let request = read_request(&mut socket).await;
+                seen.lock().unwrap().push(request);
+                for piece in answer.as_bytes().chunks(17) {
+                    if socket.write_all(piece).await.is_err() {
+                        break;
+                    }
+                    socket.flush().await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+        Self { url, requests }
+    }
+
+    fn request(&self, at: usize) -> (String, Value) {
+        self.requests.lock().unwrap()[at].clone()
+    }
+}
+
+async fn read_request(socket: &mut tokio::net::TcpStream) -> (String, Value) {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 8192];
+    loop {
+        let count = socket.read(&mut buffer).await.unwrap();
+        bytes.extend_from_slice(&buffer[..count]);
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let length = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().unwrap())
+        });
+        if body.len() >= length.unwrap_or(0) {
+            return (head.to_ascii_lowercase(), serde_json::from_str(body).unwrap_or(Value::Null));
+        }
+    }
+}
+
+fn stream(events: &[&str]) -> String {
+    let body: String = events.iter().map(|event| format!("{event}\n\n")).collect();
+    format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n{body}")
+}
+
+fn refusal(status: &str, headers: &str, body: &str) -> String {
+    format!("HTTP/1.1 {status}\r\nconnection: close\r\n{headers}\r\n{body}")
+}
+
+fn models(url: &str) -> Models {
+    let key = ProviderKey::new("sk-test");
+    let anthropic =
+        AnthropicSettings { base_url: url.to_owned(), key: key.clone(), version: "2026-10-21".to_owned() };
+    let providers = Providers {
+        openai: Some(OpenAiSettings { base_url: format!("{url}/v1"), key: Some(key) }),
+        anthropic: Some(anthropic),
+        known: ModelTable::parse(r#"{"anthropic/*": {"input": 3, "output": 15, "cache_read": 0.3}}"#).unwrap(),
+    };
+    let replay = Replay { library: Library::default(), pace: Duration::ZERO };
+    Models::new(ModelSettings { default_model: "replay/demo".to_owned(), replay }).with_providers(providers).unwrap()
+}
+
+fn request(model: &str) -> ModelRequest {
+    let text = |text: &str| Block::Text { text: text.to_owned() };
+    let user = |blocks| ModelMessage { role: Role::User, blocks };
+    let used = Block::ToolUse { id: "call 1".to_owned(), name: "look".to_owned(), arguments: json!({"what": "a"}) };
+    let result = Block::ToolResult { id: "call 1".to_owned(), text: "seen".to_owned(), is_error: true };
+    let thought = Block::Opaque {
+        provider: "anthropic".to_owned(),
+        value: json!({"type": "thinking", "thinking": "hm", "signature": "s"}),
+    };
+    ModelRequest {
+        model: model.to_owned(),
+        system: "You help.".to_owned(),
+        messages: vec![
+            user(vec![text("[user] Go")]),
+            ModelMessage { role: Role::Assistant, blocks: vec![thought, text("Looking."), used] },
+            user(vec![result, text("[system] State")]),
+        ],
+        tools: vec![ModelTool {
+            name: "look".to_owned(),
+            description: "Looks.".to_owned(),
+            input_schema: json!({"type": "object", "properties": {"what": {"type": "string"}}}),
+        }],
+        temperature: Some(0.5),
+        max_tokens: 500,
+        place: CallPlace {
+            conversation_id: ConversationId::from_parts(1, 1),
+            run_id: RunId::from_parts(1, 1),
+            agent_id: "dev_agent".to_owned(),
+            initial_message: "Go".to_owned(),
+            turn: 0,
+            agent_step: 1,
+        },
+    }
+}
+
+async fn call(models: &Models, model: &str) -> (Result<ModelAnswer, ModelError>, String) {
+    let (sender, mut pieces) = mpsc::channel(1000);
+    let answer = models.call(&request(model), sender).await;
+    let mut text = String::new();
+    while let Ok(piece) = pieces.try_recv() {
+        text.push_str(&piece);
+    }
+    (answer, text)
+}
+
+#[tokio::test]
+async fn an_openai_server_is_spoken_to_and_understood() {
+    let server = Server::new(vec![stream(&[
+        r#"data: {"choices":[{"index":0,"delta":{"role":"assistant","content":"Héllo"}}]}"#,
+        r#"data: {"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"c9","type":"function","function":{"name":"look","arguments":"{\"what\":\"b\"}"}}]}}]}"#,
+        r#"data: {"choices":[{"index":0,"delta":{},"finish_reason":"tool_calls"}]}"#,
+        r#"data: {"choices":[],"usage":{"prompt_tokens":50,"completion_tokens":7}}"#,
+        "data: [DONE]",
+    ])])
+    .await;
+    let (answer, streamed) = call(&models(&server.url), "openai/any/model:7b").await;
+    let answer = answer.unwrap();
+    assert_eq!((answer.text.as_str(), streamed.as_str(), answer.stop), ("Héllo", "Héllo", Stop::ToolCalls));
+    assert_eq!((answer.usage.input, answer.usage.output, answer.usage.cost_microusd), (50, 7, 0));
+    let (head, body) = server.request(0);
+    assert!(head.starts_with("post /v1/chat/completions ") && head.contains("authorization: bearer sk-test"));
+    assert_eq!(
+        (body["model"].as_str(), body["max_tokens"].as_u64(), body["temperature"].as_f64()),
+        (Some("any/model:7b"), Some(500), Some(0.5))
+    );
+    assert_eq!(
+        body["messages"],
+        json!([
+            {"role": "system", "content": "You help."},
+            {"role": "user", "content": "[user] Go"},
+            {"role": "assistant", "content": "Looking.", "tool_calls": [
+                {"id": "call 1", "type": "function", "function": {"name": "look", "arguments": "{\"what\":\"a\"}"}}]},
+            {"role": "tool", "tool_call_id": "call 1", "content": "seen"},
+            {"role": "user", "content": "[system] State"},
+        ])
+    );
+    assert_eq!(body["tools"][0]["function"]["name"], "look");
+}
+
+#[tokio::test]
+async fn anthropic_is_spoken_to_and_understood() {
+    let server = Server::new(vec![stream(&[
+        "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":10,\"cache_read_input_tokens\":100,\"output_tokens\":1}}}",
+        "event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"text\",\"text\":\"\"}}",
+        "event: ping\ndata: {\"type\":\"ping\"}",
+        "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"Hello\"}}",
+        "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"},\"usage\":{\"output_tokens\":20}}",
+        "event: message_stop\ndata: {\"type\":\"message_stop\"}",
+    ])])
+    .await;
+    let (answer, streamed) = call(&models(&server.url), "anthropic/claude-x").await;
+    let answer = answer.unwrap();
+    assert_eq!((answer.text.as_str(), streamed.as_str(), answer.stop), ("Hello", "Hello", Stop::End));
+    assert_eq!((answer.usage.input, answer.usage.output, answer.usage.cost_microusd), (110, 20, 30 + 30 + 300));
+    let (head, body) = server.request(0);
+    assert!(head.starts_with("post /v1/messages ") && head.contains("anthropic-version: 2026-10-21"));
+    assert!(head.contains("x-api-key: sk-test"));
+    assert!(body.get("temperature").is_none(), "this version refuses it");
+    assert_eq!(body["system"][0]["cache_control"]["type"], "ephemeral");
+    assert_eq!(body["messages"][1]["content"][0]["type"], "thinking");
+    assert_eq!(body["messages"][1]["content"][2], json!({"type": "tool_use", "id": "call_1", "name": "look", "input": {"what": "a"}}));
+    let result = &body["messages"][2]["content"][0];
+    assert_eq!((&result["tool_use_id"], &result["is_error"]), (&json!("call_1"), &json!(true)));
+    assert_eq!(result["cache_control"]["type"], "ephemeral");
+    assert!(body["messages"][2]["content"][1].get("cache_control").is_none());
+}
+
+#[tokio::test]
+async fn refusals_are_told_by_what_they_mean() {
+    let server = Server::new(vec![
+        refusal("429 Too Many Requests", "retry-after: 12\r\n", "{}"),
+        refusal("529 Overloaded", "", r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#),
+        refusal("400 Bad Request", "", r#"{"error":{"message":"too long","code":"context_length_exceeded"}}"#),
+        refusal("401 Unauthorized", "", r#"{"error":{"message":"bad key"}}"#),
+        refusal("307 Temporary Redirect", "location: http://127.0.0.1:1/\r\n", ""),
+        stream(&[r#"data: {"choices":[{"delta":{"content":"half"}}]}"#]),
+        stream(&["data: not json"]),
+    ])
+    .await;
+    let models = models(&server.url);
+    let rate = call(&models, "openai/x").await.0;
+    assert!(matches!(rate, Err(ModelError::RateLimited { retry_after: Some(wait) }) if wait.as_secs() == 12));
+    assert!(matches!(call(&models, "anthropic/x").await.0, Err(ModelError::Overloaded { .. })));
+    assert!(matches!(call(&models, "openai/x").await.0, Err(ModelError::ContextOverflow)));
+    let key = call(&models, "anthropic/x").await.0;
+    assert!(matches!(key, Err(ModelError::NotConfigured(why)) if why.contains("bad key")));
+    assert!(matches!(call(&models, "openai/x").await.0, Err(ModelError::Refused(_))), "a redirect is not followed");
+    assert!(matches!(call(&models, "openai/x").await.0, Err(ModelError::Broken(_))));
+    assert!(matches!(call(&models, "openai/x").await.0, Err(ModelError::Broken(_))));
+}
+
+#[tokio::test]
+async fn nobody_there_is_told_as_overloaded() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    assert!(matches!(call(&models(&url), "openai/x").await.0, Err(ModelError::Overloaded { retry_after: None })));
+}
