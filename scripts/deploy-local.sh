@@ -7,6 +7,7 @@
 #
 # PVM_AWS_HOME holds logs, keys and process ids (default: aws-local in cargo's target folder). PVM_AWS_PORT and
 # PVM_AWS_E2B_PORT are the ports (14566, 18788); PVM_AWS_BIND is the address they are on, for containers (127.0.0.1). PVM_SANDBOXD names a built pvm-sandboxd to use.
+# PVM_AWS_E2B_API_URL, PVM_AWS_E2B_SANDBOX_URL and PVM_AWS_E2B_KEY name a VM service that runs already; none is started.
 # AWS_ENDPOINT_URL, when set, is an emulator that runs already, such as LocalStack (infra/compose); it is then not
 # started or stopped here.
 set -euo pipefail
@@ -69,15 +70,23 @@ say "building the functions (profile lambda-ci; a cold build takes some minutes)
 cargo build --quiet --profile lambda-ci --target "$triple" --bins \
   -p pvm-api -p pvm-workflow -p pvm-events -p pvm-authorizer -p pvm-mcp
 sandboxd=${PVM_SANDBOXD:-}
-if [ -z "$sandboxd" ]; then
+e2b_api=${PVM_AWS_E2B_API_URL:-}
+if [ -z "$sandboxd$e2b_api" ]; then
   cargo build --quiet --profile local -p pvm-sandboxd --bin pvm-sandboxd
   sandboxd=$target/local/pvm-sandboxd
 fi
 say "built in $((SECONDS - started)) s"
 
 # --- start ----------------------------------------------------------------------------------------------------------
+if [ -n "$e2b_api" ]; then
+  e2b_sandbox=${PVM_AWS_E2B_SANDBOX_URL:-$e2b_api}
+  (umask 077; printf '%s' "${PVM_AWS_E2B_KEY:?is not set}" >"$home/e2b-api-key")
+else
+  e2b_api=http://$bind:$e2b_port
+  e2b_sandbox=$e2b_api
+fi
 [ -s "$home/e2b-api-key" ] || (umask 077; printf 'e2b_%s' "$(head -c 20 /dev/urandom | od -An -tx1 | tr -d ' \n')" >"$home/e2b-api-key")
-if ! running sandboxd; then
+if [ -z "${PVM_AWS_E2B_API_URL:-}" ] && ! running sandboxd; then
   free "$e2b_port" || fail "port $e2b_port is in use; set PVM_AWS_E2B_PORT"
   PVM_E2B_API_KEYS=$(cat "$home/e2b-api-key") setsid "$sandboxd" --listen "$bind:$e2b_port" \
     --state "$home/sandboxes" --on-stop kill >"$home/sandboxd.log" 2>&1 &
@@ -106,8 +115,8 @@ say "packaged in $((SECONDS - started)) s"
 started=$SECONDS
 sam deploy --config-env local --config-file "$root/samconfig.toml" --template-file "$home/build/template.yaml" \
   --parameter-overrides Architecture=x86_64 RequireTls=false StreamResponses=false DeletionProtection=false \
-  "E2bApiUrl=http://$bind:$e2b_port" "E2bSandboxUrl=http://$bind:$e2b_port" \
-  "E2bDomain=localhost:$e2b_port" ${PVM_AWS_PARAMETERS:-} \
+  "E2bApiUrl=$e2b_api" "E2bSandboxUrl=$e2b_sandbox" "E2bDomain=localhost:${e2b_sandbox##*:}" \
+  ${PVM_AWS_PARAMETERS:-} \
   >"$home/sam-deploy.log" 2>&1 || { tail -40 "$home/sam-deploy.log" >&2; fail "sam deploy failed"; }
 "$tools/sam/bin/python" scripts/aws-tools/after_deploy.py --stack pvm-local --home "$home"
 say "deployed in $((SECONDS - started)) s"

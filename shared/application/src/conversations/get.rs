@@ -1,7 +1,8 @@
 //! Looking at conversations.
 
 use pvm_contracts::conversations as wire;
-use pvm_domain::conversation::{Approval, ApprovalStatus, Conversation, Run};
+use pvm_domain::conversation::core::Phase;
+use pvm_domain::conversation::{Approval, ApprovalStatus, Conversation, Run, lane_run};
 use pvm_domain::ids::{ProjectId, RunId};
 use pvm_domain::key::Principal;
 use pvm_domain::project::Scope;
@@ -62,11 +63,13 @@ pub async fn view(store: &impl ReadStore, conversation: Conversation) -> AppResu
     let mut usage = conversation.usage;
     let mut approvals = Vec::new();
     if let Some(run) = run.as_ref().filter(|run| !run.is_over()) {
-        usage.add(&run.core.usage);
-        for call in run.core.acting() {
-            let Some(id) = &call.approval_id else { continue };
-            let approval: Option<Approval> = store.get(&keys::approval(&run.conversation_id, id)).await?;
-            approvals.extend(approval.filter(|approval| approval.status == ApprovalStatus::Pending));
+        for run in std::iter::once(run.clone()).chain(lanes(store, run).await?) {
+            usage.add(&run.core.usage);
+            for call in run.core.acting() {
+                let Some(id) = &call.approval_id else { continue };
+                let approval: Option<Approval> = store.get(&keys::approval(&run.conversation_id, id)).await?;
+                approvals.extend(approval.filter(|approval| approval.status == ApprovalStatus::Pending));
+            }
         }
     }
     Ok(wire::Conversation {
@@ -90,6 +93,17 @@ pub async fn view(store: &impl ReadStore, conversation: Conversation) -> AppResu
         updated_at: conversation.updated_at,
         version: conversation.version,
     })
+}
+
+/// The lanes of a parallel run that are under way; what the others used is counted already.
+async fn lanes(store: &impl ReadStore, run: &Run) -> AppResult<Vec<Run>> {
+    let Phase::Lanes { open } = &run.core.phase else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for index in open {
+        let lane: Option<Run> = store.get(&keys::run(&run.conversation_id, &lane_run(&run.run_id, *index))).await?;
+        found.extend(lane.filter(|lane| !lane.is_over()));
+    }
+    Ok(found)
 }
 
 async fn load(store: &impl ReadStore, conversation: &Conversation, id: &RunId) -> AppResult<Option<Run>> {

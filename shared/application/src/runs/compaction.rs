@@ -12,8 +12,8 @@ use crate::store::ReadStore;
 const KEPT_PART: u64 = 4;
 /// The most of the material that the summary is made from, in tokens' bytes of the window: half of it, at 4 bytes each.
 const MATERIAL_BYTES_PER_TOKEN: u64 = 2;
-/// The most of what people said that a summary made without a model keeps, in bytes.
-const PLAIN_SUMMARY_BYTES: usize = 80 * 1024;
+/// The most of a summary, in bytes: the conversation's record holds one for each of up to ten agents.
+const SUMMARY_BYTES: usize = 24 * 1024;
 /// The most tokens of a summary.
 const SUMMARY_TOKENS: u32 = 4096;
 
@@ -100,7 +100,7 @@ pub(crate) async fn summary(
     // Nothing can be left out but the whole of it: then at least the tool traffic goes.
     let up_to = if up_to == 0 { conversation.message_count.saturating_sub(1) } else { up_to };
     if let Some(summary) = summary {
-        return Ok(Compaction { up_to, summary });
+        return Ok(Compaction { up_to, summary: head_and_tail(&summary, SUMMARY_BYTES).0 });
     }
     let messages = context::transcript(store, conversation, before.map_or(0, |before| before.up_to)).await?;
     Ok(Compaction { up_to, summary: plain(before.map(|before| before.summary.as_str()), &messages, up_to) })
@@ -114,7 +114,7 @@ fn plain(before: Option<&str>, messages: &[Message], up_to: u64) -> String {
         let most = if message.author == Author::User { 4000 } else { 600 };
         all.push_str(&format!("\n{}: {}", name(message), head_and_tail(&message.text, most).0));
     }
-    head_and_tail(&all, PLAIN_SUMMARY_BYTES).0
+    head_and_tail(&all, SUMMARY_BYTES).0
 }
 
 /// What `run`'s agent has of the conversation: after its summary, and that summary.

@@ -237,4 +237,5 @@ pub(crate) fn state(workspace: &Workspace, conversation: &Conversation) -> Strin
             head_and_tail(&service.command, 200).0
         );
     }
+    prompt
 }

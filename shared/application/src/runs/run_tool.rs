@@ -37,6 +37,8 @@ const POLL_FIRST_SECS: f64 = 2.0;
 const POLL_MOST_SECS: f64 = 60.0;
 /// Time of a run in the VM that is watched inline.
 const INLINE: Duration = Duration::from_secs(limits::STEP_INLINE_WAIT_SECS);
+/// The most of a result's data that is kept, in bytes: the text says the same.
+const STRUCTURED_BYTES: usize = 64 * 1024;
 /// Output of a running call in an event, in bytes.
 const OUTPUT_IN_EVENT_BYTES: usize = 4096;
 
@@ -114,8 +116,7 @@ where
             }
             let run = load_run(self.store, &input.conversation_id, &input.run_id).await?;
             if run.is_over() {
-                let result = calls::error("Cancelled: the run has ended.");
-                self.end(call, CallStatus::Cancelled, result).await?;
+                self.close(call).await?;
                 continue;
             }
             if let Some(why) = self.not_approved(&call).await? {
@@ -321,6 +322,16 @@ where
         let text = "Lost: the machine went away while this ran. Nobody knows whether or how far it was done, and it was \
                     not run again. Look at the state of things before you repeat it.";
         self.end(call, CallStatus::Lost, calls::error(text)).await
+    }
+
+    /// A call of a run that has ended: its record is closed, and nothing is told after the run's end.
+    async fn close(&self, mut call: ToolCall) -> AppResult<()> {
+        let result = calls::error("Cancelled: the run has ended.");
+        calls::finish(&mut call, CallStatus::Cancelled, result, self.ambient.now());
+        match self.store.commit(Tx::new().update(&mut call)).await {
+            Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
+            Err(other) => Err(other.into()),
+        }
     }
 
     /// Notes a call's end. Where somebody else noted one before, theirs stays.
