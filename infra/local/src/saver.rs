@@ -10,12 +10,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How long changes are gathered: a burst of tool calls makes one save, and a reader of the files waits little.
-const GATHER: Duration = Duration::from_secs(2);
+pub const GATHER: Duration = Duration::from_secs(2);
 
-/// Works off requests until `stop`: calls `save` for each project, once per burst. A project whose request comes while
+/// Works off requests until `stop`: gathers those of a project for `gather`, then calls `save`, once per burst. A project whose request comes while
 /// it is being saved is saved again after.
 pub async fn work<F>(
     mut requests: mpsc::UnboundedReceiver<ProjectId>,
+    gather: Duration,
     stop: CancellationToken,
     mut save: impl FnMut(ProjectId) -> F,
 ) where
@@ -28,7 +29,7 @@ pub async fn work<F>(
             () = stop.cancelled() => return,
             request = requests.recv() => match request {
                 Some(project) => {
-                    due.entry(project).or_insert_with(|| Instant::now() + GATHER);
+                    due.entry(project).or_insert_with(|| Instant::now() + gather);
                 }
                 None => return,
             },
@@ -51,33 +52,30 @@ async fn until(at: Option<Instant>) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
-
     use pvm_domain::ids::PrefixedId;
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_burst_makes_one_save_per_project() {
         let (ask, requests) = mpsc::unbounded_channel();
-        let saved = Arc::new(Mutex::new(Vec::new()));
-        let (stop, seen) = (CancellationToken::new(), Arc::clone(&saved));
-        let worker = tokio::spawn(work(requests, stop.clone(), move |project| {
-            seen.lock().unwrap().push(project);
-            std::future::ready(())
-        }));
+        let (tell, mut saved) = mpsc::unbounded_channel();
         let (one, two) = (ProjectId::from_parts(1, 1), ProjectId::from_parts(2, 2));
+        // All of the burst is there before the worker looks.
         for _ in 0..10 {
             ask.send(one.clone()).unwrap();
         }
         ask.send(two.clone()).unwrap();
-        tokio::time::sleep(GATHER * 2).await;
+        let stop = CancellationToken::new();
+        let worker = tokio::spawn(work(requests, Duration::from_millis(500), stop.clone(), move |project| {
+            tell.send(project).unwrap();
+            std::future::ready(())
+        }));
+        assert_eq!((saved.recv().await, saved.recv().await), (Some(one.clone()), Some(two)));
         ask.send(one.clone()).unwrap();
-        tokio::time::sleep(GATHER * 2).await;
-        let mut all = saved.lock().unwrap().clone();
-        all.sort();
-        assert_eq!(all, [one.clone(), one, two]);
+        assert_eq!(saved.recv().await, Some(one));
         stop.cancel();
         worker.await.unwrap();
+        assert_eq!(saved.recv().await, None, "nothing was saved twice");
     }
 }

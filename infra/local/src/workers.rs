@@ -38,7 +38,7 @@ pub fn start(
 ) {
     tasks.spawn(sync_uploads(Arc::clone(app), uploads, stop.clone()));
     let saving = Arc::clone(app);
-    tasks.spawn(saver::work(saves, stop.clone(), move |project| {
+    tasks.spawn(saver::work(saves, saver::GATHER, stop.clone(), move |project| {
         let app = Arc::clone(&saving);
         async move { save(&app, &project).await }
     }));

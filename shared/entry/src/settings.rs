@@ -83,15 +83,10 @@ impl Parse for u64 {
 }
 impl Parse for bool {
     fn parse(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|_| format!("{text:?} is not `true` or `false`"))
-    }
-}
-impl Parse for bool {
-    fn parse(text: &str) -> Result<Self, String> {
         match text {
-            "on" => Ok(true),
-            "off" => Ok(false),
-            other => Err(format!("{other:?} is not `on` or `off`")),
+            "true" | "on" => Ok(true),
+            "false" | "off" => Ok(false),
+            other => Err(format!("{other:?} is not `true` or `false`")),
         }
     }
 }

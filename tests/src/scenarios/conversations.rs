@@ -40,7 +40,8 @@ pub async fn vm_lines(api: &Api) {
 pub async fn messages_queue(api: &Api) {
     let project = api.project("queue").await;
     let (path, _) = finished(api, &project, &["dev_agent"], "/vm echo one >> log").await;
-    let send = |text: &'static str| api.post(&format!("{path}/messages"), json!({"message": text, "delivery": "queue"}));
+    let messages = format!("{path}/messages");
+    let send = async |text: &str| api.post(&messages, json!({"message": text, "delivery": "queue"})).await;
     let (a, b) = tokio::join!(send("/vm echo two >> log"), send("/vm echo three >> log"));
     assert!(a.status < 300 && b.status < 300, "{} {}", a.body, b.body);
     let mut ends = 0;

@@ -23,7 +23,8 @@ async fn a_long_poll_answers_when_something_happens_or_its_time_is_over() {
     let events = format!("/api/projects/{project}/events");
     let empty = house.get(&events).await;
     assert_eq!(empty.body, json!({"events": [], "next_after": 0, "ended": false}));
-    let waiting = house.get(&format!("{events}?wait=20"));
+    let asked = format!("{events}?wait=20");
+    let waiting = house.get(&asked);
     let (page, ()) = tokio::join!(waiting, async {
         tokio::time::sleep(Duration::from_millis(50)).await;
         tell(&house, &project, "a").await;
