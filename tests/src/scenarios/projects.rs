@@ -76,7 +76,7 @@ pub async fn keys(api: &Api) {
     let path = api.project("keys").await;
     let other = api.project("other").await;
     let id = path.rsplit('/').next().unwrap();
-    let made = api.post("/api/keys", json!({"name": "reader", "scope": "read", "projects": [id]})).await.expect(201);
+    let made = api.post("/api/keys", json!({"name": "reader", "scope": "read", "project_ids": [id]})).await.expect(201);
     let secret = made["key"].as_str().unwrap();
     let reader = api.with_key(secret);
     reader.get(&path).await.expect(200);

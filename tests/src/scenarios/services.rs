@@ -19,7 +19,7 @@ pub async fn web_server(api: &Api) {
     assert_eq!(status["services"][0]["name"], "web");
     let id = made["service_id"].as_str().unwrap();
     let logs = api.get(&format!("{path}/services/{id}/logs")).await.expect(200);
-    assert!(logs["logs"].as_str().unwrap().contains("GET /"), "{logs}");
+    assert!(logs["stderr"].as_str().unwrap().contains("GET /"), "{logs}");
     assert!(api.delete(&format!("{path}/services/{id}")).await.status < 300);
     assert_eq!(api.get(&format!("{path}/services")).await.expect(200)["items"], json!([]));
     let after = api.run(&path, json!({"command": "(exec 3<>/dev/tcp/127.0.0.1/8000) 2>/dev/null"})).await;

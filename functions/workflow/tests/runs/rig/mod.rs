@@ -432,8 +432,18 @@ pub fn kinds(events: &[Event]) -> Vec<&'static str> {
 }
 
 /// Which tries of the model there were more than in a story without crashes is no difference.
-pub fn without_resets(events: &[Event]) -> Vec<&'static str> {
+fn in_order_of_time(events: &[Event]) -> Vec<&'static str> {
     kinds(events).into_iter().filter(|kind| *kind != "message.reset").collect()
+}
+
+/// [`kinds`] without resets. Calls that run side by side tell of themselves in any order, so events of tools that follow
+/// each other are put in one.
+pub fn without_resets(events: &[Event]) -> Vec<&'static str> {
+    let mut kinds = in_order_of_time(events);
+    for calls in kinds.chunk_by_mut(|a, b| a.starts_with("tool.") && b.starts_with("tool.")) {
+        calls.sort_unstable();
+    }
+    kinds
 }
 
 impl Rig {
