@@ -19,8 +19,7 @@ const NOT_INHERITED: [&str; 8] = [
     "CARGO_MAKEFLAGS",
     "CARGO_PROFILE",
 ];
-const SOURCES: [&str; 4] =
-    ["../envd/src", "../envd/Cargo.toml", "../e2b-wire/src", "../e2b-wire/Cargo.toml"];
+const SOURCES: [&str; 4] = ["../envd/src", "../envd/Cargo.toml", "../e2b-wire/src", "../e2b-wire/Cargo.toml"];
 
 fn main() -> ExitCode {
     for source in SOURCES {

@@ -30,7 +30,11 @@ fn run(program: &Path, listener: &TcpListener) -> Figures {
     let polled = request(listener);
     let to_first_poll = started.elapsed();
     assert!(polled.0.contains("/invocation/next"), "{}", polled.0);
-    respond(polled.1, &[("Lambda-Runtime-Aws-Request-Id", "bench"), ("Lambda-Runtime-Deadline-Ms", "99999999999999")], HTTP_EVENT);
+    respond(
+        polled.1,
+        &[("Lambda-Runtime-Aws-Request-Id", "bench"), ("Lambda-Runtime-Deadline-Ms", "99999999999999")],
+        HTTP_EVENT,
+    );
     let answered = request(listener);
     assert!(answered.0.contains("/invocation/bench/"), "{}", answered.0);
     let rss_kib = resident(child.id());
@@ -134,7 +138,10 @@ fn main() {
     assert!(!programs.is_empty(), "name at least one program");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let baseline = median((0..rounds).map(|_| plain_start()).collect());
-    println!("baseline: starting /bin/true takes {:.2} ms (median of {rounds})", baseline.as_secs_f64() * 1000.0);
+    println!(
+        "baseline: starting /bin/true takes {:.2} ms (median of {rounds})",
+        baseline.as_secs_f64() * 1000.0
+    );
     println!("{:<28} {:>9} {:>14} {:>7} {:>12}", "program", "size", "to first poll", "ratio", "RSS after 1");
     for program in programs {
         let path = Path::new(&program);

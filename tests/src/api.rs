@@ -152,7 +152,9 @@ impl Api {
         for _ in 0..30 {
             let page = self.get(&format!("{path}?after={after}&wait=20")).await.expect(200);
             after = page["next_after"].as_u64().unwrap();
-            all.extend(page["events"].as_array().unwrap().iter().filter(|event| event["seq"].is_u64()).cloned());
+            all.extend(
+                page["events"].as_array().unwrap().iter().filter(|event| event["seq"].is_u64()).cloned(),
+            );
             if all.iter().any(&enough) {
                 return all;
             }

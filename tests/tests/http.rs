@@ -3,10 +3,10 @@
 
 use pvm_api::routes::{Auth, ROUTES};
 use pvm_domain::ids::OwnerId;
+use pvm_sandboxd::Shutdown;
 use pvm_tests::api::Api;
 use pvm_tests::scenarios::{commands, files, input, projects, services};
 use pvm_tests::stack::{client, start, with_stack};
-use pvm_sandboxd::Shutdown;
 use serde_json::json;
 
 macro_rules! stories {
@@ -59,8 +59,11 @@ async fn no_route_opens_without_a_good_token_or_to_a_stranger() {
     let id = project.rsplit('/').next().unwrap();
     let secret = pvm_application::keys_admin::new_secret().unwrap();
     let stranger = OwnerId::parse("stranger").unwrap();
-    pvm_application::keys_admin::ensure(&stack.app.store, &stack.app.ambient, &stranger, "s", &secret).await.unwrap();
-    let (nobody, wrong, stranger) = (owner.with_key(""), owner.with_key("pvm_wrong"), owner.with_key(&secret));
+    pvm_application::keys_admin::ensure(&stack.app.store, &stack.app.ambient, &stranger, "s", &secret)
+        .await
+        .unwrap();
+    let (nobody, wrong, stranger) =
+        (owner.with_key(""), owner.with_key("pvm_wrong"), owner.with_key(&secret));
     for route in ROUTES.iter().filter(|route| route.auth != Auth::Open) {
         let path = path(route.path, id);
         for api in [&nobody, &wrong] {
@@ -72,7 +75,8 @@ async fn no_route_opens_without_a_good_token_or_to_a_stranger() {
             let answer = stranger.send(stranger.request(route.method.clone(), &path).json(&json!({}))).await;
             // What the stranger sends may be refused before anything is looked up; the project must not show.
             assert!(
-                matches!(answer.status, 404 | 400 | 405 | 415 | 422) && !answer.body.to_string().contains("private"),
+                matches!(answer.status, 404 | 400 | 405 | 415 | 422)
+                    && !answer.body.to_string().contains("private"),
                 "{} {path}: {} {}",
                 route.method,
                 answer.status,

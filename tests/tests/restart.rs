@@ -17,7 +17,11 @@ use tokio::process::{Child, Command};
 fn program() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.parent().and_then(Path::parent).unwrap().join("pvm");
-    assert!(path.exists(), "{} is missing: run `cargo build --workspace --bin pvm` first (make test does)", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: run `cargo build --workspace --bin pvm` first (make test does)",
+        path.display()
+    );
     path
 }
 
@@ -88,7 +92,10 @@ async fn a_killed_process_goes_on_where_it_was() {
     api.shell(&project, "echo before > kept.txt").await;
     let vm = api.get(&format!("{project}/status")).await.expect(200)["vm_id"].clone();
     let background = api
-        .post(&format!("{project}/vm/command"), json!({"command": "sleep 3; echo end >> ends", "background": true}))
+        .post(
+            &format!("{project}/vm/command"),
+            json!({"command": "sleep 3; echo end >> ends", "background": true}),
+        )
         .await
         .expect(202);
     // Every line tells of each of its starts.
@@ -96,7 +103,9 @@ async fn a_killed_process_goes_on_where_it_was() {
     let asked = json!({"agent_ids": ["dev_agent"], "initial_message": message});
     let made = api.post(&format!("{project}/conversations"), asked).await.expect(201);
     let conversation = format!("{project}/conversations/{}", made["conversation_id"].as_str().unwrap());
-    let second = |event: &serde_json::Value| event["type"] == "tool.started" && event["data"].to_string().contains("two");
+    let second = |event: &serde_json::Value| {
+        event["type"] == "tool.started" && event["data"].to_string().contains("two")
+    };
     api.events_until(&format!("{conversation}/events"), second).await;
     process.ended(Signal::SIGKILL).await;
 
@@ -106,7 +115,12 @@ async fn a_killed_process_goes_on_where_it_was() {
         api.events_until(&format!("{conversation}/events"), |event| event["type"] == "run.finished").await;
     assert_gap_free(&events);
     let finished = of_type(&events, "run.finished");
-    assert_eq!((finished.len(), finished[0]["data"]["outcome"].as_str()), (1, Some("completed")), "{}", finished[0]);
+    assert_eq!(
+        (finished.len(), finished[0]["data"]["outcome"].as_str()),
+        (1, Some("completed")),
+        "{}",
+        finished[0]
+    );
     assert_eq!(api.shell(&project, "cat starts").await, "one\ntwo\nthree\n", "each line ran once");
     assert_eq!(api.shell(&project, "cat kept.txt").await, "before\n");
     assert_eq!(api.get(&format!("{project}/status")).await.expect(200)["vm_id"], vm, "the VM was adopted");
@@ -132,6 +146,10 @@ fn assert_nothing_left(folder: &str) {
     assert!(!mounts.contains(folder), "a mount is left");
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let environ = std::fs::read(entry.path().join("environ")).unwrap_or_default();
-        assert!(!String::from_utf8_lossy(&environ).contains(folder), "process {:?} is left", entry.file_name());
+        assert!(
+            !String::from_utf8_lossy(&environ).contains(folder),
+            "process {:?} is left",
+            entry.file_name()
+        );
     }
 }

@@ -151,7 +151,8 @@ impl<P: Parts> ProjectServer<P> {
             None => {
                 let job = self.new_job(entry, arguments, call_id, ready);
                 tool_jobs::note(self.store(), job.clone()).await?;
-                let noted = tool_jobs::load(self.store(), &self.project.project_id, call_id, self.now()).await?;
+                let noted =
+                    tool_jobs::load(self.store(), &self.project.project_id, call_id, self.now()).await?;
                 noted.unwrap_or(job)
             }
         };

@@ -88,7 +88,10 @@ impl<P: Parts> ProjectServer<P> {
     pub(crate) async fn cancel(&self, id: &str) -> Result<(), ErrorData> {
         let job = self.known_job(id).await?;
         if self.scope < Scope::Write {
-            return Err(ErrorData::invalid_request("The token may only read; cancelling needs the scope `write`.", None));
+            return Err(ErrorData::invalid_request(
+                "The token may only read; cancelling needs the scope `write`.",
+                None,
+            ));
         }
         if job.state != JobState::Working {
             return Ok(());

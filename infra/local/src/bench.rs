@@ -43,7 +43,9 @@ pub async fn run(rounds: usize) -> anyhow::Result<()> {
         rounds,
         base: Vec::new(),
     };
-    println!("baseline: `bash -l -c true` started on the host itself, measured between the rounds of everything else");
+    println!(
+        "baseline: `bash -l -c true` started on the host itself, measured between the rounds of everything else"
+    );
     println!("{:<58} {:>9} {:>9} {:>9}", "figure", "median", "p95", "ratio");
     let measured = bench.all().await;
     stack.shutdown(Shutdown::KillAll).await?;
@@ -121,12 +123,16 @@ impl Bench {
                 text.push_str(&String::from_utf8_lossy(&chunk?));
                 while let Some(end) = text.find("\n\n") {
                     let block: String = text.drain(..end + 2).collect();
-                    let Some(data) = block.lines().find_map(|line| line.strip_prefix("data: ")) else { continue };
+                    let Some(data) = block.lines().find_map(|line| line.strip_prefix("data: ")) else {
+                        continue;
+                    };
                     let event: Value = serde_json::from_str(data)?;
                     // What was committed before the stream was open tells of the reader, not of the system.
                     if event["type"] == "tool.finished" {
                         let at: jiff::Timestamp = event["at"].as_str().unwrap_or_default().parse()?;
-                        times.push(Duration::try_from(jiff::Timestamp::now().duration_since(at)).unwrap_or_default());
+                        times.push(
+                            Duration::try_from(jiff::Timestamp::now().duration_since(at)).unwrap_or_default(),
+                        );
                     }
                     if event["type"] == "run.finished" {
                         break 'stream;
@@ -152,7 +158,9 @@ impl Bench {
             loop {
                 let page = self.get(&format!("{conversation}/events?after={after}&wait=20")).await?;
                 after = page["next_after"].as_u64().unwrap_or(after);
-                let ended = page["events"].as_array().is_some_and(|all| all.iter().any(|e| e["type"] == "run.finished"));
+                let ended = page["events"]
+                    .as_array()
+                    .is_some_and(|all| all.iter().any(|e| e["type"] == "run.finished"));
                 if ended {
                     break;
                 }
@@ -183,7 +191,8 @@ impl Bench {
     }
 
     async fn upload(&self, project: &str, path: &str, bytes: Vec<u8>) -> anyhow::Result<()> {
-        let request = self.http.post(format!("{}{project}/files?path={path}", self.url)).bearer_auth(&self.key);
+        let request =
+            self.http.post(format!("{}{project}/files?path={path}", self.url)).bearer_auth(&self.key);
         let answer = request.header("content-type", "application/octet-stream").body(bytes).send().await?;
         let file: Value = answer.error_for_status()?.json().await?;
         let id = file["file_id"].as_str().context("no file_id")?;
@@ -199,7 +208,8 @@ impl Bench {
     }
 
     async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
-        let answer = self.http.post(format!("{}{path}", self.url)).bearer_auth(&self.key).json(body).send().await?;
+        let answer =
+            self.http.post(format!("{}{path}", self.url)).bearer_auth(&self.key).json(body).send().await?;
         Ok(answer.error_for_status()?.json().await?)
     }
 }

@@ -101,7 +101,8 @@ impl Keys {
 
     async fn owner(&self, key: &str) -> Option<String> {
         let found = self.store.get::<ApiKey>(&keys::api_key(&keys_admin::hash(key))).await;
-        let key = found.inspect_err(|error| tracing::warn!(?error, "a key could not be looked up")).ok()??;
+        let key =
+            found.inspect_err(|error| tracing::warn!(?error, "a key could not be looked up")).ok()??;
         let wide = key.scope >= Scope::Write && key.projects.is_none();
         (wide && key.is_good_at(jiff::Timestamp::now())).then(|| key.owner.to_string())
     }

@@ -21,9 +21,14 @@ impl HomeLock {
     pub fn take(home: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(home).map_err(|error| match error.kind() {
             ErrorKind::PermissionDenied => {
-                anyhow::anyhow!("{} cannot be made: permission denied; set PVM_HOME to a folder of yours", home.display())
+                anyhow::anyhow!(
+                    "{} cannot be made: permission denied; set PVM_HOME to a folder of yours",
+                    home.display()
+                )
             }
-            ErrorKind::StorageFull => anyhow::anyhow!("the disk of {} is full; free some space", home.display()),
+            ErrorKind::StorageFull => {
+                anyhow::anyhow!("the disk of {} is full; free some space", home.display())
+            }
             _ => anyhow::anyhow!("{} cannot be made: {error}", home.display()),
         })?;
         let path = home.join("lock");

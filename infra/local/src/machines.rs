@@ -20,11 +20,15 @@ const FILES: [(&str, &str); 2] = [
 /// # Errors
 /// A definition that the engine refuses; the message names the state.
 pub fn load() -> anyhow::Result<Vec<Machine>> {
-    let substitutions: BTreeMap<String, String> =
-        pvm_workflow::steps::STEPS.iter().map(|step| (substitution(step.name), step.name.to_owned())).collect();
+    let substitutions: BTreeMap<String, String> = pvm_workflow::steps::STEPS
+        .iter()
+        .map(|step| (substitution(step.name), step.name.to_owned()))
+        .collect();
     FILES
         .iter()
-        .map(|(name, text)| Machine::load(name, text, &substitutions).with_context(|| format!("{name}.asl.json")))
+        .map(|(name, text)| {
+            Machine::load(name, text, &substitutions).with_context(|| format!("{name}.asl.json"))
+        })
         .collect()
 }
 

@@ -1,5 +1,9 @@
 //! `pvm`: the embedded install.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this program talks to the person at the terminal")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this program talks to the person at the terminal"
+)]
 
 use std::process::ExitCode;
 

@@ -1,5 +1,9 @@
 //! `pvm serve`: the stack until Ctrl-C.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this program talks to the person at the terminal")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this program talks to the person at the terminal"
+)]
 
 use std::io::IsTerminal;
 
@@ -30,7 +34,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     if format == LogFormat::Terminal {
         println!("Project VM is running.");
         println!("  API          http://{}   (key in {})", stack.http_addr, home.join("api-key").display());
-        println!("  E2B door     http://{}   (key in {})", stack.e2b_addr, home.join("e2b-api-key").display());
+        println!(
+            "  E2B door     http://{}   (key in {})",
+            stack.e2b_addr,
+            home.join("e2b-api-key").display()
+        );
         println!("  file store   http://{}", stack.s3_addr);
         println!("  models       {}", stack.app.models.configured().join(", "));
         println!("Ctrl-C saves and pauses the VMs and stops.");

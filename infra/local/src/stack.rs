@@ -18,11 +18,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use pvm_embedded::dynamo::EmbeddedDynamo;
-use pvm_embedded::s3::{S3Config, S3Host};
 use crate::functions::Functions;
 use crate::lock::HomeLock;
 use crate::{front, key_files, machines, workers};
+use pvm_embedded::dynamo::EmbeddedDynamo;
+use pvm_embedded::s3::{S3Config, S3Host};
 
 /// Who owns what the first keys make.
 pub const OWNER: &str = "local";

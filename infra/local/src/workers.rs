@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pvm_application::files::save::{self, Budget};
+use pvm_application::keys;
 use pvm_application::store::{Index, Listing, ReadStore};
 use pvm_application::vm::{end, lease, ready};
-use pvm_application::keys;
 use pvm_asl::Execution;
 use pvm_domain::ids::ProjectId;
 use pvm_domain::vm::VmLease;
@@ -109,7 +109,8 @@ async fn sweep(app: Arc<App>, stop: CancellationToken, every: Duration) {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let swept = pvm_events::cleanup::handle(&app.store, &app.objects, &app.workflow, &app.vm, &app.ambient);
+        let swept =
+            pvm_events::cleanup::handle(&app.store, &app.objects, &app.workflow, &app.vm, &app.ambient);
         tokio::select! {
             () = stop.cancelled() => return,
             swept = swept => if let Err(error) = swept {
@@ -134,17 +135,25 @@ pub async fn execution_ended(app: &App, execution: &Execution) {
     };
     let handled = pvm_events::execution_status::handle(&app.store, &app.workflow, &app.ambient, &ended).await;
     if let Err(error) = handled {
-        tracing::warn!(?error, execution = execution.name, "an ended execution could not be cleaned up after");
+        tracing::warn!(
+            ?error,
+            execution = execution.name,
+            "an ended execution could not be cleaned up after"
+        );
     }
 }
 
 /// Builds the `base` template in the background, with progress in the log.
 pub fn build_base(tasks: &TaskTracker, _template_dir: Option<PathBuf>) {
     tasks.spawn(async {
-        let built = crate::template::ensure("base", |progress| tracing::info!("template base: {progress}")).await;
+        let built =
+            crate::template::ensure("base", |progress| tracing::info!("template base: {progress}")).await;
         match built {
             Ok(()) => {}
-            Err(error) => tracing::warn!(error = format!("{error:#}"), "the template `base` could not be built; VMs use `host`"),
+            Err(error) => tracing::warn!(
+                error = format!("{error:#}"),
+                "the template `base` could not be built; VMs use `host`"
+            ),
         }
     });
 }

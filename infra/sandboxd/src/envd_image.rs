@@ -10,7 +10,8 @@ static ENVD: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/envd"));
 
 /// Makes the file.
 pub(crate) fn sealed() -> io::Result<OwnedFd> {
-    let mut file = std::fs::File::from(memfd_create("envd", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+    let mut file =
+        std::fs::File::from(memfd_create("envd", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
     file.write_all(ENVD)?;
     // Anybody may execute it: the process that does is no user of the host yet.
     rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(0o555))?;

@@ -8,13 +8,19 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Not root.
-    #[error("sandboxes need root: run this as root (sudo), since id ranges and overlay mounts are made by the kernel for root only")]
+    #[error(
+        "sandboxes need root: run this as root (sudo), since id ranges and overlay mounts are made by the kernel for root only"
+    )]
     NotRoot,
     /// The kernel refuses user namespaces.
-    #[error("this kernel allows no user namespaces: set /proc/sys/user/max_user_namespaces above 0 (it is {0:?})")]
+    #[error(
+        "this kernel allows no user namespaces: set /proc/sys/user/max_user_namespaces above 0 (it is {0:?})"
+    )]
     NoUserNamespaces(String),
     /// Control groups are incomplete.
-    #[error("control groups are missing ({0}): mount cgroup v2 with the controllers cpu, memory and pids, or cgroup v1 with cpu, memory, pids and freezer")]
+    #[error(
+        "control groups are missing ({0}): mount cgroup v2 with the controllers cpu, memory and pids, or cgroup v1 with cpu, memory, pids and freezer"
+    )]
     NoControlGroups(String),
     /// The port is taken.
     #[error("{0} is in use: stop the program that listens there or choose another address")]
@@ -35,7 +41,9 @@ pub enum StartError {
     #[error("the disk of {0} is full: free some space and start again")]
     DiskFull(PathBuf),
     /// The state folder's file system cannot hold overlay layers.
-    #[error("the file system of {path} cannot hold sandboxes ({source}): choose a state folder on ext4, xfs or btrfs")]
+    #[error(
+        "the file system of {path} cannot hold sandboxes ({source}): choose a state folder on ext4, xfs or btrfs"
+    )]
     UnfitFileSystem {
         /// The state folder.
         path: PathBuf,

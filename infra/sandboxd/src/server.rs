@@ -73,17 +73,16 @@ impl Server {
         let hierarchy = Hierarchy::detect().map_err(StartError::NoControlGroups)?;
         let instance = instance(&layout)?;
         hierarchy.prepare(&instance).map_err(StartError::at("making control groups"))?;
-        let templates = Templates::open(&config.template_dir).map_err(StartError::in_folder(
-            &config.template_dir,
-            "opening the template folder",
-        ))?;
+        let templates = Templates::open(&config.template_dir)
+            .map_err(StartError::in_folder(&config.template_dir, "opening the template folder"))?;
         ready_template(&templates).await?;
         let catalog = Catalog::open(templates.clone(), &layout)
             .map_err(StartError::at("reading the stored templates"))?;
         let groups = Groups::new(hierarchy, instance);
         let spawner = start_spawner(&state_dir, groups.clone(), config.limits)?;
         let engine = Engine::new(Parts {
-            egress: Egress::new(config.egress.clone()).map_err(StartError::at("preparing the egress proxy"))?,
+            egress: Egress::new(config.egress.clone())
+                .map_err(StartError::at("preparing the egress proxy"))?,
             config,
             layout,
             templates: catalog,
@@ -190,7 +189,8 @@ fn instance(layout: &Layout) -> Result<String, StartError> {
         return Ok(name);
     }
     let name = hex::encode(rand::random::<[u8; 6]>());
-    write_json(&layout.instance(), &name).map_err(StartError::in_folder(layout.root(), "naming the state folder"))?;
+    write_json(&layout.instance(), &name)
+        .map_err(StartError::in_folder(layout.root(), "naming the state folder"))?;
     Ok(name)
 }
 

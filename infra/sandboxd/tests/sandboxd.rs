@@ -14,10 +14,10 @@ mod isolation;
 mod lab;
 #[path = "sandboxd/lifecycle.rs"]
 mod lifecycle;
-#[path = "sandboxd/listing.rs"]
-mod listing;
 #[path = "sandboxd/limits.rs"]
 mod limits;
+#[path = "sandboxd/listing.rs"]
+mod listing;
 #[path = "sandboxd/ports.rs"]
 mod ports;
 #[path = "sandboxd/snapshots.rs"]

@@ -12,8 +12,8 @@ use crate::commands;
 use crate::error::{AppResult, ErrorCode};
 use crate::keys;
 use crate::ports::{
-    Ambient, ConnectVm, DeleteObject, EndVm, FindVm, GetObject, PutObject, RequestSave, RunCommands, SendTask,
-    StartExecution, VmError, VmFiles,
+    Ambient, ConnectVm, DeleteObject, EndVm, FindVm, GetObject, PutObject, RequestSave, RunCommands,
+    SendTask, StartExecution, VmError, VmFiles,
 };
 use crate::runs;
 use crate::store::{Index, Listing, Record, WriteStore};

@@ -280,6 +280,15 @@ pub struct VmInfo {
     pub ends_at: Option<Timestamp>,
 }
 
+/// What a VM can do and how it is kept apart.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VmTraits {
+    /// By name, such as `docker` or `systemd`; empty where it is not known.
+    pub capabilities: std::collections::BTreeMap<String, bool>,
+    /// How it is kept apart from others; `None` where it is not known.
+    pub isolation: Option<String>,
+}
+
 /// What to make.
 #[derive(Debug, Clone)]
 pub struct NewVm {
@@ -319,6 +328,10 @@ pub trait ConnectVm: Send + Sync {
     fn boot_id(&self, vm_id: &str) -> impl Future<Output = Result<String, VmError>> + Send;
     /// The URL of a port of the VM, with a signed link's query where it is private.
     fn port_url(&self, vm_id: &str, port: u16) -> String;
+    /// What is known of the VM's kind without asking it.
+    fn traits(&self, _vm_id: &str) -> VmTraits {
+        VmTraits::default()
+    }
 }
 
 /// Pauses and ends VMs.

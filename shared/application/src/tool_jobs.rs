@@ -116,11 +116,7 @@ pub async fn load(
 ///
 /// # Errors
 /// Of the store.
-pub async fn working(
-    store: &impl ReadStore,
-    project_id: &ProjectId,
-    newest: u32,
-) -> AppResult<Vec<ToolJob>> {
+pub async fn working(store: &impl ReadStore, project_id: &ProjectId, newest: u32) -> AppResult<Vec<ToolJob>> {
     let listing = Listing::of(keys::project_partition(project_id), "JOB#").page(newest, None).newest_first();
     let page = store.list::<ToolJob>(listing).await?;
     Ok(page.items.into_iter().filter(|job| job.state == JobState::Working).collect())

@@ -29,7 +29,11 @@ pub async fn read_if_set(client: &Client, id: &str) -> anyhow::Result<Option<Str
             None => anyhow::bail!("the secret {id} is binary; it must be text"),
         },
         // A secret that the template made and nobody has filled is told as one without a version.
-        Err(error) if error.as_service_error().is_some_and(|error| error.is_resource_not_found_exception()) => Ok(None),
+        Err(error)
+            if error.as_service_error().is_some_and(|error| error.is_resource_not_found_exception()) =>
+        {
+            Ok(None)
+        }
         Err(error) => anyhow::bail!("the secret {id} cannot be read: {}", DisplayErrorContext(&error)),
     }
 }

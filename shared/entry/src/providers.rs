@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use pvm_models::{
-    ANTHROPIC_URL, ANTHROPIC_VERSION, AnthropicSettings, ModelTable, OPENAI_URL, OpenAiSettings, ProviderKey, Providers,
+    ANTHROPIC_URL, ANTHROPIC_VERSION, AnthropicSettings, ModelTable, OPENAI_URL, OpenAiSettings, ProviderKey,
+    Providers,
 };
 
 use crate::settings::{BadSettings, Settings};
@@ -48,7 +49,8 @@ mod tests {
     fn a_provider_is_there_when_its_key_is() {
         let none = BTreeMap::new();
         let of = |set: &'static [(&'static str, &'static str)]| {
-            let lookup = |name: &str| set.iter().find(|(known, _)| *known == name).map(|(_, text)| (*text).to_owned());
+            let lookup =
+                |name: &str| set.iter().find(|(known, _)| *known == name).map(|(_, text)| (*text).to_owned());
             Settings::from_lookup(lookup).unwrap()
         };
         let nothing = providers(&of(&[]), &none).unwrap();

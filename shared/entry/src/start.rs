@@ -156,8 +156,9 @@ impl Start {
         };
         let keys: BTreeMap<String, String> = match keys {
             // The error of the parser could quote a key.
-            Some(text) => serde_json::from_str(&text)
-                .map_err(|_| BadSettings(vec!["the secret of PVM_MODEL_KEYS_SECRET is not JSON by provider".into()]))?,
+            Some(text) => serde_json::from_str(&text).map_err(|_| {
+                BadSettings(vec!["the secret of PVM_MODEL_KEYS_SECRET is not JSON by provider".into()])
+            })?,
             None => BTreeMap::new(),
         };
         let models = Models::new(ModelSettings { default_model, replay });

@@ -66,11 +66,13 @@ impl AnthropicMessages {
                 Ok(None) => break,
                 Err(_) => return Err(ModelError::Broken("the stream broke off".to_owned())),
             };
-            let events =
-                decoder.feed(&bytes).map_err(|_| ModelError::Broken("the stream has an endless line".to_owned()))?;
+            let events = decoder
+                .feed(&bytes)
+                .map_err(|_| ModelError::Broken("the stream has an endless line".to_owned()))?;
             for event in events {
-                let value: Value = serde_json::from_str(&event.data)
-                    .map_err(|error| ModelError::Broken(format!("a piece of the stream is not JSON: {error}")))?;
+                let value: Value = serde_json::from_str(&event.data).map_err(|error| {
+                    ModelError::Broken(format!("a piece of the stream is not JSON: {error}"))
+                })?;
                 let piece = answer.take(&value)?;
                 if !piece.is_empty() {
                     // Nobody listens any more: the caller will drop this call.

@@ -144,9 +144,14 @@ pub(crate) fn is_overflow(told: &Told) -> bool {
     let message = told.message.to_ascii_lowercase();
     told.code == "context_length_exceeded"
         || told.kind == "exceed_context_size_error"
-        || ["prompt is too long", "maximum context length", "context window", "exceeds the available context size"]
-            .iter()
-            .any(|words| message.contains(words))
+        || [
+            "prompt is too long",
+            "maximum context length",
+            "context window",
+            "exceeds the available context size",
+        ]
+        .iter()
+        .any(|words| message.contains(words))
 }
 
 /// When the provider wants us back: `retry-after-ms`, or `retry-after` in seconds. A date is not obeyed: it needs a clock
@@ -174,7 +179,10 @@ mod tests {
 
     fn error(status: u16, headers: &[(&'static str, &str)], body: &str) -> ModelError {
         let headers = headers.iter().map(|(name, value)| {
-            (reqwest::header::HeaderName::from_static(name), reqwest::header::HeaderValue::from_str(value).unwrap())
+            (
+                reqwest::header::HeaderName::from_static(name),
+                reqwest::header::HeaderValue::from_str(value).unwrap(),
+            )
         });
         refused("p", status, &headers.collect(), body)
     }
@@ -183,7 +191,8 @@ mod tests {
     fn each_answer_means_what_the_providers_say_it_does() {
         let openai = r#"{"error": {"message": "too long", "type": "x", "code": "context_length_exceeded"}}"#;
         assert!(matches!(error(400, &[], openai), ModelError::ContextOverflow));
-        let anthropic = r#"{"type": "error", "error": {"type": "e", "message": "prompt is too long: 9 > 8"}}"#;
+        let anthropic =
+            r#"{"type": "error", "error": {"type": "e", "message": "prompt is too long: 9 > 8"}}"#;
         assert!(matches!(error(400, &[], anthropic), ModelError::ContextOverflow));
         let llama = r#"{"error": {"code": 400, "message": "m", "type": "exceed_context_size_error"}}"#;
         assert!(matches!(error(400, &[], llama), ModelError::ContextOverflow));
@@ -194,11 +203,16 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(wait(&[("retry-after", "7")]), Some(Duration::from_secs(7)));
-        assert_eq!(wait(&[("retry-after-ms", "1500"), ("retry-after", "9")]), Some(Duration::from_millis(1500)));
+        assert_eq!(
+            wait(&[("retry-after-ms", "1500"), ("retry-after", "9")]),
+            Some(Duration::from_millis(1500))
+        );
         assert_eq!(wait(&[("retry-after", "Wed, 21 Oct 2026 07:28:00 GMT")]), None);
         assert!(matches!(error(529, &[], "overloaded"), ModelError::Overloaded { .. }));
         assert!(matches!(error(401, &[], "{}"), ModelError::NotConfigured(_)));
-        assert!(matches!(error(400, &[], r#"{"error": "bad shape"}"#), ModelError::Refused(why) if why == "400: bad shape"));
+        assert!(
+            matches!(error(400, &[], r#"{"error": "bad shape"}"#), ModelError::Refused(why) if why == "400: bad shape")
+        );
     }
 
     #[test]

@@ -99,7 +99,8 @@ mod tests {
 
     #[test]
     fn the_longest_name_that_fits_counts_and_prices_add_up() {
-        let json = r#"{"a/*": {"context_tokens": 10}, "a/big*": {"input": 3, "output": 15, "cache_read": 0.3}}"#;
+        let json =
+            r#"{"a/*": {"context_tokens": 10}, "a/big*": {"input": 3, "output": 15, "cache_read": 0.3}}"#;
         let table = ModelTable::parse(json).unwrap();
         assert_eq!(table.facts("a/small").context_tokens, 10);
         assert_eq!((table.facts("a/big-1").context_tokens, table.facts("a/big-1").priced), (WINDOW, true));

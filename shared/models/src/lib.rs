@@ -88,7 +88,8 @@ impl Models {
 
     /// The provider of a model, with the provider's own name of it.
     fn provider<'a>(&self, model: &'a str) -> Result<(Provider<'_>, &'a str), ModelError> {
-        let missing = |what: &str| Err(ModelError::NotConfigured(format!("{model} needs {what}, which is not set")));
+        let missing =
+            |what: &str| Err(ModelError::NotConfigured(format!("{model} needs {what}, which is not set")));
         let Some((provider, name)) = model.split_once('/').filter(|(_, name)| !name.is_empty()) else {
             let why = format!("{model:?} is not a model's name: it has the form provider/model");
             return Err(ModelError::NotConfigured(why));
@@ -130,7 +131,11 @@ impl CallModel for Models {
         })
     }
 
-    async fn call(&self, request: &ModelRequest, text: mpsc::Sender<String>) -> Result<ModelAnswer, ModelError> {
+    async fn call(
+        &self,
+        request: &ModelRequest,
+        text: mpsc::Sender<String>,
+    ) -> Result<ModelAnswer, ModelError> {
         let mut answer = match self.provider(&request.model)? {
             (Provider::Replay(replay), _) => replay.call(request, &text).await?,
             (Provider::OpenAi(openai), name) => openai.call(name, request, &text).await?,

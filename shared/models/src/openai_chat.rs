@@ -48,7 +48,8 @@ impl OpenAiChat {
     ) -> Result<ModelAnswer, ModelError> {
         let is_openai = self.settings.base_url.trim_end_matches('/') == OPENAI_URL;
         let body = body(model, request, is_openai);
-        let mut call = self.client.post(endpoint::join(&self.settings.base_url, "chat/completions")).json(&body);
+        let mut call =
+            self.client.post(endpoint::join(&self.settings.base_url, "chat/completions")).json(&body);
         if let Some(key) = &self.settings.key {
             call = call.bearer_auth(key.reveal());
         }
@@ -61,8 +62,9 @@ impl OpenAiChat {
                 Ok(None) => break,
                 Err(_) => return Err(ModelError::Broken("the stream broke off".to_owned())),
             };
-            let events =
-                decoder.feed(&bytes).map_err(|_| ModelError::Broken("the stream has an endless line".to_owned()))?;
+            let events = decoder
+                .feed(&bytes)
+                .map_err(|_| ModelError::Broken("the stream has an endless line".to_owned()))?;
             for event in events {
                 if event.data.trim() == "[DONE]" {
                     return answer.finish();
@@ -105,7 +107,8 @@ fn body(model: &str, request: &ModelRequest, is_openai: bool) -> Value {
         body["temperature"] = json!(temperature);
     }
     if is_openai {
-        body["prompt_cache_key"] = json!(format!("{}-{}", request.place.conversation_id, request.place.agent_id));
+        body["prompt_cache_key"] =
+            json!(format!("{}-{}", request.place.conversation_id, request.place.agent_id));
     }
     if !request.tools.is_empty() {
         let tools = request.tools.iter().map(|tool| {

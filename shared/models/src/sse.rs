@@ -71,14 +71,16 @@ mod tests {
 
     #[test]
     fn events_are_found_however_their_bytes_are_cut() {
-        let stream = "event: a\ndata: one\ndata: tw\u{f6}\n\n: comment\nid: 1\n\ndata: {\"x\":1}\r\n\r\ndata: half";
+        let stream =
+            "event: a\ndata: one\ndata: tw\u{f6}\n\n: comment\nid: 1\n\ndata: {\"x\":1}\r\n\r\ndata: half";
         for size in 1..stream.len() {
             let mut decoder = Decoder::default();
             let mut found = Vec::new();
             for piece in stream.as_bytes().chunks(size) {
                 found.extend(decoder.feed(piece).unwrap());
             }
-            let names: Vec<_> = found.iter().map(|event| (event.name.as_str(), event.data.as_str())).collect();
+            let names: Vec<_> =
+                found.iter().map(|event| (event.name.as_str(), event.data.as_str())).collect();
             assert_eq!(names, [("a", "one\ntw\u{f6}"), ("", "{\"x\":1}")], "{size}");
         }
     }

@@ -8,7 +8,8 @@ use pvm_application::ports_model::{
 };
 use pvm_domain::ids::{ConversationId, PrefixedId, RunId};
 use pvm_models::{
-    AnthropicSettings, Library, ModelSettings, ModelTable, Models, OpenAiSettings, ProviderKey, Providers, Replay,
+    AnthropicSettings, Library, ModelSettings, ModelTable, Models, OpenAiSettings, ProviderKey, Providers,
+    Replay,
 };
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -83,16 +84,20 @@ fn models(url: &str) -> Models {
     let providers = Providers {
         openai: Some(OpenAiSettings { base_url: format!("{url}/v1"), key: Some(key) }),
         anthropic: Some(anthropic),
-        known: ModelTable::parse(r#"{"anthropic/*": {"input": 3, "output": 15, "cache_read": 0.3}}"#).unwrap(),
+        known: ModelTable::parse(r#"{"anthropic/*": {"input": 3, "output": 15, "cache_read": 0.3}}"#)
+            .unwrap(),
     };
     let replay = Replay { library: Library::default(), pace: Duration::ZERO };
-    Models::new(ModelSettings { default_model: "replay/demo".to_owned(), replay }).with_providers(providers).unwrap()
+    Models::new(ModelSettings { default_model: "replay/demo".to_owned(), replay })
+        .with_providers(providers)
+        .unwrap()
 }
 
 fn request(model: &str) -> ModelRequest {
     let text = |text: &str| Block::Text { text: text.to_owned() };
     let user = |blocks| ModelMessage { role: Role::User, blocks };
-    let used = Block::ToolUse { id: "call 1".to_owned(), name: "look".to_owned(), arguments: json!({"what": "a"}) };
+    let used =
+        Block::ToolUse { id: "call 1".to_owned(), name: "look".to_owned(), arguments: json!({"what": "a"}) };
     let result = Block::ToolResult { id: "call 1".to_owned(), text: "seen".to_owned(), is_error: true };
     let thought = Block::Opaque {
         provider: "anthropic".to_owned(),
@@ -182,14 +187,20 @@ async fn anthropic_is_spoken_to_and_understood() {
     let (answer, streamed) = call(&models(&server.url), "anthropic/claude-x").await;
     let answer = answer.unwrap();
     assert_eq!((answer.text.as_str(), streamed.as_str(), answer.stop), ("Hello", "Hello", Stop::End));
-    assert_eq!((answer.usage.input, answer.usage.output, answer.usage.cost_microusd), (110, 20, 30 + 30 + 300));
+    assert_eq!(
+        (answer.usage.input, answer.usage.output, answer.usage.cost_microusd),
+        (110, 20, 30 + 30 + 300)
+    );
     let (head, body) = server.request(0);
     assert!(head.starts_with("post /v1/messages ") && head.contains("anthropic-version: 2026-10-21"));
     assert!(head.contains("x-api-key: sk-test"));
     assert!(body.get("temperature").is_none(), "this version refuses it");
     assert_eq!(body["system"][0]["cache_control"]["type"], "ephemeral");
     assert_eq!(body["messages"][1]["content"][0]["type"], "thinking");
-    assert_eq!(body["messages"][1]["content"][2], json!({"type": "tool_use", "id": "call_1", "name": "look", "input": {"what": "a"}}));
+    assert_eq!(
+        body["messages"][1]["content"][2],
+        json!({"type": "tool_use", "id": "call_1", "name": "look", "input": {"what": "a"}})
+    );
     let result = &body["messages"][2]["content"][0];
     assert_eq!((&result["tool_use_id"], &result["is_error"]), (&json!("call_1"), &json!(true)));
     assert_eq!(result["cache_control"]["type"], "ephemeral");
@@ -200,8 +211,16 @@ async fn anthropic_is_spoken_to_and_understood() {
 async fn refusals_are_told_by_what_they_mean() {
     let server = Server::new(vec![
         refusal("429 Too Many Requests", "retry-after: 12\r\n", "{}"),
-        refusal("529 Overloaded", "", r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#),
-        refusal("400 Bad Request", "", r#"{"error":{"message":"too long","code":"context_length_exceeded"}}"#),
+        refusal(
+            "529 Overloaded",
+            "",
+            r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#,
+        ),
+        refusal(
+            "400 Bad Request",
+            "",
+            r#"{"error":{"message":"too long","code":"context_length_exceeded"}}"#,
+        ),
         refusal("401 Unauthorized", "", r#"{"error":{"message":"bad key"}}"#),
         refusal("307 Temporary Redirect", "location: http://127.0.0.1:1/\r\n", ""),
         stream(&[r#"data: {"choices":[{"delta":{"content":"half"}}]}"#]),
@@ -215,7 +234,10 @@ async fn refusals_are_told_by_what_they_mean() {
     assert!(matches!(call(&models, "openai/x").await.0, Err(ModelError::ContextOverflow)));
     let key = call(&models, "anthropic/x").await.0;
     assert!(matches!(key, Err(ModelError::NotConfigured(why)) if why.contains("bad key")));
-    assert!(matches!(call(&models, "openai/x").await.0, Err(ModelError::Refused(_))), "a redirect is not followed");
+    assert!(
+        matches!(call(&models, "openai/x").await.0, Err(ModelError::Refused(_))),
+        "a redirect is not followed"
+    );
     assert!(matches!(call(&models, "openai/x").await.0, Err(ModelError::Broken(_))));
     assert!(matches!(call(&models, "openai/x").await.0, Err(ModelError::Broken(_))));
 }
@@ -225,5 +247,8 @@ async fn nobody_there_is_told_as_overloaded() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
-    assert!(matches!(call(&models(&url), "openai/x").await.0, Err(ModelError::Overloaded { retry_after: None })));
+    assert!(matches!(
+        call(&models(&url), "openai/x").await.0,
+        Err(ModelError::Overloaded { retry_after: None })
+    ));
 }

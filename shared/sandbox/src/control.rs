@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use http::{Method, StatusCode};
-use pvm_application::ports::{ConnectVm, CreateVm, EndVm, FindVm, NewVm, VmError, VmInfo};
+use pvm_application::ports::{ConnectVm, CreateVm, EndVm, FindVm, NewVm, VmError, VmInfo, VmTraits};
 use pvm_domain::limits;
 use pvm_e2b_wire::control::{
     ApiError, ConnectSandbox, ListedSandbox, NewSandbox, PauseSandbox, Sandbox, SandboxDetail, SandboxState,
@@ -195,6 +195,26 @@ impl ConnectVm for VmClient {
             Ok(bytes) if !bytes.is_empty() => Ok(String::from_utf8_lossy(&bytes).trim().to_owned()),
             Ok(_) | Err(VmError::NotFound(_)) => self.boot_id_by_script(vm_id).await,
             Err(error) => Err(error),
+        }
+    }
+
+    fn traits(&self, vm_id: &str) -> VmTraits {
+        // Only our own server's sandboxes keep a journal in their envd; of others it is not known.
+        if !self.inner.access.get(vm_id).is_some_and(|access| access.journal) {
+            return VmTraits::default();
+        }
+        let known = [
+            ("apt", true),
+            ("docker", false),
+            ("internet", true),
+            ("raw_tcp", false),
+            ("sudo", true),
+            ("systemd", false),
+            ("udp", false),
+        ];
+        VmTraits {
+            capabilities: known.map(|(name, has)| (name.to_owned(), has)).into(),
+            isolation: Some("namespaces".to_owned()),
         }
     }
 

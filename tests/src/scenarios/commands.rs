@@ -10,7 +10,9 @@ pub async fn outcomes(api: &Api) {
     let done = api.run(&path, json!({"command": "echo out; echo err >&2; exit 3", "env": {"X": "1"}})).await;
     assert_eq!((done["status"].as_str(), done["exit_code"].as_i64()), (Some("exited"), Some(3)), "{done}");
     assert_eq!((done["stdout"].as_str(), done["stderr"].as_str()), (Some("out\n"), Some("err\n")));
-    let done = api.run(&path, json!({"command": "cat; pwd; id -un; echo $X", "stdin": "in\n", "env": {"X": "y"}})).await;
+    let done = api
+        .run(&path, json!({"command": "cat; pwd; id -un; echo $X", "stdin": "in\n", "env": {"X": "y"}}))
+        .await;
     assert_eq!(done["stdout"], "in\n/workspace\nuser\ny\n", "{done}");
     let done = api.run(&path, json!({"command": "id -un", "user": "root", "working_dir": "/"})).await;
     assert_eq!(done["stdout"], "root\n");
@@ -21,7 +23,12 @@ pub async fn outcomes(api: &Api) {
     let done = api.run(&path, json!({"command": "printf '\\377ok'"})).await;
     assert_eq!(done["stdout"], "\u{fffd}ok");
 
-    let answer = api.post(&format!("{path}/vm/command"), json!({"command": "sleep 600", "background": true, "timeout_secs": 900})).await;
+    let answer = api
+        .post(
+            &format!("{path}/vm/command"),
+            json!({"command": "sleep 600", "background": true, "timeout_secs": 900}),
+        )
+        .await;
     let id = answer.expect(202)["command_id"].as_str().unwrap().to_owned();
     let killed = api.delete(&format!("{path}/vm/commands/{id}")).await;
     assert!(killed.status == 200 || killed.status == 202, "{}", killed.body);
@@ -35,7 +42,9 @@ pub async fn once(api: &Api) {
     let path = api.project("once").await;
     let post = || {
         let request = api.request(reqwest::Method::POST, &format!("{path}/vm/command"));
-        request.header("idempotency-key", "cmd-1").json(&json!({"command": "echo run >> /tmp/count; cat /tmp/count"}))
+        request
+            .header("idempotency-key", "cmd-1")
+            .json(&json!({"command": "echo run >> /tmp/count; cat /tmp/count"}))
     };
     api.shell(&path, "true").await;
     let (a, b) = tokio::join!(api.send(post()), api.send(post()));

@@ -25,7 +25,12 @@ pub async fn vm_lines(api: &Api) {
     let (path, events) = finished(api, &project, &["dev_agent"], message).await;
     assert_gap_free(&events);
     let finish = of_type(&events, "run.finished");
-    assert_eq!((finish.len(), finish[0]["data"]["outcome"].as_str()), (1, Some("completed")), "{}", finish[0]);
+    assert_eq!(
+        (finish.len(), finish[0]["data"]["outcome"].as_str()),
+        (1, Some("completed")),
+        "{}",
+        finish[0]
+    );
     assert_eq!(of_type(&events, "tool.finished").len(), 4, "{events:#?}");
     let all = Value::from(events).to_string();
     assert!(all.contains("/workspace/app blue"), "{all}");

@@ -40,7 +40,9 @@ pub async fn both_ways(api: &Api) {
     let bytes = vec![7u8; 5 * 1024 * 1024];
     let made = api.post(&files, json!({"path": "data/b.bin", "size": bytes.len()})).await.expect(201);
     let signed = &made["upload"];
-    let mut put = api.http.request(signed["method"].as_str().unwrap().parse().unwrap(), signed["url"].as_str().unwrap());
+    let mut put = api
+        .http
+        .request(signed["method"].as_str().unwrap().parse().unwrap(), signed["url"].as_str().unwrap());
     for (name, value) in signed["headers"].as_object().unwrap() {
         put = put.header(name, value.as_str().unwrap());
     }
@@ -64,7 +66,8 @@ pub async fn both_ways(api: &Api) {
 /// The workspace comes back on a new VM.
 pub async fn outlive_the_vm(api: &Api) {
     let path = api.project("outlive").await;
-    api.shell(&path, "mkdir -p deep/er && echo kept > deep/er/file && echo 'x y' > 'a name with spaces'").await;
+    api.shell(&path, "mkdir -p deep/er && echo kept > deep/er/file && echo 'x y' > 'a name with spaces'")
+        .await;
     let before = api.shell(&path, "find . -type f -exec sha256sum {} + | sort").await;
     let first = api.get(&format!("{path}/status")).await.expect(200)["vm_id"].clone();
     let ended = api.delete(&format!("{path}/vm")).await;

@@ -7,10 +7,12 @@ use crate::api::Api;
 /// Broken requests to the routes that make projects.
 pub async fn projects(api: &Api) {
     let raw = |body: &str| {
-        let request = api.request(reqwest::Method::POST, "/api/projects").header("content-type", "application/json");
+        let request =
+            api.request(reqwest::Method::POST, "/api/projects").header("content-type", "application/json");
         request.body(body.to_owned())
     };
-    let count = async || api.get("/api/projects?limit=1000").await.expect(200)["items"].as_array().unwrap().len();
+    let count =
+        async || api.get("/api/projects?limit=1000").await.expect(200)["items"].as_array().unwrap().len();
     let before = count().await;
     for broken in ["{", "[1", "\u{1}"] {
         api.send(raw(broken)).await.problem(400, "bad_request");
@@ -55,5 +57,7 @@ pub async fn inside(api: &Api) {
     let elsewhere = json!({"agent_ids": ["dev_agent"], "initial_message": "hi", "project_id": "prj_00000000000000000000000000"});
     api.post("/chat/agents/conversation", elsewhere).await.problem(404, "not_found");
     api.post(&format!("{path}/services"), json!({"name": "a b", "command": "true"})).await.refuses("name");
-    api.post(&format!("{path}/services"), json!({"name": "a", "command": "true", "port": 0})).await.refuses("port");
+    api.post(&format!("{path}/services"), json!({"name": "a", "command": "true", "port": 0}))
+        .await
+        .refuses("port");
 }

@@ -6,7 +6,10 @@ use crate::api::Api;
 
 /// A project's whole life without a VM.
 pub async fn crud(api: &Api) {
-    let made = api.post("/api/projects", json!({"name": " Demo ", "description": "d", "env": {"A": "1"}})).await.expect(201);
+    let made = api
+        .post("/api/projects", json!({"name": " Demo ", "description": "d", "env": {"A": "1"}}))
+        .await
+        .expect(201);
     assert_eq!((made["name"].as_str(), made["vm_status"].as_str()), (Some("Demo"), Some("none")));
     let path = format!("/api/projects/{}", made["project_id"].as_str().unwrap());
     let read = api.get(&path).await;
@@ -37,14 +40,25 @@ pub async fn paging(api: &Api) {
     loop {
         let page = api.get(&format!("/api/projects?limit=2{cursor}")).await.expect(200);
         assert!(page["items"].as_array().unwrap().len() <= 2);
-        seen.extend(page["items"].as_array().unwrap().iter().map(|one| one["project_id"].as_str().unwrap().to_owned()));
+        seen.extend(
+            page["items"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|one| one["project_id"].as_str().unwrap().to_owned()),
+        );
         match page["next_cursor"].as_str() {
             Some(next) => cursor = format!("&cursor={next}"),
             None => break,
         }
     }
     let whole = api.get("/api/projects?limit=1000").await.expect(200);
-    let whole: Vec<_> = whole["items"].as_array().unwrap().iter().map(|one| one["project_id"].as_str().unwrap().to_owned()).collect();
+    let whole: Vec<_> = whole["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["project_id"].as_str().unwrap().to_owned())
+        .collect();
     assert_eq!(seen, whole);
     api.get("/api/projects?cursor=nonsense").await.refuses("cursor");
     for bad in ["0", "1001", "x", "-1"] {
@@ -62,7 +76,8 @@ pub async fn idempotency(api: &Api) {
     assert_eq!(first["project_id"], second["project_id"]);
     api.send(post(json!({"name": "twice"}))).await.problem(409, "idempotency_mismatch");
     let both = tokio::join!(api.send(race(api)), api.send(race(api)), api.send(race(api)));
-    let ids = [both.0.expect(201), both.1.expect(201), both.2.expect(201)].map(|one| one["project_id"].clone());
+    let ids =
+        [both.0.expect(201), both.1.expect(201), both.2.expect(201)].map(|one| one["project_id"].clone());
     assert!(ids[0] == ids[1] && ids[1] == ids[2], "{ids:?}");
 }
 
@@ -76,8 +91,11 @@ pub async fn keys(api: &Api) {
     let path = api.project("keys").await;
     let other = api.project("other").await;
     let id = path.rsplit('/').next().unwrap();
-    let made = api.post("/api/keys", json!({"name": "reader", "scope": "read", "project_ids": [id]})).await.expect(201);
-    let secret = made["key"].as_str().unwrap();
+    let made = api
+        .post("/api/keys", json!({"name": "reader", "scope": "read", "project_ids": [id]}))
+        .await
+        .expect(201);
+    let secret = made["api_key"].as_str().unwrap();
     let reader = api.with_key(secret);
     reader.get(&path).await.expect(200);
     reader.get(&other).await.problem(404, "not_found");

@@ -29,7 +29,8 @@ pub async fn web_server(api: &Api) {
 /// A program that ends at once is `failed`, with what it said.
 pub async fn failure(api: &Api) {
     let path = api.project("failing").await;
-    let asked = json!({"name": "bad", "command": "echo no such thing >&2; exit 7", "port": 9000, "restart": "no"});
+    let asked =
+        json!({"name": "bad", "command": "echo no such thing >&2; exit 7", "port": 9000, "restart": "no"});
     let made = api.post(&format!("{path}/services"), asked).await.expect(201);
     assert_eq!(made["status"], "failed", "{made}");
     let reason = made["reason"].as_str().unwrap();

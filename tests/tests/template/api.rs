@@ -24,7 +24,8 @@ fn the_template_has_the_routes_of_the_table() {
             told(route.method.as_str(), route.path, route.name, route.sends == Sends::Stream, authorizer)
         })
         .collect();
-    let routes = TEMPLATE.functions.values().flat_map(|function| function.routes.iter().map(move |it| (function, it)));
+    let routes =
+        TEMPLATE.functions.values().flat_map(|function| function.routes.iter().map(move |it| (function, it)));
     let deployed = routes
         .map(|(function, it)| told(&it.method, &it.path, &function.binary, it.stream, &it.authorizer))
         .collect();
@@ -38,7 +39,8 @@ fn the_template_has_the_routes_of_the_table() {
 #[test]
 fn a_function_behind_a_route_ends_before_the_gateway_gives_up() {
     let functions = TEMPLATE.functions.values().filter(|function| !function.routes.is_empty());
-    let late = functions.filter(|function| function.timeout > 29 && function.routes.iter().any(|route| !route.stream));
+    let late = functions
+        .filter(|function| function.timeout > 29 && function.routes.iter().any(|route| !route.stream));
     super::none(late.map(|function| format!("{}: {} s", function.binary, function.timeout)).collect());
 }
 
@@ -50,7 +52,11 @@ fn the_openapi_document_has_the_routes_of_the_template() {
     let documented: BTreeSet<(String, String)> = paths
         .iter()
         .flat_map(|(path, item)| {
-            let methods = item.as_object().unwrap().keys().filter(|key| ["get", "post", "put", "delete"].contains(&key.as_str()));
+            let methods = item
+                .as_object()
+                .unwrap()
+                .keys()
+                .filter(|key| ["get", "post", "put", "delete"].contains(&key.as_str()));
             methods.map(|method| (method.to_uppercase(), path.clone())).collect::<Vec<_>>()
         })
         .collect();

@@ -12,7 +12,8 @@ fn answers_of_the_gateway_are_problem_documents_with_public_codes() {
         let template = response["ResponseTemplates"]["application/json"].as_str().unwrap();
         // The one variable that API Gateway fills in with its quotes.
         let document = template.replace("$context.error.messageString", "\"text\"");
-        let document: Value = serde_json::from_str(&document).unwrap_or_else(|error| panic!("{kind}: {error}"));
+        let document: Value =
+            serde_json::from_str(&document).unwrap_or_else(|error| panic!("{kind}: {error}"));
         let code = ErrorCode::ALL.iter().find(|code| document["code"] == code.as_str());
         let code = code.unwrap_or_else(|| panic!("{kind}: {} is not a public code", document["code"]));
         assert_eq!(document["title"], code.title(), "{kind}");
@@ -28,7 +29,9 @@ fn answers_of_the_gateway_are_problem_documents_with_public_codes() {
         assert_eq!(headers["Retry-After"].is_string(), retried, "{kind}: Retry-After");
         assert_eq!(headers["WWW-Authenticate"].is_string(), *code == ErrorCode::Unauthorized, "{kind}");
     }
-    for needed in ["UNAUTHORIZED", "ACCESS_DENIED", "MISSING_AUTHENTICATION_TOKEN", "DEFAULT_4XX", "DEFAULT_5XX"] {
+    for needed in
+        ["UNAUTHORIZED", "ACCESS_DENIED", "MISSING_AUTHENTICATION_TOKEN", "DEFAULT_4XX", "DEFAULT_5XX"]
+    {
         assert!(responses.contains_key(needed), "no answer for {needed}");
     }
 }

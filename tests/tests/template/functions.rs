@@ -15,8 +15,10 @@ fn every_program_is_a_function_and_every_function_a_program() {
 
 #[test]
 fn a_function_is_reached_in_one_way_at_least() {
-    let called: String = TEMPLATE.of_type("AWS::Serverless::StateMachine").map(|(_, it)| it.to_string()).collect();
-    let sources: String = TEMPLATE.of_type("AWS::Lambda::EventSourceMapping").map(|(_, it)| it.to_string()).collect();
+    let called: String =
+        TEMPLATE.of_type("AWS::Serverless::StateMachine").map(|(_, it)| it.to_string()).collect();
+    let sources: String =
+        TEMPLATE.of_type("AWS::Lambda::EventSourceMapping").map(|(_, it)| it.to_string()).collect();
     let called = called + &sources;
     let authorizers = TEMPLATE.properties("Api")["Auth"]["Authorizers"].to_string();
     // The operator's own call.

@@ -19,11 +19,8 @@ const LAYERS: &[&[&str]] = &[
     &["pvm-tests"],
 ];
 /// Crates that know the wire alone, and what they may use of ours.
-const APART: &[(&str, &[&str])] = &[
-    ("pvm-envd", &["pvm-e2b-wire"]),
-    ("pvm-sandboxd", &["pvm-e2b-wire", "pvm-envd"]),
-    ("pvm-asl", &[]),
-];
+const APART: &[(&str, &[&str])] =
+    &[("pvm-envd", &["pvm-e2b-wire"]), ("pvm-sandboxd", &["pvm-e2b-wire", "pvm-envd"]), ("pvm-asl", &[])];
 /// A route's table holds the handlers of the MCP server and asks the authorizer, which are functions like itself.
 const SIDEWAYS: &[(&str, &[&str])] = &[("pvm-api", &["pvm-authorizer", "pvm-mcp"])];
 /// Not for crates below the adapters.
@@ -42,7 +39,8 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     packages
         .map(|package| {
             let all = package["dependencies"].as_array().unwrap().iter();
-            let names = all.filter(|it| it["kind"] != "dev").map(|it| it["name"].as_str().unwrap().to_owned());
+            let names =
+                all.filter(|it| it["kind"] != "dev").map(|it| it["name"].as_str().unwrap().to_owned());
             (package["name"].as_str().unwrap().to_owned(), names.collect())
         })
         .collect()
@@ -54,17 +52,18 @@ fn dependencies_point_down() {
     let mut problems = Vec::new();
     for (name, needs) in &all {
         let ours = needs.iter().filter(|need| need.starts_with("pvm-"));
-        let allowed: BTreeSet<&str> = if let Some((_, allowed)) = APART.iter().find(|(apart, _)| apart == name) {
-            allowed.iter().copied().collect()
-        } else {
-            let Some(layer) = LAYERS.iter().position(|layer| layer.contains(&name.as_str())) else {
-                problems.push(format!("{name} belongs to no layer: add it to this test"));
-                continue;
+        let allowed: BTreeSet<&str> =
+            if let Some((_, allowed)) = APART.iter().find(|(apart, _)| apart == name) {
+                allowed.iter().copied().collect()
+            } else {
+                let Some(layer) = LAYERS.iter().position(|layer| layer.contains(&name.as_str())) else {
+                    problems.push(format!("{name} belongs to no layer: add it to this test"));
+                    continue;
+                };
+                let sideways = SIDEWAYS.iter().find(|(from, _)| from == name).map_or(&[][..], |(_, to)| to);
+                let apart = APART.iter().map(|(name, _)| name).filter(|_| layer + 2 >= LAYERS.len());
+                LAYERS[..layer].iter().copied().flatten().chain(sideways).chain(apart).copied().collect()
             };
-            let sideways = SIDEWAYS.iter().find(|(from, _)| from == name).map_or(&[][..], |(_, to)| to);
-            let apart = APART.iter().map(|(name, _)| name).filter(|_| layer + 2 >= LAYERS.len());
-            LAYERS[..layer].iter().copied().flatten().chain(sideways).chain(apart).copied().collect()
-        };
         problems.extend(
             ours.filter(|need| !allowed.contains(need.as_str()))
                 .map(|need| format!("{name} must not depend on {need}")),

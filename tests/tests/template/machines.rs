@@ -140,7 +140,10 @@ fn the_page_about_the_machines_has_the_times_of_the_template() {
         let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
         let Some(function) = cells.get(1).and_then(|id| TEMPLATE.functions.get(*id)) else { continue };
         if cells[2] != function.timeout.to_string() {
-            problems.push(format!("{}: {} s on the page, {} s in the template", cells[0], cells[2], function.timeout));
+            problems.push(format!(
+                "{}: {} s on the page, {} s in the template",
+                cells[0], cells[2], function.timeout
+            ));
         }
     }
     super::none(problems);

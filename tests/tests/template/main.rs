@@ -48,7 +48,8 @@ fn differences<T: Ord + std::fmt::Debug>(
     left: (&str, &std::collections::BTreeSet<T>),
     right: (&str, &std::collections::BTreeSet<T>),
 ) -> Vec<String> {
-    let only = |(name, of): (&str, &std::collections::BTreeSet<T>), (other, not): (&str, &std::collections::BTreeSet<T>)| {
+    let only = |(name, of): (&str, &std::collections::BTreeSet<T>),
+                (other, not): (&str, &std::collections::BTreeSet<T>)| {
         of.difference(not).map(|item| format!("{item:?} is in {name} and not in {other}")).collect::<Vec<_>>()
     };
     [only(left, right), only(right, left)].concat()

@@ -95,7 +95,9 @@ fn a_function_has_the_policies_of_its_ports() {
         let Some(function) = TEMPLATE.function_of(&name) else { continue };
         let mut ports = ports::of_program(&path);
         // A function that a queue calls takes its messages itself.
-        ports.extend(QUEUES.iter().filter(|(function, _)| *function == name).map(|(_, policy)| (*policy).to_owned()));
+        ports.extend(
+            QUEUES.iter().filter(|(function, _)| *function == name).map(|(_, policy)| (*policy).to_owned()),
+        );
         let lines = differences(("its ports", &ports), ("its policies", &function.policies));
         problems.extend(lines.into_iter().map(|line| format!("{name}: {line}")));
     }
@@ -134,7 +136,9 @@ fn no_statement_is_about_everything() {
             if resources.iter().any(|resource| resource == "*") {
                 problems.push(format!("{id}: the resource is *"));
             }
-            if statement["Effect"] == "Allow" && actions(&serde_json::json!([statement])).iter().any(|it| it.contains('*')) {
+            if statement["Effect"] == "Allow"
+                && actions(&serde_json::json!([statement])).iter().any(|it| it.contains('*'))
+            {
                 problems.push(format!("{id}: an action has a *"));
             }
         }

@@ -10,8 +10,7 @@ use syn::visit::Visit;
 /// Folders with functions that programs may call.
 const CALLED: &[&str] = &["shared/application/src", "functions", "shared/tools/src"];
 /// The ports of a VM are one policy: they all speak to the VM's service with one key.
-const VM: &[&str] =
-    &["CreateVm", "FindVm", "ConnectVm", "EndVm", "RunCommands", "VmFiles", "VmAccess"];
+const VM: &[&str] = &["CreateVm", "FindVm", "ConnectVm", "EndVm", "RunCommands", "VmFiles", "VmAccess"];
 /// Ports whose adapter calls AWS, each with a policy of its name.
 pub(crate) const PORTS: &[&str] = &[
     "ReadStore",
@@ -91,7 +90,10 @@ static TOOLS: LazyLock<Ports> = LazyLock::new(|| {
     for path in crate::sources("shared/tools/src") {
         for item in parse(&path).items {
             if let syn::Item::Impl(block) = item
-                && block.trait_.as_ref().is_some_and(|(_, path, _)| path.segments.last().unwrap().ident == "Tools")
+                && block
+                    .trait_
+                    .as_ref()
+                    .is_some_and(|(_, path, _)| path.segments.last().unwrap().ident == "Tools")
             {
                 found.extend(ports_of(&block.generics, std::iter::empty()));
             }
@@ -110,7 +112,9 @@ fn module_of(path: &Path) -> Vec<String> {
     let path = path.strip_prefix(crate::root()).unwrap().with_extension("");
     let parts = path.iter().skip(1).map(|part| part.to_str().unwrap());
     let parts = parts.filter(|part| !["src", "mod", "lib"].contains(part));
-    let name = |(at, part): (usize, &str)| if at == 0 { format!("pvm_{}", part.replace('-', "_")) } else { part.to_owned() };
+    let name = |(at, part): (usize, &str)| {
+        if at == 0 { format!("pvm_{}", part.replace('-', "_")) } else { part.to_owned() }
+    };
     parts.enumerate().map(name).collect()
 }
 
@@ -197,8 +201,12 @@ pub(crate) fn of_program(path: &Path) -> Ports {
         }
     }
     named.visit_file(&file);
-    let mut ports: Ports =
-        named.paths.iter().flat_map(|path| meant(path)).flat_map(|called| called.ports.iter().cloned()).collect();
+    let mut ports: Ports = named
+        .paths
+        .iter()
+        .flat_map(|path| meant(path))
+        .flat_map(|called| called.ports.iter().cloned())
+        .collect();
     if ports.contains("WriteStore") {
         ports.remove("ReadStore");
     }

@@ -78,12 +78,18 @@ impl Function {
     fn of(id: &str, resource: &Value, globals: &Value) -> Self {
         let properties = &resource["Properties"];
         let number = |name: &str| {
-            properties[name].as_u64().or_else(|| globals[name].as_u64()).unwrap_or_else(|| panic!("{id}: no {name}"))
+            properties[name]
+                .as_u64()
+                .or_else(|| globals[name].as_u64())
+                .unwrap_or_else(|| panic!("{id}: no {name}"))
         };
         let policies = properties["Policies"].as_array().map(Vec::as_slice).unwrap_or_default();
         let policy = |policy: &Value| {
-            let name = policy["Ref"].as_str().unwrap_or_else(|| panic!("{id}: a policy that is not one of a port"));
-            name.strip_suffix("Policy").unwrap_or_else(|| panic!("{id}: {name} is not called ...Policy")).to_owned()
+            let name =
+                policy["Ref"].as_str().unwrap_or_else(|| panic!("{id}: a policy that is not one of a port"));
+            name.strip_suffix("Policy")
+                .unwrap_or_else(|| panic!("{id}: {name} is not called ...Policy"))
+                .to_owned()
         };
         let events = properties["Events"].as_object();
         let events = events.into_iter().flat_map(Map::values).filter(|event| event["Type"] == "Api");
@@ -164,6 +170,7 @@ fn a_number_that_a_deployer_gives_has_a_range_and_a_text_a_pattern() {
         _ => parameter["AllowedPattern"].is_string() || parameter["MaxLength"].is_number(),
     };
     let wrong = TEMPLATE.whole["Parameters"].as_object().unwrap().iter();
-    let wrong = wrong.filter(|(_, it)| it["AllowedValues"].is_null() && !bounded(it) || it["Description"].is_null());
+    let wrong =
+        wrong.filter(|(_, it)| it["AllowedValues"].is_null() && !bounded(it) || it["Description"].is_null());
     super::none(wrong.map(|(name, _)| format!("{name} takes anything, or is not described")).collect());
 }

@@ -54,7 +54,8 @@ fn the_stack_keeps_within_the_limits_of_cloudformation() {
 /// AWS's own policies in a role are the two that SAM adds for logs and traces.
 #[test]
 fn roles_carry_our_policies_and_the_two_of_sam() {
-    const OF_SAM: &[&str] = &["AWSLambdaBasicExecutionRole", "AWSXrayWriteOnlyAccess", "AWSXRayDaemonWriteAccess"];
+    const OF_SAM: &[&str] =
+        &["AWSLambdaBasicExecutionRole", "AWSXrayWriteOnlyAccess", "AWSXRayDaemonWriteAccess"];
     for (id, role) in TRANSLATED["Resources"].as_object().unwrap() {
         for policy in role["Properties"]["ManagedPolicyArns"].as_array().into_iter().flatten() {
             let ours = policy["Ref"].is_string();

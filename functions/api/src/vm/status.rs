@@ -25,7 +25,7 @@ pub async fn handle(
 }
 
 fn shown(status: ProjectStatus) -> Status {
-    let ProjectStatus { project, lease, services, files, last_activity, stale } = status;
+    let ProjectStatus { project, lease, services, files, last_activity, stale, traits } = status;
     Status {
         project_id: project.project_id,
         name: project.name,
@@ -44,7 +44,7 @@ fn shown(status: ProjectStatus) -> Status {
             failed: files.failed,
         },
         stale,
-        capabilities: std::collections::BTreeMap::new(),
-        isolation: None,
+        capabilities: traits.capabilities,
+        isolation: traits.isolation,
     }
 }

@@ -7,5 +7,7 @@ use pvm_entry::{Outcome, Start, StepError, System};
 async fn main() -> Outcome {
     let start = Start::new("issue-key").await?;
     let store = start.store()?;
-    start.step(|input| async { issue_key::handle(store, &System, input).await.map_err(StepError::from) }).await
+    start
+        .step(|input| async { issue_key::handle(store, &System, input).await.map_err(StepError::from) })
+        .await
 }

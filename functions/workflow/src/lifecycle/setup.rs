@@ -7,10 +7,10 @@ use pvm_application::files::save::{self, Budget};
 use pvm_application::ports::{
     Ambient, ConnectVm, CreateVm, DeleteObject, FindVm, GetObject, PutObject, RunCommands, VmFiles,
 };
+use pvm_application::services;
 use pvm_application::store::WriteStore;
 use pvm_application::vm::provision::{self, of_operation};
 use pvm_application::vm::recipe::{self, Replay};
-use pvm_application::services;
 use pvm_contracts::lifecycle::{FailVmInput, LifecycleInput, LifecycleOutput};
 use pvm_domain::limits;
 

@@ -27,7 +27,8 @@ impl Client {
     }
 
     async fn json(&self, request: reqwest::RequestBuilder, what: &str) -> anyhow::Result<Value> {
-        let answer = request.timeout(Duration::from_secs(60)).send().await.with_context(|| what.to_owned())?;
+        let answer =
+            request.timeout(Duration::from_secs(60)).send().await.with_context(|| what.to_owned())?;
         let status = answer.status();
         let body = answer.text().await?;
         ensure!(status.is_success(), "{what}: {status}: {body}");
@@ -51,19 +52,25 @@ impl Client {
     }
 
     pub(super) async fn upload(&self, path: &str, bytes: &'static [u8]) -> anyhow::Result<Value> {
-        let request = self.request(Method::POST, path).header("content-type", "application/octet-stream").body(bytes);
+        let request =
+            self.request(Method::POST, path).header("content-type", "application/octet-stream").body(bytes);
         self.json(request, &format!("POST {path}")).await
     }
 
     /// Follows an event stream until `enough` says so; answers that event. A stream that closes is taken up again after
     /// the last event, and a server that cannot stream is asked by long poll.
-    pub(super) async fn events(&self, path: &str, mut enough: impl FnMut(&Value) -> bool) -> anyhow::Result<Value> {
+    pub(super) async fn events(
+        &self,
+        path: &str,
+        mut enough: impl FnMut(&Value) -> bool,
+    ) -> anyhow::Result<Value> {
         let mut last = 0u64;
         loop {
             let request = self.request(Method::GET, path).header("accept", "text/event-stream");
             let answer = request.header("last-event-id", last.to_string()).send().await?;
             ensure!(answer.status().is_success(), "GET {path}: {}", answer.status());
-            let kind = answer.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+            let kind =
+                answer.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
             if !kind.starts_with("text/event-stream") {
                 bail!("GET {path} does not stream");
             }
@@ -83,7 +90,10 @@ impl Client {
             page
         };
         let login = text(browser.get(page("/login")).send().await?).await?;
-        ensure!(login.contains("name=\"password\"") && login.contains("Log in"), "the login page has no form: {login}");
+        ensure!(
+            login.contains("name=\"password\"") && login.contains("Log in"),
+            "the login page has no form: {login}"
+        );
         let form = [("username", user), ("password", password)];
         let dashboard = text(browser.get(page("/dashboard")).send().await?).await?;
         ensure!(dashboard.contains("name=\"password\""), "the dashboard is open without login");
@@ -92,7 +102,10 @@ impl Client {
         let refused = text(browser.post(page("/login")).form(&wrong).send().await?).await?;
         ensure!(refused.contains("Wrong user name or password"), "a wrong password was not refused");
         let inside = text(browser.post(page("/login")).form(&form).send().await?).await?;
-        ensure!(inside.contains(user) && inside.contains("2015"), "the dashboard did not come after login: {inside}");
+        ensure!(
+            inside.contains(user) && inside.contains("2015"),
+            "the dashboard did not come after login: {inside}"
+        );
         Ok(())
     }
 }
@@ -106,7 +119,8 @@ async fn text(answer: Response) -> anyhow::Result<String> {
 
 /// A client with cookies. `*.localhost` is this machine (RFC 6761), whatever the resolver thinks.
 fn browser(url: &url::Url) -> anyhow::Result<reqwest::Client> {
-    let mut builder = reqwest::Client::builder().cookie_store(true).no_proxy().timeout(Duration::from_secs(20));
+    let mut builder =
+        reqwest::Client::builder().cookie_store(true).no_proxy().timeout(Duration::from_secs(20));
     let host = url.host_str().context("the service's URL has no host")?;
     if host.ends_with(".localhost") {
         let port = url.port_or_known_default().unwrap_or(80);
@@ -127,7 +141,8 @@ async fn read(
         while let Some(end) = text.windows(2).position(|pair| pair == b"\n\n") {
             let block: Vec<u8> = text.drain(..end + 2).collect();
             let block = String::from_utf8(block)?;
-            let data: Vec<&str> = block.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim_start).collect();
+            let data: Vec<&str> =
+                block.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim_start).collect();
             if data.is_empty() {
                 continue;
             }

@@ -39,7 +39,9 @@ pub struct Options {
 /// # Errors
 /// Says which fact did not hold.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    say("The models' words in this demo are a recording (provider `replay`, infra/local/demo/); all that the agents do is real.");
+    say(
+        "The models' words in this demo are a recording (provider `replay`, infra/local/demo/); all that the agents do is real.",
+    );
     let started = Instant::now();
     let stack = stack::find_or_start(&options).await?;
     let client = Client::new(&stack.url, &stack.api_key)?;
@@ -142,7 +144,12 @@ async fn follow(client: &Client, base: &str, conversation: &str) -> anyhow::Resu
 
 async fn checks(client: &Client, base: &str, online: bool) -> anyhow::Result<()> {
     if online {
-        let venv = command(client, base, "app/venv/bin/python -c 'import sys; print(sys.prefix != sys.base_prefix)'").await?;
+        let venv = command(
+            client,
+            base,
+            "app/venv/bin/python -c 'import sys; print(sys.prefix != sys.base_prefix)'",
+        )
+        .await?;
         ensure!(venv.trim() == "True", "there is no venv in /workspace/app/venv");
         let packages = command(client, base, "app/venv/bin/pip list --format=freeze").await?.to_lowercase();
         ensure!(packages.contains("flask=="), "flask is not installed: {packages}");
@@ -150,20 +157,25 @@ async fn checks(client: &Client, base: &str, online: bool) -> anyhow::Result<()>
         fact("a venv with flask and flask-login from the registry");
     }
     let summary = command(client, base, "cat summary.csv").await?;
-    let days: usize = summary.lines().skip(1).filter_map(|line| line.split(',').nth(1)?.parse::<usize>().ok()).sum();
+    let days: usize =
+        summary.lines().skip(1).filter_map(|line| line.split(',').nth(1)?.parse::<usize>().ok()).sum();
     ensure!(days == CSV_DAYS, "the summary counts {days} days");
     fact("summary.csv, made by a python script in the VM, counts every day of the CSV");
     // What the agents wrote is saved shortly after; the status document must then count it.
     until(Duration::from_secs(30), "the files to be saved", async || {
         let files = client.get(&format!("{base}/files?limit=1000")).await?;
-        let has = |path: &str| files["items"].as_array().is_some_and(|all| all.iter().any(|file| file["path"] == path));
+        let has = |path: &str| {
+            files["items"].as_array().is_some_and(|all| all.iter().any(|file| file["path"] == path))
+        };
         Ok((has("app/app.py") && has("app/templates/base.html") && has("summary.csv")).then_some(()))
     })
     .await?;
     fact("app.py and the templates are stored outside the VM too");
     let service = until(Duration::from_secs(30), "the service to run", async || {
         let services = client.get(&format!("{base}/services")).await?;
-        let found = services["items"].as_array().and_then(|all| all.iter().find(|one| one["name"] == "web-app").cloned());
+        let found = services["items"]
+            .as_array()
+            .and_then(|all| all.iter().find(|one| one["name"] == "web-app").cloned());
         Ok(found.filter(|service| service["status"] == "running"))
     })
     .await?;
@@ -176,7 +188,8 @@ async fn checks(client: &Client, base: &str, online: bool) -> anyhow::Result<()>
 
 /// Runs a shell line in the VM, which must succeed; answers its standard output.
 async fn command(client: &Client, base: &str, line: &str) -> anyhow::Result<String> {
-    let mut done = client.post(&format!("{base}/vm/command"), &json!({"command": line, "timeout_secs": 120})).await?;
+    let mut done =
+        client.post(&format!("{base}/vm/command"), &json!({"command": line, "timeout_secs": 120})).await?;
     let id = text(&done, "command_id")?.to_owned();
     while done["status"] == "running" {
         done = client.get(&format!("{base}/vm/commands/{id}?wait=20")).await?;

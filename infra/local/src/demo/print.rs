@@ -27,7 +27,9 @@ pub(super) fn event(event: &Value) {
         // The whole text follows with message.completed.
         "delta" => return,
         "message.completed" | "message.created" => data["text"].as_str().map(|text| indent(text, 14)),
-        "tool.started" => Some(short(&format!("{} {}", data["name"].as_str().unwrap_or(""), data["arguments"]), 160)),
+        "tool.started" => {
+            Some(short(&format!("{} {}", data["name"].as_str().unwrap_or(""), data["arguments"]), 160))
+        }
         "tool.finished" => {
             let text = data["result"]["text"].as_str().or_else(|| data["text"].as_str()).unwrap_or("");
             Some(format!("{}{}", data["status"].as_str().unwrap_or(""), indent(text, 4)))
@@ -49,7 +51,8 @@ fn short(text: &str, most: usize) -> String {
 
 fn indent(text: &str, most: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
-    let mut shown: String = lines.iter().take(most).map(|line| format!("\n        {}", short(line, 120))).collect();
+    let mut shown: String =
+        lines.iter().take(most).map(|line| format!("\n        {}", short(line, 120))).collect();
     if lines.len() > most {
         shown.push_str(&format!("\n        ... {} more lines", lines.len() - most));
     }

@@ -30,7 +30,8 @@ pub(super) async fn find_or_start(options: &Options) -> anyhow::Result<Stack> {
     let url = format!("http://{}", settings.http_addr);
     let key_file = settings.home.join("api-key");
     let read_key = || -> anyhow::Result<String> {
-        let text = std::fs::read_to_string(&key_file).with_context(|| format!("cannot read {}", key_file.display()))?;
+        let text = std::fs::read_to_string(&key_file)
+            .with_context(|| format!("cannot read {}", key_file.display()))?;
         Ok(text.trim().to_owned())
     };
     let mut child = None;
@@ -47,7 +48,9 @@ pub(super) async fn find_or_start(options: &Options) -> anyhow::Result<Stack> {
 }
 
 async fn healthy(url: &str) -> bool {
-    let Ok(client) = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build() else { return false };
+    let Ok(client) = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build() else {
+        return false;
+    };
     client.get(format!("{url}/healthz")).send().await.is_ok_and(|answer| answer.status().is_success())
 }
 
@@ -98,7 +101,9 @@ impl Stack {
         let Some(child) = &mut self.child else { return Ok(()) };
         let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) else { return Ok(()) };
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGINT)?;
-        tokio::time::timeout(Duration::from_secs(60), child.wait()).await.context("the stack did not stop")??;
+        tokio::time::timeout(Duration::from_secs(60), child.wait())
+            .await
+            .context("the stack did not stop")??;
         Ok(())
     }
 }

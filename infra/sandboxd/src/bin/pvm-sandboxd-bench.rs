@@ -139,7 +139,8 @@ impl Bench {
         let folder = std::env::temp_dir().join(format!("pvm-bench-cp-{}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
         std::fs::write(folder.join("a"), &contents)?;
-        let (mut copy, mut upload, mut download) = (Samples::default(), Samples::default(), Samples::default());
+        let (mut copy, mut upload, mut download) =
+            (Samples::default(), Samples::default(), Samples::default());
         for _ in 0..3 {
             let start = Instant::now();
             std::fs::copy(folder.join("a"), folder.join("b"))?;
@@ -230,7 +231,13 @@ impl Client {
         self.call(Method::DELETE, &path, "", StatusCode::NO_CONTENT).await.map(|_| ())
     }
 
-    fn data(sandbox: &Sandbox, method: Method, path: &str, kind: &str, body: Bytes) -> Result<Request<Full<Bytes>>, Failure> {
+    fn data(
+        sandbox: &Sandbox,
+        method: Method,
+        path: &str,
+        kind: &str,
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, Failure> {
         let token = sandbox.envd_access_token.as_ref().map(|token| token.expose()).unwrap_or_default();
         Ok(Request::builder()
             .method(method)
@@ -252,7 +259,11 @@ impl Client {
         let request = Self::data(sandbox, Method::POST, "/process.Process/Start", kind, envelope.into())?;
         let events = self.send(request, StatusCode::OK).await?;
         let text = String::from_utf8_lossy(&events);
-        if text.contains("\"exited\":true") { Ok(()) } else { Err(format!("the command did not end: {text}").into()) }
+        if text.contains("\"exited\":true") {
+            Ok(())
+        } else {
+            Err(format!("the command did not end: {text}").into())
+        }
     }
 
     async fn upload(&mut self, sandbox: &Sandbox, contents: Bytes) -> Result<(), Failure> {

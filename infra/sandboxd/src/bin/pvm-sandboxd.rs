@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, ValueEnum};
-use pvm_sandboxd::{Config, DEFAULT_LISTEN, Server, ServerHandle, Shutdown, StaticKeys, default_template_dir};
+use pvm_sandboxd::{
+    Config, DEFAULT_LISTEN, Server, ServerHandle, Shutdown, StaticKeys, default_template_dir,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 

@@ -56,7 +56,9 @@ pub(super) async fn request(call: Call) -> Reply {
         None => (name, None),
     };
     if matches!(plain.as_str(), "base" | "host") {
-        return Err(Failure::bad_request(format!("{plain} is a template of the server; choose another name")));
+        return Err(Failure::bad_request(format!(
+            "{plain} is a template of the server; choose another name"
+        )));
     }
     if body.cpu_count.is_some_and(|count| !(1..=MAX_CPUS).contains(&count)) {
         return Err(Failure::bad_request(format!("cpuCount must be 1 to {MAX_CPUS}")));
@@ -95,13 +97,20 @@ pub(super) fn file(call: &Call, id: &str, hash: &str) -> Reply {
     let host = call.request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let host = host.map_or_else(|| call.engine.domain(), str::to_owned);
     let token = call.engine.uploads.issue(path);
-    Ok(reply(StatusCode::CREATED, &json!({ "present": false, "url": format!("http://{host}/template-files/{token}") })))
+    Ok(reply(
+        StatusCode::CREATED,
+        &json!({ "present": false, "url": format!("http://{host}/template-files/{token}") }),
+    ))
 }
 
 fn check_template(call: &Call, id: &str) -> Result<(), Failure> {
     let known = call.engine.builds.is_announced(&call.owner, id)
         || call.engine.templates.record(id, &call.owner).is_some();
-    if known { Ok(()) } else { Err(Failure::new(StatusCode::NOT_FOUND, format!("template {id:?} was not found"))) }
+    if known {
+        Ok(())
+    } else {
+        Err(Failure::new(StatusCode::NOT_FOUND, format!("template {id:?} was not found")))
+    }
 }
 
 /// Archives are kept per owner: knowing a hash is no right to the contents.
@@ -124,7 +133,9 @@ pub(super) async fn receive_file(engine: &Arc<Engine>, token: &str, request: Req
     let path = engine.uploads.redeem(token).ok_or_else(unknown)?;
     let saving = EngineError::at("keeping the uploaded files");
     save(request.into_body(), &path).await.map_err(|error| match error {
-        SaveError::TooLarge => Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "the archive is larger than 2 GiB"),
+        SaveError::TooLarge => {
+            Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "the archive is larger than 2 GiB")
+        }
         SaveError::BrokeOff => Failure::bad_request("the upload broke off"),
         SaveError::Io(error) => Failure::from(saving(error)),
     })?;
@@ -200,7 +211,8 @@ struct StepBody {
 
 pub(super) async fn start(call: Call, id: &str, build: &str) -> Reply {
     let (engine, owner) = (call.engine, call.owner);
-    let missing = || Failure::new(StatusCode::NOT_FOUND, format!("build {build:?} of template {id:?} was not found"));
+    let missing =
+        || Failure::new(StatusCode::NOT_FOUND, format!("build {build:?} of template {id:?} was not found"));
     engine.builds.find(&owner, id, build).ok_or_else(missing)?;
     let body: StartBuild = read(call.request.into_body()).await?;
     let from = source(&engine, &owner, &body)?;
@@ -270,20 +282,24 @@ fn checked_step(engine: &Engine, owner: &str, step: StepBody) -> Result<Step, Fa
             let (source, target) = (next().ok_or_else(incomplete)?, next().ok_or_else(incomplete)?);
             let (user, mode) = (arguments.next(), arguments.next());
             let given = |value: Option<String>| value.filter(|value| !value.is_empty());
-            let hash = step.files_hash.ok_or_else(|| Failure::bad_request("step COPY: filesHash is missing"))?;
+            let hash =
+                step.files_hash.ok_or_else(|| Failure::bad_request("step COPY: filesHash is missing"))?;
             let archive = archive_path(engine, owner, &hash)?;
             if !archive.is_file() {
                 return Err(Failure::bad_request("step COPY: its files have not been uploaded"));
             }
             Ok(Step::Copy { archive, source, target, user: given(user), mode: given(mode) })
         }
-        other => Err(Failure::bad_request(format!("step {other} is not one of RUN, COPY, ENV, WORKDIR, USER"))),
+        other => {
+            Err(Failure::bad_request(format!("step {other} is not one of RUN, COPY, ENV, WORKDIR, USER")))
+        }
     }
 }
 
 pub(super) fn status(call: &Call, id: &str, build_id: &str) -> Reply {
-    let missing =
-        || Failure::new(StatusCode::NOT_FOUND, format!("build {build_id:?} of template {id:?} was not found"));
+    let missing = || {
+        Failure::new(StatusCode::NOT_FOUND, format!("build {build_id:?} of template {id:?} was not found"))
+    };
     let build = call.engine.builds.find(&call.owner, id, build_id).ok_or_else(missing)?;
     let (mut offset, mut limit) = (0, MAX_LINES);
     for (key, value) in parameters(call.request.uri().query().unwrap_or_default()) {

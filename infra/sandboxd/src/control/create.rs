@@ -87,7 +87,9 @@ fn check(
         ("volumeMounts", !body.volume_mounts.is_empty()),
     ] {
         if is_set {
-            return Err(Failure::bad_request(format!("{field} is a cloud feature that this server does not have")));
+            return Err(Failure::bad_request(format!(
+                "{field} is a cloud feature that this server does not have"
+            )));
         }
     }
     check_map("metadata", &body.metadata)?;
@@ -98,7 +100,8 @@ fn check(
         }
     }
     if let Some(network) = &body.network {
-        egress::check_rules(&network.egress).map_err(|problem| Failure::bad_request(format!("network: {problem}")))?;
+        egress::check_rules(&network.egress)
+            .map_err(|problem| Failure::bad_request(format!("network: {problem}")))?;
         if network.allow_public_traffic == Some(false) && !secure {
             return Err(Failure::bad_request("allowPublicTraffic=false needs a secure sandbox"));
         }

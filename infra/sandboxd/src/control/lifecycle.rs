@@ -2,8 +2,8 @@
 
 use http::{Response, StatusCode};
 use pvm_e2b_wire::control::{
-    ConnectSandbox, DEFAULT_TIMEOUT_V1_SECS, DEFAULT_TIMEOUT_V2_SECS, PauseSandbox, RefreshSandbox, ResumeSandbox,
-    SetTimeout,
+    ConnectSandbox, DEFAULT_TIMEOUT_V1_SECS, DEFAULT_TIMEOUT_V2_SECS, PauseSandbox, RefreshSandbox,
+    ResumeSandbox, SetTimeout,
 };
 use pvm_e2b_wire::network::NetworkUpdate;
 

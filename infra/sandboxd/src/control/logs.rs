@@ -62,7 +62,9 @@ pub(super) async fn logs(call: &Call, id: &str) -> Reply {
         None => MAX_LINES,
     };
     let cursor: Option<i64> = match query.get("cursor").or_else(|| query.get("start")) {
-        Some(text) => Some(text.parse().map_err(|_| Failure::bad_request("cursor must be Unix milliseconds"))?),
+        Some(text) => {
+            Some(text.parse().map_err(|_| Failure::bad_request("cursor must be Unix milliseconds"))?)
+        }
         None => None,
     };
     let backward = query.get("direction").is_some_and(|direction| direction == "backward");

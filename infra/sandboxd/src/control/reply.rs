@@ -96,7 +96,8 @@ pub(super) fn no_content() -> Response<Body> {
 /// Reads a JSON body.
 pub(super) async fn read<T: DeserializeOwned>(incoming: Incoming) -> Result<T, Failure> {
     let bytes = read_bytes(incoming).await?;
-    serde_json::from_slice(&bytes).map_err(|error| Failure::bad_request(format!("the body is not valid: {error}")))
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Failure::bad_request(format!("the body is not valid: {error}")))
 }
 
 /// Reads a JSON body that may be absent.
@@ -105,15 +106,17 @@ pub(super) async fn read_optional<T: DeserializeOwned + Default>(incoming: Incom
     if bytes.iter().all(u8::is_ascii_whitespace) || bytes.as_ref() == b"null" {
         return Ok(T::default());
     }
-    serde_json::from_slice(&bytes).map_err(|error| Failure::bad_request(format!("the body is not valid: {error}")))
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Failure::bad_request(format!("the body is not valid: {error}")))
 }
 
 async fn read_bytes(incoming: Incoming) -> Result<bytes::Bytes, Failure> {
     match Limited::new(incoming, MAX_BODY).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {MAX_BODY} bytes")))
-        }
+        Err(error) if error.is::<LengthLimitError>() => Err(Failure::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the body is larger than {MAX_BODY} bytes"),
+        )),
         Err(_) => Err(Failure::bad_request("the body broke off")),
     }
 }

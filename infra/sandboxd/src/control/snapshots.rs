@@ -67,7 +67,9 @@ pub(super) fn list(call: &Call) -> Reply {
         .records(&call.owner)
         .into_iter()
         .filter(|record| match &record.kind {
-            TemplateKind::Snapshot { sandbox_id: from } => sandbox_id.as_ref().is_none_or(|wanted| wanted == from),
+            TemplateKind::Snapshot { sandbox_id: from } => {
+                sandbox_id.as_ref().is_none_or(|wanted| wanted == from)
+            }
             TemplateKind::Built => false,
         })
         .filter(|record| name.as_ref().is_none_or(|wanted| record.names.contains(wanted)))
@@ -75,7 +77,8 @@ pub(super) fn list(call: &Call) -> Reply {
     found.reverse();
     if let Some(after) = after {
         let place = found.iter().position(|record| record.id == after);
-        let place = place.ok_or_else(|| Failure::bad_request("nextToken is not one that this server gave out"))?;
+        let place =
+            place.ok_or_else(|| Failure::bad_request("nextToken is not one that this server gave out"))?;
         found.drain(..=place);
     }
     let more = found.len() > limit;

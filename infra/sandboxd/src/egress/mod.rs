@@ -16,8 +16,8 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, Mutex};
 
-pub use cidr::{Cidr, CidrError};
 pub(crate) use authority::new_authority;
+pub use cidr::{Cidr, CidrError};
 pub(crate) use gate::Gate;
 pub(crate) use policy::{Policy, check_rules};
 pub use settings::{EgressSettings, UpstreamProxy};

@@ -83,7 +83,9 @@ impl Policy {
     pub(crate) fn headers(&self, host: &str) -> Option<&[(String, Secret)]> {
         self.headers
             .get(host)
-            .or_else(|| self.headers.iter().find(|(pattern, _)| name_fits(pattern, host)).map(|(_, rule)| rule))
+            .or_else(|| {
+                self.headers.iter().find(|(pattern, _)| name_fits(pattern, host)).map(|(_, rule)| rule)
+            })
             .map(Vec::as_slice)
             .filter(|headers| !headers.is_empty())
     }
@@ -140,7 +142,9 @@ pub(crate) fn check_rules(rules: &EgressConfig) -> Result<(), String> {
     }
     for (domain, entries) in &rules.rules {
         check_name(domain).map_err(|problem| format!("rules: {problem}"))?;
-        for (name, value) in entries.iter().filter_map(|rule| rule.transform.as_ref()).flat_map(|t| &t.headers) {
+        for (name, value) in
+            entries.iter().filter_map(|rule| rule.transform.as_ref()).flat_map(|t| &t.headers)
+        {
             if http::HeaderName::try_from(name).is_err() || is_connection_header(name) {
                 return Err(format!("rules: {name:?} is not a header that can be set"));
             }
@@ -192,11 +196,16 @@ mod tests {
     }
 
     fn policy(allow: &[&str], deny: &[&str]) -> Policy {
-        let parse = |entries: &[&str]| entries.iter().filter_map(|entry| entry.parse().ok()).collect::<Vec<Cidr>>();
+        let parse =
+            |entries: &[&str]| entries.iter().filter_map(|entry| entry.parse().ok()).collect::<Vec<Cidr>>();
         let deny = parse(deny);
         Policy {
             allow: parse(allow),
-            allow_names: allow.iter().filter(|e| e.parse::<Cidr>().is_err()).map(|e| normal_name(e)).collect(),
+            allow_names: allow
+                .iter()
+                .filter(|e| e.parse::<Cidr>().is_err())
+                .map(|e| normal_name(e))
+                .collect(),
             deny_all: deny.iter().any(Cidr::is_all),
             deny,
             ..Policy::default()

@@ -22,9 +22,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Serves one connection from inside.
 pub(super) async fn connection(egress: &Arc<Egress>, sandbox: &Arc<Sandbox>, stream: UnixStream) {
-    let service = service_fn(|request| async {
-        Ok::<_, Infallible>(answer(egress, sandbox, request).await)
-    });
+    let service = service_fn(|request| async { Ok::<_, Infallible>(answer(egress, sandbox, request).await) });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -43,14 +41,19 @@ async fn answer(egress: &Arc<Egress>, sandbox: &Arc<Sandbox>, request: Request<I
     if request.uri().scheme_str() == Some("http") {
         return forward(egress, sandbox, request).await;
     }
-    refuse(StatusCode::BAD_REQUEST, "this is the sandbox's egress proxy: send CONNECT or an absolute http:// URL")
+    refuse(
+        StatusCode::BAD_REQUEST,
+        "this is the sandbox's egress proxy: send CONNECT or an absolute http:// URL",
+    )
 }
 
 /// A short text that command line tools show.
 pub(super) fn refuse(status: StatusCode, text: &str) -> Response<Body> {
     let mut response = Response::new(body::full(format!("pvm egress proxy: {text}\n")));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 
@@ -65,7 +68,8 @@ pub(super) fn refusal(refusal: &Refusal) -> Response<Body> {
 
 /// `CONNECT host:port`: a byte pipe, or interception where a rule sets headers.
 async fn tunnel(egress: &Arc<Egress>, sandbox: &Arc<Sandbox>, request: Request<Incoming>) -> Response<Body> {
-    let Some((host, port)) = request.uri().authority().and_then(|a| Some((a.host().to_owned(), a.port_u16()?)))
+    let Some((host, port)) =
+        request.uri().authority().and_then(|a| Some((a.host().to_owned(), a.port_u16()?)))
     else {
         return refuse(StatusCode::BAD_REQUEST, "CONNECT needs host:port");
     };
@@ -122,11 +126,15 @@ async fn forward(egress: &Arc<Egress>, sandbox: &Arc<Sandbox>, request: Request<
     let name = policy::normal_name(&host);
     let rules = sandbox.gate.policy();
     // In clear text a secret is set only where it cannot be overheard.
-    if connected.is_loopback && let Some(headers) = rules.headers(&name) {
+    if connected.is_loopback
+        && let Some(headers) = rules.headers(&name)
+    {
         set_headers(&mut parts.headers, headers);
     }
     if connected.through_proxy {
-        if let Some(value) = egress.proxy_authorization(&name).and_then(|text| HeaderValue::from_str(text).ok()) {
+        if let Some(value) =
+            egress.proxy_authorization(&name).and_then(|text| HeaderValue::from_str(text).ok())
+        {
             parts.headers.insert(header::PROXY_AUTHORIZATION, value);
         }
     } else {
@@ -142,7 +150,11 @@ async fn forward(egress: &Arc<Egress>, sandbox: &Arc<Sandbox>, request: Request<
 }
 
 /// Sends one request on a fresh connection and passes the answer on; the connection lives as long as the answer.
-pub(super) async fn exchange<S>(stream: S, mut request: Request<Body>, keep: super::gate::Passage) -> Response<Body>
+pub(super) async fn exchange<S>(
+    stream: S,
+    mut request: Request<Body>,
+    keep: super::gate::Passage,
+) -> Response<Body>
 where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
@@ -192,8 +204,16 @@ pub(super) fn strip(headers: &mut HeaderMap) {
     for name in named {
         headers.remove(name);
     }
-    for name in ["connection", "keep-alive", "proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"]
-    {
+    for name in [
+        "connection",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ] {
         headers.remove(name);
     }
 }

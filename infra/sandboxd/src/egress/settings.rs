@@ -91,7 +91,9 @@ impl EgressSettings {
     /// The proxy for a host, if it needs one.
     pub(super) fn proxy_for(&self, host: &str, plain_http: bool) -> Option<&UpstreamProxy> {
         let direct = self.no_proxy.iter().any(|entry| {
-            entry == "*" || entry == host || host.strip_suffix(entry).is_some_and(|front| front.ends_with('.'))
+            entry == "*"
+                || entry == host
+                || host.strip_suffix(entry).is_some_and(|front| front.ends_with('.'))
         });
         if direct {
             return None;

@@ -71,9 +71,9 @@ impl Egress {
         if let Some(proxy) = self.settings.proxy_for(&host, purpose == Use::PlainHttp) {
             return self.connect_through(proxy, gate, &policy, host, port, purpose).await;
         }
-        let addresses = resolve(&host, port).await.map_err(|error| {
-            Refusal::Unreachable(format!("{host} cannot be resolved: {error}"))
-        })?;
+        let addresses = resolve(&host, port)
+            .await
+            .map_err(|error| Refusal::Unreachable(format!("{host} cannot be resolved: {error}")))?;
         let mut last = Refusal::Unreachable(format!("{host} has no address"));
         for address in addresses.into_iter().take(MAX_ADDRESSES) {
             let target = Target { host: host.clone(), port, address: Some(address.ip()) };
@@ -107,7 +107,10 @@ impl Egress {
             )));
         }
         if !policy.allows(target) {
-            return Err(Refusal::Denied(format!("{} is not allowed by this sandbox's network rules", target.host)));
+            return Err(Refusal::Denied(format!(
+                "{} is not allowed by this sandbox's network rules",
+                target.host
+            )));
         }
         Ok(())
     }
@@ -136,7 +139,10 @@ impl Egress {
         let passage = gate.enter(target, self.settings.connections).ok_or(Refusal::TooMany)?;
         let connecting = TcpStream::connect((proxy.host.as_str(), proxy.port));
         let unreachable = |problem: String| {
-            Refusal::Unreachable(format!("the proxy of this machine ({}:{}): {problem}", proxy.host, proxy.port))
+            Refusal::Unreachable(format!(
+                "the proxy of this machine ({}:{}): {problem}",
+                proxy.host, proxy.port
+            ))
         };
         let mut stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
             .await

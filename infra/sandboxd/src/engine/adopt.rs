@@ -24,7 +24,10 @@ impl Engine {
             match read_last_json::<Record>(&folder.record()) {
                 Ok(Some(record)) => {
                     if !self.ranges.lock().unwrap_or_else(PoisonError::into_inner).mark(record.range) {
-                        tracing::error!(sandbox.id = id, "two sandboxes have the same ids; this one is left alone");
+                        tracing::error!(
+                            sandbox.id = id,
+                            "two sandboxes have the same ids; this one is left alone"
+                        );
                         continue;
                     }
                     let sandbox = Sandbox::new(record, folder, None);
@@ -95,7 +98,8 @@ impl Engine {
         process: &Arc<Process>,
     ) -> io::Result<()> {
         let runtime = Runtime::new(Arc::clone(process), &sandbox.folder)?;
-        let group = record.group.clone().ok_or_else(|| io::Error::other("its control groups are not known"))?;
+        let group =
+            record.group.clone().ok_or_else(|| io::Error::other("its control groups are not known"))?;
         if record.phase == Phase::Running {
             // The earlier server may have died in the middle of a pause or a resume.
             group.thaw()?;
@@ -130,8 +134,11 @@ impl Engine {
 
     /// Removes groups of earlier servers that belong to no sandbox, such as those of their spare shells.
     async fn remove_stray_groups(self: &Arc<Self>) {
-        let used: Vec<Group> =
-            self.sandboxes().iter().filter_map(|sandbox| sandbox.with(|record| record.group.clone())).collect();
+        let used: Vec<Group> = self
+            .sandboxes()
+            .iter()
+            .filter_map(|sandbox| sandbox.with(|record| record.group.clone()))
+            .collect();
         for group in self.groups.of_earlier_runs() {
             if used.contains(&group) {
                 continue;

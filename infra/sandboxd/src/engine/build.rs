@@ -110,10 +110,7 @@ impl Builds {
     /// A build of `owner` for a template.
     pub(crate) fn find(&self, owner: &str, template_id: &str, build_id: &str) -> Option<Build> {
         let builds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        builds
-            .get(build_id)
-            .filter(|build| build.owner == owner && build.template_id == template_id)
-            .cloned()
+        builds.get(build_id).filter(|build| build.owner == owner && build.template_id == template_id).cloned()
     }
 
     /// Whether the template id was given out to `owner` and has no result yet.
@@ -134,12 +131,7 @@ impl Builds {
                 if build.lines.len() == MAX_LOG_LINES {
                     build.lines.remove(0);
                 }
-                build.lines.push(BuildLine {
-                    at: Timestamp::now(),
-                    level,
-                    message: line.to_owned(),
-                    step,
-                });
+                build.lines.push(BuildLine { at: Timestamp::now(), level, message: line.to_owned(), step });
             }
         });
     }
@@ -249,13 +241,17 @@ impl Engine {
         result
     }
 
-    async fn build_in(self: &Arc<Self>, sandbox: &Arc<Sandbox>, request: &BuildRequest) -> Result<(), String> {
+    async fn build_in(
+        self: &Arc<Self>,
+        sandbox: &Arc<Sandbox>,
+        request: &BuildRequest,
+    ) -> Result<(), String> {
         let mut settings = Settings { env: BTreeMap::new(), workdir: None, user: None };
         for (index, step) in request.steps.iter().enumerate() {
             let number = index + 1;
-            self.take_step(sandbox, request, number, step, &mut settings).await.map_err(|reason| {
-                format!("step {number} failed: {reason}")
-            })?;
+            self.take_step(sandbox, request, number, step, &mut settings)
+                .await
+                .map_err(|reason| format!("step {number} failed: {reason}"))?;
         }
         let build = self
             .builds
@@ -297,13 +293,19 @@ impl Engine {
         let say = |text: &str| self.builds.log(&request.build_id, "info", Some(number), text);
         match step {
             Step::Env(variables) => {
-                say(&format!("ENV {}", variables.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(" ")));
+                say(&format!(
+                    "ENV {}",
+                    variables.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(" ")
+                ));
                 settings.env.extend(variables.iter().cloned());
                 Ok(())
             }
             Step::Workdir(path) => {
                 say(&format!("WORKDIR {path}"));
-                let user = settings.user.clone().unwrap_or_else(|| sandbox.with(|record| record.origin.user.clone()));
+                let user = settings
+                    .user
+                    .clone()
+                    .unwrap_or_else(|| sandbox.with(|record| record.origin.user.clone()));
                 let script = format!("mkdir -p -- {0} && chown {1} -- {0}", quoted(path), quoted(&user));
                 self.run_step(sandbox, request, number, BUILD_USER, &script, settings).await?;
                 settings.workdir = Some(path.clone());
@@ -311,8 +313,15 @@ impl Engine {
             }
             Step::User(user) => {
                 say(&format!("USER {user}"));
-                self.run_step(sandbox, request, number, BUILD_USER, &format!("id -- {}", quoted(user)), settings)
-                    .await?;
+                self.run_step(
+                    sandbox,
+                    request,
+                    number,
+                    BUILD_USER,
+                    &format!("id -- {}", quoted(user)),
+                    settings,
+                )
+                .await?;
                 settings.user = Some(user.clone());
                 Ok(())
             }
@@ -356,11 +365,17 @@ impl Engine {
             wait_ms: u64::try_from(STEP_POLL.as_millis()).ok(),
             ..StartRun::default()
         };
-        let mut report = run_call(sandbox, "Start", &start, Some(user)).await.map_err(|error| error.to_string())?;
+        let mut report =
+            run_call(sandbox, "Start", &start, Some(user)).await.map_err(|error| error.to_string())?;
         let (mut stdout, mut stderr) = (0, 0);
         loop {
             for (chunk, level) in [(&report.stdout, "info"), (&report.stderr, "info")] {
-                self.builds.log(&request.build_id, level, Some(number), &String::from_utf8_lossy(&chunk.data));
+                self.builds.log(
+                    &request.build_id,
+                    level,
+                    Some(number),
+                    &String::from_utf8_lossy(&chunk.data),
+                );
             }
             let done = report.stdout.next >= report.stdout.total && report.stderr.next >= report.stderr.total;
             if report.state.is_final() && done {
@@ -388,7 +403,8 @@ impl Engine {
     }
 
     async fn upload(&self, sandbox: &Sandbox, archive: &PathBuf, path: &str) -> Result<(), String> {
-        let contents = tokio::fs::read(archive).await.map_err(|error| format!("the uploaded files: {error}"))?;
+        let contents =
+            tokio::fs::read(archive).await.map_err(|error| format!("the uploaded files: {error}"))?;
         let runtime = sandbox.running().ok_or("the build's sandbox has ended")?;
         let token = sandbox.with(|record| record.envd_token.clone()).unwrap_or_default();
         let request = Request::builder()
@@ -399,7 +415,12 @@ impl Engine {
             .header(HEADER_ACCESS_TOKEN, token.expose())
             .body(body::full(contents))
             .map_err(|error| error.to_string())?;
-        runtime.envd.control_request(request, STEP_TIMEOUT).await.map(|_| ()).map_err(|error| error.to_string())
+        runtime
+            .envd
+            .control_request(request, STEP_TIMEOUT)
+            .await
+            .map(|_| ())
+            .map_err(|error| error.to_string())
     }
 
     /// Starts what a built template runs in its sandboxes, and waits a while until it is ready. That it is not is
@@ -410,9 +431,14 @@ impl Engine {
             args: vec!["-l".into(), "-c".into(), script.to_owned()],
             ..ProcessConfig::default()
         };
-        let run = StartRun { run_id: "template-start".into(), process: shell(&start.start), ..StartRun::default() };
+        let run =
+            StartRun { run_id: "template-start".into(), process: shell(&start.start), ..StartRun::default() };
         if let Err(error) = run_call(sandbox, "Start", &run, None).await {
-            sandbox.note(self.now_ms(), "error", &format!("The template's start command was not started: {error}"));
+            sandbox.note(
+                self.now_ms(),
+                "error",
+                &format!("The template's start command was not started: {error}"),
+            );
             return;
         }
         let Some(ready) = &start.ready else { return };
@@ -466,9 +492,9 @@ fn quoted(word: &str) -> String {
 /// Unpacks the archive of a COPY step and puts what it names in place, as `cp` in a Dockerfile would.
 fn copy_script(number: usize, source: &str, target: &str, owner: &str, mode: Option<&str>) -> String {
     let archive = format!("/tmp/.pvm-copy-{number}");
-    let chmod = mode.filter(|mode| !mode.is_empty()).map_or(String::new(), |mode| {
-        format!("chmod -R {} -- \"$staged\"/*\n", quoted(mode))
-    });
+    let chmod = mode
+        .filter(|mode| !mode.is_empty())
+        .map_or(String::new(), |mode| format!("chmod -R {} -- \"$staged\"/*\n", quoted(mode)));
     // The source may contain wildcards: it is expanded, each word by itself.
     let pattern: String = source
         .trim_start_matches('/')

@@ -54,7 +54,8 @@ impl Engine {
         // One at a time, so that a repeated request waits for the first one's sandbox.
         let _turn = self.idempotent.lock().await;
         let made = self.sandboxes().into_iter().find(|sandbox| {
-            sandbox.with(|record| record.owner == request.owner && record.idempotency_key.as_ref() == Some(&key))
+            sandbox
+                .with(|record| record.owner == request.owner && record.idempotency_key.as_ref() == Some(&key))
         });
         match made {
             Some(sandbox) => Ok(sandbox),
@@ -78,7 +79,8 @@ impl Engine {
 
     /// The record of a sandbox that does not exist yet, with a fresh id and id range.
     fn new_record(&self, request: CreateRequest, resolved: Resolved) -> Result<Record, EngineError> {
-        let private = request.network.as_ref().is_some_and(|network| network.allow_public_traffic == Some(false));
+        let private =
+            request.network.as_ref().is_some_and(|network| network.allow_public_traffic == Some(false));
         let now = self.now_ms();
         let range = self.take_range()?;
         let mut env_vars = resolved.env;
@@ -187,7 +189,11 @@ pub(crate) fn new_token() -> Secret {
 }
 
 /// Limits with the caller's wishes, for templates.
-pub(crate) fn limits_with(base: LaunchLimits, cpu_count: Option<u32>, memory_mb: Option<u64>) -> LaunchLimits {
+pub(crate) fn limits_with(
+    base: LaunchLimits,
+    cpu_count: Option<u32>,
+    memory_mb: Option<u64>,
+) -> LaunchLimits {
     LaunchLimits {
         cpu_count: cpu_count.unwrap_or(base.cpu_count),
         memory_mb: memory_mb.unwrap_or(base.memory_mb),

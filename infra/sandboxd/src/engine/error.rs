@@ -9,7 +9,9 @@ pub(crate) enum EngineError {
     #[error("sandbox {0:?} was not found")]
     NotFound(String),
     /// No such template or snapshot.
-    #[error("template {0:?} was not found; known here are base, host, snapshots and templates built on this server")]
+    #[error(
+        "template {0:?} was not found; known here are base, host, snapshots and templates built on this server"
+    )]
     TemplateNotFound(String),
     /// Not in the state the call needs.
     #[error("{0}")]

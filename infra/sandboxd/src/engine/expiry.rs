@@ -1,7 +1,7 @@
 //! The end of sandboxes' time, and the end of the server.
 
-use std::sync::{Arc, PoisonError};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::{Engine, Sandbox};

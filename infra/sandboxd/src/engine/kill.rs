@@ -14,7 +14,9 @@ impl Engine {
             return Err(EngineError::NotFound(sandbox.id().to_owned()));
         }
         // Stored first: a server that dies from here on finishes the removal when it is back.
-        sandbox.update(|record| record.phase = Phase::Killing).map_err(EngineError::at("recording the kill"))?;
+        sandbox
+            .update(|record| record.phase = Phase::Killing)
+            .map_err(EngineError::at("recording the kill"))?;
         self.registry.remove(sandbox.id());
         self.remove_all(sandbox).await.map_err(EngineError::at("removing the sandbox"))?;
         tracing::info!(sandbox.id = sandbox.id(), "sandbox killed");

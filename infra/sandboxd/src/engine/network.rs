@@ -28,15 +28,16 @@ impl Engine {
             .map_err(EngineError::at("recording the network rules"))?
             .map_err(EngineError::at("making the sandbox's certificate authority"))?;
         self.egress.rules_changed(sandbox);
-        if needs_authority && !before && let Some(runtime) = sandbox.running() {
-            let certificate =
-                sandbox.with(|record| record.authority.as_ref().map(|authority| authority.certificate.clone()));
+        if needs_authority
+            && !before
+            && let Some(runtime) = sandbox.running()
+        {
+            let certificate = sandbox
+                .with(|record| record.authority.as_ref().map(|authority| authority.certificate.clone()));
             let settings = InitRequest { ca_bundle: certificate, ..InitRequest::default() };
-            runtime
-                .envd
-                .init(&settings)
-                .await
-                .map_err(|error| EngineError::at("making the sandbox trust its authority")(std::io::Error::other(error)))?;
+            runtime.envd.init(&settings).await.map_err(|error| {
+                EngineError::at("making the sandbox trust its authority")(std::io::Error::other(error))
+            })?;
         }
         Ok(())
     }

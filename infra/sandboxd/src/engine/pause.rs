@@ -57,7 +57,9 @@ impl Engine {
                 }
             }
             PauseKind::Filesystem => {
-                self.stop_processes(sandbox, &runtime).await.map_err(EngineError::at("stopping the sandbox"))?;
+                self.stop_processes(sandbox, &runtime)
+                    .await
+                    .map_err(EngineError::at("stopping the sandbox"))?;
             }
         }
         let kept = match kind {
@@ -105,7 +107,8 @@ impl Engine {
     /// A sandbox whose processes go on after they stood still: clients need fresh connections.
     fn run_again(&self, sandbox: &Arc<Sandbox>, runtime: &Arc<Runtime>) -> Result<(), EngineError> {
         let step = "resuming the sandbox";
-        let fresh = Runtime::new(Arc::clone(&runtime.process), &sandbox.folder).map_err(EngineError::at(step))?;
+        let fresh =
+            Runtime::new(Arc::clone(&runtime.process), &sandbox.folder).map_err(EngineError::at(step))?;
         sandbox.update(|record| record.phase = Phase::Running).map_err(EngineError::at(step))?;
         sandbox.set_runtime(Some(fresh));
         Ok(())

@@ -124,7 +124,10 @@ impl Engine {
             && let Some((_, sandbox)) = grown_most
             && !over.iter().any(|other| Arc::ptr_eq(other, &sandbox))
         {
-            tracing::warn!(sandbox.id = sandbox.id(), "the disk is nearly full; the fastest writer is stopped");
+            tracing::warn!(
+                sandbox.id = sandbox.id(),
+                "the disk is nearly full; the fastest writer is stopped"
+            );
             over.push(sandbox);
         }
         for sandbox in over {
@@ -169,11 +172,16 @@ fn usage(folders: &[PathBuf]) -> (u64, u64) {
 /// Ends the processes that wrote since the last look; when none did and the limit is still exceeded (a flood of
 /// empty files writes nothing), those that ran. The first look only takes notes.
 fn end_writers(sandbox: &Sandbox, known: &mut Activity) -> usize {
-    let Some((group, first)) = sandbox.with(|record| Some((record.group.clone()?, record.process?.pid))) else {
+    let Some((group, first)) = sandbox.with(|record| Some((record.group.clone()?, record.process?.pid)))
+    else {
         return 0;
     };
-    let now: Activity =
-        group.pids().into_iter().filter(|pid| *pid != first).filter_map(|pid| Some((pid, seen(pid)?))).collect();
+    let now: Activity = group
+        .pids()
+        .into_iter()
+        .filter(|pid| *pid != first)
+        .filter_map(|pid| Some((pid, seen(pid)?)))
+        .collect();
     let before = std::mem::replace(known, now.clone());
     let grew = |pid: &u32, by: fn((u64, u64)) -> u64, now: (u64, u64)| {
         by(now) > before.get(pid).map_or(0, |before| by(*before))
@@ -181,7 +189,8 @@ fn end_writers(sandbox: &Sandbox, known: &mut Activity) -> usize {
     let mut victims: Vec<u32> =
         now.iter().filter(|(pid, now)| grew(pid, |seen| seen.0, **now)).map(|(pid, _)| *pid).collect();
     if victims.is_empty() && !before.is_empty() {
-        victims = now.iter().filter(|(pid, now)| grew(pid, |seen| seen.1, **now)).map(|(pid, _)| *pid).collect();
+        victims =
+            now.iter().filter(|(pid, now)| grew(pid, |seen| seen.1, **now)).map(|(pid, _)| *pid).collect();
     }
     victims
         .into_iter()

@@ -50,11 +50,7 @@ impl Process {
         // SAFETY: an `OwnedFd` always names the same descriptor and closes it only when dropped, after `AsyncFd`
         // has taken it out of the runtime.
         let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
-        Ok(Arc::new(Self {
-            pidfd,
-            gone: CancellationToken::new(),
-            expected_end: AtomicBool::new(false),
-        }))
+        Ok(Arc::new(Self { pidfd, gone: CancellationToken::new(), expected_end: AtomicBool::new(false) }))
     }
 
     /// Waits until the process has ended, and with it all others of the sandbox.

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixListener;
-use std::sync::{Arc, PoisonError};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use pvm_e2b_wire::envd_http::InitRequest;
 use pvm_e2b_wire::launch::{Launch, LaunchLimits};
@@ -33,7 +33,9 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let blueprint = {
             let (engine, sandbox, limits) = (Arc::clone(self), Arc::clone(sandbox), *limits);
-            blocking(move || engine.blueprint(&sandbox, &limits)).await.map_err(EngineError::at("preparing"))?
+            blocking(move || engine.blueprint(&sandbox, &limits))
+                .await
+                .map_err(EngineError::at("preparing"))?
         };
         let spawner = self.spawner.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let spawner = spawner.ok_or_else(|| EngineError::Capacity("the server is stopping".into()))?;
@@ -69,11 +71,7 @@ impl Engine {
     }
 
     /// Makes a started process known and served.
-    async fn attach(
-        self: &Arc<Self>,
-        sandbox: &Arc<Sandbox>,
-        started: Started,
-    ) -> std::io::Result<()> {
+    async fn attach(self: &Arc<Self>, sandbox: &Arc<Sandbox>, started: Started) -> std::io::Result<()> {
         let Started { pid, start_ticks, pidfd, group } = started;
         let process = Process::new(pidfd)?;
         let attached = async {
@@ -126,7 +124,11 @@ impl Engine {
                 return;
             }
             tracing::warn!(sandbox.id = sandbox.id(), "the sandbox ended by itself; its files are kept");
-            sandbox.note(engine.now_ms(), "error", "Sandbox ended unexpectedly; its files are kept, it is paused");
+            sandbox.note(
+                engine.now_ms(),
+                "error",
+                "Sandbox ended unexpectedly; its files are kept, it is paused",
+            );
             sandbox.set_runtime(None);
             engine.settle_as_files(&sandbox).await;
         });
@@ -192,9 +194,14 @@ fn base_environment() -> BTreeMap<String, String> {
     for name in ["no_proxy", "NO_PROXY"] {
         variables.insert(name.to_owned(), DIRECT.to_owned());
     }
-    for name in
-        ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "PIP_CERT", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO"]
-    {
+    for name in [
+        "SSL_CERT_FILE",
+        "REQUESTS_CA_BUNDLE",
+        "NODE_EXTRA_CA_CERTS",
+        "PIP_CERT",
+        "CURL_CA_BUNDLE",
+        "GIT_SSL_CAINFO",
+    ] {
         variables.insert(name.to_owned(), BUNDLE.to_owned());
     }
     for (name, value) in [

@@ -96,7 +96,9 @@ impl Envd {
     /// Ends every process in an orderly way, and envd with them.
     pub(crate) async fn shut_down(&self, grace: Duration) -> Result<(), EnvdError> {
         let body = serde_json::json!({ "graceMs": u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) });
-        self.control_call_within("/pvm.Control/Shutdown", &body, grace + OWN_REQUEST_TIMEOUT).await.map(|_| ())
+        self.control_call_within("/pvm.Control/Shutdown", &body, grace + OWN_REQUEST_TIMEOUT)
+            .await
+            .map(|_| ())
     }
 
     /// Whether envd answers.

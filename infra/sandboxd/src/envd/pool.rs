@@ -60,8 +60,7 @@ impl Pool {
     /// Opens a connection; its task ends with the connection or the sandbox.
     pub(super) async fn open(&self) -> Result<SendRequest<Body>, EnvdError> {
         let stream = UnixStream::connect(self.address.path()).await.map_err(EnvdError::Connect)?;
-        let (sender, connection) =
-            http1::Builder::new().handshake::<_, Body>(TokioIo::new(stream)).await?;
+        let (sender, connection) = http1::Builder::new().handshake::<_, Body>(TokioIo::new(stream)).await?;
         let ended = self.ended.clone();
         tokio::spawn(async move {
             tokio::select! {

@@ -250,7 +250,9 @@ impl Group {
 
     /// Puts a process, and all it will start, into the groups.
     pub(crate) fn add(&self, pid: u32) -> io::Result<()> {
-        self.folders().into_iter().try_for_each(|folder| write(&folder.join("cgroup.procs"), &pid.to_string()))
+        self.folders()
+            .into_iter()
+            .try_for_each(|folder| write(&folder.join("cgroup.procs"), &pid.to_string()))
     }
 
     /// Stops every process of the sandbox where it is, and waits until all stand still.
@@ -389,7 +391,8 @@ mod tests {
 
     #[test]
     fn a_hybrid_machine_is_used_by_its_v1_trees() {
-        let Hierarchy::V1(trees) = Hierarchy::from_mountinfo(HYBRID, |_| Some("hugetlb".into())).unwrap() else {
+        let Hierarchy::V1(trees) = Hierarchy::from_mountinfo(HYBRID, |_| Some("hugetlb".into())).unwrap()
+        else {
             panic!("not v1")
         };
         assert_eq!(trees["memory"], Path::new("/sys/fs/cgroup/memory"));

@@ -1,6 +1,9 @@
 //! Starts an empty shell of a sandbox: a process in new namespaces that runs envd and waits to be told what to
 //! become.
-#![expect(unsafe_code, reason = "a process is started in new namespaces, which the standard library cannot do")]
+#![expect(
+    unsafe_code,
+    reason = "a process is started in new namespaces, which the standard library cannot do"
+)]
 
 use std::ffi::{CStr, c_int, c_void};
 use std::io;
@@ -173,12 +176,7 @@ extern "C" fn become_envd(order: *mut c_void) -> c_int {
         libc::dup2((*order).log, 2);
         libc::dup2((*order).socket, CONFIG_FD);
         // Whatever a library of the host program left open without close-on-exec stays outside.
-        libc::syscall(
-            libc::SYS_close_range,
-            CONFIG_FD + 1,
-            u32::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        );
+        libc::syscall(libc::SYS_close_range, CONFIG_FD + 1, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
         libc::syscall(
             libc::SYS_execveat,
             (*order).image,

@@ -17,7 +17,11 @@ const MAX_REASON_BYTES: u64 = 4096;
 
 /// Sends the message with its descriptors (mounts in the order of `launch.attach`, then the control and the data
 /// listener) and waits for the sandbox to be set up.
-pub(crate) fn send(mut socket: UnixStream, launch: &Launch, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub(crate) fn send(
+    mut socket: UnixStream,
+    launch: &Launch,
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
     if descriptors.len() > MAX_LAUNCH_FDS {
         return Err(io::Error::other("the template has too many layers"));
     }

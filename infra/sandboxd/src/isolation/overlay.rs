@@ -31,12 +31,13 @@ pub(crate) struct Layers<'a> {
 ///
 /// `scratch` is an empty folder that older kernels need; it is covered only in the calling thread's own mount
 /// namespace, and uncovered again.
-pub(crate) fn make(layers: &Layers<'_>, user_namespace: BorrowedFd<'_>, scratch: &Path) -> io::Result<OwnedFd> {
-    let lower = layers
-        .lower
-        .iter()
-        .map(|folder| shifted(folder, user_namespace))
-        .collect::<io::Result<Vec<_>>>()?;
+pub(crate) fn make(
+    layers: &Layers<'_>,
+    user_namespace: BorrowedFd<'_>,
+    scratch: &Path,
+) -> io::Result<OwnedFd> {
+    let lower =
+        layers.lower.iter().map(|folder| shifted(folder, user_namespace)).collect::<io::Result<Vec<_>>>()?;
     if !LAYERS_BY_PATH.load(Ordering::Relaxed) {
         match by_descriptor(layers, &lower) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
@@ -230,7 +231,8 @@ mod tests {
         let (_keeper, namespace) = Keeper::start();
         let lower = [path("top"), path("bottom")];
         let layers = Layers { lower: &lower, upper: &path("upper"), work: &path("work") };
-        let shifted: Vec<_> = lower.iter().map(|folder| shifted(folder, namespace.as_fd()).unwrap()).collect();
+        let shifted: Vec<_> =
+            lower.iter().map(|folder| shifted(folder, namespace.as_fd()).unwrap()).collect();
         let mount = make(&layers, &shifted, &path("scratch:1")).unwrap();
         let inside = PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd()));
         assert_eq!(fs::read_to_string(inside.join("both")).unwrap(), "top");

@@ -53,8 +53,7 @@ impl Spares {
         limits: LaunchLimits,
     ) -> io::Result<Arc<Self>> {
         let mut cloner = Cloner::new(image, log)?;
-        let spares =
-            Arc::new(Self { shelf: Mutex::default(), changed: Condvar::new(), groups, limits });
+        let spares = Arc::new(Self { shelf: Mutex::default(), changed: Condvar::new(), groups, limits });
         let maker = Arc::clone(&spares);
         let (ready, answer) = std::sync::mpsc::channel();
         std::thread::Builder::new().name("sandbox-spares".into()).spawn(move || {

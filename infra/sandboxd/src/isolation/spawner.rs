@@ -178,8 +178,10 @@ fn become_sandbox(
     blueprint: &Blueprint,
 ) -> io::Result<u64> {
     let map = blueprint.range.map();
-    std::fs::write(format!("/proc/{pid}/uid_map"), &map).map_err(|error| step("writing the id map", &error))?;
-    std::fs::write(format!("/proc/{pid}/gid_map"), &map).map_err(|error| step("writing the id map", &error))?;
+    std::fs::write(format!("/proc/{pid}/uid_map"), &map)
+        .map_err(|error| step("writing the id map", &error))?;
+    std::fs::write(format!("/proc/{pid}/gid_map"), &map)
+        .map_err(|error| step("writing the id map", &error))?;
     if blueprint.launch.limits != *present {
         group.limit(&blueprint.launch.limits).map_err(|error| step("setting the limits", &error))?;
     }

@@ -48,7 +48,8 @@ pub(super) fn check(
 fn cookie(link: &str, now: i64) -> Option<HeaderValue> {
     let expires_at: i64 = link.split_once('.')?.0.parse().ok()?;
     let lifetime = expires_at.saturating_sub(now).max(0);
-    HeaderValue::from_str(&format!("{PARAMETER}={link}; Path=/; HttpOnly; SameSite=Lax; Max-Age={lifetime}")).ok()
+    HeaderValue::from_str(&format!("{PARAMETER}={link}; Path=/; HttpOnly; SameSite=Lax; Max-Age={lifetime}"))
+        .ok()
 }
 
 fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
@@ -78,7 +79,11 @@ pub(super) fn remove_tokens(uri: &mut Uri, headers: &mut HeaderMap) {
     let Some(query) = uri.query() else { return };
     let kept: Vec<_> = query.split('&').filter(|pair| pair.split('=').next() != Some(PARAMETER)).collect();
     if kept.len() != query.split('&').count() {
-        let path = if kept.is_empty() { uri.path().to_owned() } else { format!("{}?{}", uri.path(), kept.join("&")) };
+        let path = if kept.is_empty() {
+            uri.path().to_owned()
+        } else {
+            format!("{}?{}", uri.path(), kept.join("&"))
+        };
         if let Ok(changed) = path.parse() {
             *uri = changed;
         }

@@ -9,8 +9,8 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use pvm_e2b_wire::control::{ApiError, ProxyError};
 use pvm_e2b_wire::ENVD_PORT;
+use pvm_e2b_wire::control::{ApiError, ProxyError};
 use tokio_util::sync::CancellationToken;
 
 use super::Target;
@@ -77,9 +77,16 @@ async fn awake(engine: &Arc<Engine>, sandbox: &Arc<Sandbox>) -> Option<Arc<Runti
     }
 }
 
-async fn to_envd(sandbox: &Arc<Sandbox>, runtime: &Arc<Runtime>, request: Request<Incoming>) -> Response<Body> {
+async fn to_envd(
+    sandbox: &Arc<Sandbox>,
+    runtime: &Arc<Runtime>,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let target = Target { sandbox_id: sandbox.id().to_owned(), port: ENVD_PORT };
-    if sandbox.quota.is_over() && request.method() == Method::POST && request.uri().path().starts_with("/files") {
+    if sandbox.quota.is_over()
+        && request.method() == Method::POST
+        && request.uri().path().starts_with("/files")
+    {
         let error = ApiError::new(507, "the sandbox's disk limit is reached: remove files first");
         return json(StatusCode::INSUFFICIENT_STORAGE, &error);
     }
@@ -101,9 +108,11 @@ async fn to_envd(sandbox: &Arc<Sandbox>, runtime: &Arc<Runtime>, request: Reques
     };
     let request = Request::from_parts(parts, body);
     let result = if upgrades {
-        runtime.envd.forward_upgrade(request).await.map(|response| {
-            finish(response, client_upgrade, &runtime.streams)
-        })
+        runtime
+            .envd
+            .forward_upgrade(request)
+            .await
+            .map(|response| finish(response, client_upgrade, &runtime.streams))
     } else {
         runtime.envd.forward(request).await.map(|mut response| {
             strip_connection(response.headers_mut(), false);
@@ -242,16 +251,19 @@ fn strip_connection(headers: &mut HeaderMap, keep_upgrade: bool) {
     for name in named {
         headers.remove(name);
     }
-    for name in ["connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"] {
+    for name in
+        ["connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"]
+    {
         headers.remove(name);
     }
 }
 
 /// The usual headers by which a service learns how it was reached.
 fn tell_origin(headers: &mut HeaderMap, uri: &Uri, client: SocketAddr) {
-    let host = headers.get(header::HOST).cloned().or_else(|| {
-        uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
-    });
+    let host = headers
+        .get(header::HOST)
+        .cloned()
+        .or_else(|| uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()));
     if let Some(host) = host {
         headers.insert("x-forwarded-host", host);
     }

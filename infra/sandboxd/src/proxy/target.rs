@@ -83,7 +83,9 @@ mod tests {
     fn host_names_name_port_and_sandbox() {
         let target = from_host("3000-iabc123.localhost:8788").unwrap();
         assert_eq!(target, Target { sandbox_id: "iabc123".into(), port: 3000 });
-        for host in ["localhost:8788", "127.0.0.1:8788", "api.e2b.app", "x-iabc.localhost", "70000-iabc.localhost"] {
+        for host in
+            ["localhost:8788", "127.0.0.1:8788", "api.e2b.app", "x-iabc.localhost", "70000-iabc.localhost"]
+        {
             assert_eq!(from_host(host), None, "{host}");
         }
     }

@@ -23,9 +23,9 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> 
 /// Reads a file that [`write_json`] wrote; nothing when it is not there.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))),
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
+        }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
@@ -41,7 +41,8 @@ pub(crate) fn append_json(path: &Path, value: &impl Serialize) -> io::Result<()>
     let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
     if file.metadata()?.len() > MAX_LOG {
         let beside = path.with_extension("new");
-        let mut shorter = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        let mut shorter =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
         shorter.write_all(&line)?;
         return fs::rename(&beside, path);
     }

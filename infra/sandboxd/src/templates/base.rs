@@ -14,7 +14,12 @@ use super::{Progress, ROOT, sources};
 pub(super) fn version() -> io::Result<String> {
     let release = sources::release()?;
     let bundle = fixups::host_bundle().unwrap_or_default();
-    Ok(Definition::version(&[b"base", release.as_bytes(), std::env::consts::ARCH.as_bytes(), bundle.as_bytes()]))
+    Ok(Definition::version(&[
+        b"base",
+        release.as_bytes(),
+        std::env::consts::ARCH.as_bytes(),
+        bundle.as_bytes(),
+    ]))
 }
 
 /// Builds the root file system in the folder `target`; takes half a minute and the package mirror.
@@ -53,9 +58,8 @@ pub(super) fn build(definition: &Definition, target: &Path, progress: &dyn Fn(Pr
 }
 
 fn has(tool: &str) -> bool {
-    std::env::var_os("PATH").is_some_and(|path| {
-        std::env::split_paths(&path).any(|folder| folder.join(tool).is_file())
-    })
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(tool).is_file()))
 }
 
 fn require_mmdebstrap(progress: &dyn Fn(Progress)) -> io::Result<()> {

@@ -163,7 +163,9 @@ impl Catalog {
         }
         records
             .values()
-            .filter(|record| record.owner == owner && record.names.iter().any(|known| plain_name(known) == name))
+            .filter(|record| {
+                record.owner == owner && record.names.iter().any(|known| plain_name(known) == name)
+            })
             .max_by_key(|record| record.created_at_ms)
             .cloned()
     }
@@ -201,10 +203,12 @@ impl Catalog {
 
     /// The parts of a sandbox's root.
     pub(crate) fn parts(&self, origin: &Origin) -> io::Result<Vec<Part>> {
-        let parts = self.roots.lower(&origin.root)?.into_iter().enumerate().map(|(index, (target, lower))| {
-            let above = origin.layers.iter().map(|layer| self.layout.layer(layer).join(index.to_string()));
-            Part { target: target.into(), lower: above.chain(lower).collect() }
-        });
+        let parts =
+            self.roots.lower(&origin.root)?.into_iter().enumerate().map(|(index, (target, lower))| {
+                let above =
+                    origin.layers.iter().map(|layer| self.layout.layer(layer).join(index.to_string()));
+                Part { target: target.into(), lower: above.chain(lower).collect() }
+            });
         Ok(parts.collect())
     }
 }
@@ -231,7 +235,8 @@ mod tests {
         let layout = Layout::open(&folder.path().join("state")).unwrap();
         let roots = Templates::open(&folder.path().join("roots")).unwrap();
         let catalog = Catalog::open(roots.clone(), &layout).unwrap();
-        let origin = Origin { root: "r".into(), layers: vec!["l".into()], user: "user".into(), workdir: None };
+        let origin =
+            Origin { root: "r".into(), layers: vec!["l".into()], user: "user".into(), workdir: None };
         let record = |id: &str, at| TemplateRecord {
             id: id.into(),
             owner: "ann".into(),

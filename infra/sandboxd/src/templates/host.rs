@@ -20,20 +20,99 @@ pub(super) const OVER_USR: &str = "over-usr";
 
 /// What of the host's /etc is part of the system rather than of this machine.
 const ETC: &[&str] = &[
-    "alternatives", "bash.bashrc", "bash_completion", "bash_completion.d", "bindresvport.blacklist",
-    "ca-certificates", "ca-certificates.conf", "debconf.conf", "debian_version", "default/locale",
-    "default/useradd", "deluser.conf", "adduser.conf", "dpkg", "emacs", "ethertypes", "fonts", "gai.conf",
-    "init.d", "inputrc", "insserv.conf.d", "issue", "issue.net", "java-17-openjdk", "ld.so.cache", "ld.so.conf",
-    "ld.so.conf.d", "libaudit.conf", "locale.alias", "locale.gen", "localtime", "login.defs", "logrotate.conf",
-    "lsb-release", "magic", "mailcap", "mime.types", "mke2fs.conf", "nanorc", "netconfig", "networks",
-    "nsswitch.conf", "os-release", "pam.conf", "pam.d", "perl", "profile", "protocols", "python3",
-    "python3.9", "python3.10", "python3.11", "python3.12", "python3.13", "rc0.d", "rc1.d", "rc2.d", "rc3.d",
-    "rc4.d", "rc5.d", "rc6.d", "rcS.d", "rmt", "rpc", "security", "selinux", "services", "shells", "skel",
-    "ssl/certs", "ssl/openssl.cnf", "sudo.conf", "sudo_logsrvd.conf", "sudoers", "sysctl.conf", "terminfo",
-    "timezone", "ucf.conf", "update-motd.d", "vim", "wgetrc", "xattr.conf", "xdg",
+    "alternatives",
+    "bash.bashrc",
+    "bash_completion",
+    "bash_completion.d",
+    "bindresvport.blacklist",
+    "ca-certificates",
+    "ca-certificates.conf",
+    "debconf.conf",
+    "debian_version",
+    "default/locale",
+    "default/useradd",
+    "deluser.conf",
+    "adduser.conf",
+    "dpkg",
+    "emacs",
+    "ethertypes",
+    "fonts",
+    "gai.conf",
+    "init.d",
+    "inputrc",
+    "insserv.conf.d",
+    "issue",
+    "issue.net",
+    "java-17-openjdk",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "libaudit.conf",
+    "locale.alias",
+    "locale.gen",
+    "localtime",
+    "login.defs",
+    "logrotate.conf",
+    "lsb-release",
+    "magic",
+    "mailcap",
+    "mime.types",
+    "mke2fs.conf",
+    "nanorc",
+    "netconfig",
+    "networks",
+    "nsswitch.conf",
+    "os-release",
+    "pam.conf",
+    "pam.d",
+    "perl",
+    "profile",
+    "protocols",
+    "python3",
+    "python3.9",
+    "python3.10",
+    "python3.11",
+    "python3.12",
+    "python3.13",
+    "rc0.d",
+    "rc1.d",
+    "rc2.d",
+    "rc3.d",
+    "rc4.d",
+    "rc5.d",
+    "rc6.d",
+    "rcS.d",
+    "rmt",
+    "rpc",
+    "security",
+    "selinux",
+    "services",
+    "shells",
+    "skel",
+    "ssl/certs",
+    "ssl/openssl.cnf",
+    "sudo.conf",
+    "sudo_logsrvd.conf",
+    "sudoers",
+    "sysctl.conf",
+    "terminfo",
+    "timezone",
+    "ucf.conf",
+    "update-motd.d",
+    "vim",
+    "wgetrc",
+    "xattr.conf",
+    "xdg",
 ];
 /// What of the host's /var package tools need.
-const VAR: &[&str] = &["var/lib/dpkg", "var/lib/pam", "var/lib/python", "var/lib/ucf", "var/lib/vim", "var/lib/systemd/deb-systemd-helper-enabled"];
+const VAR: &[&str] = &[
+    "var/lib/dpkg",
+    "var/lib/pam",
+    "var/lib/python",
+    "var/lib/ucf",
+    "var/lib/vim",
+    "var/lib/systemd/deb-systemd-helper-enabled",
+];
 /// Links and folders at the top that lead into /usr.
 const TOP: &[&str] = &["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 /// Accounts from this id on are people's; the ones below belong to the system.
@@ -43,10 +122,15 @@ const NOBODY: u32 = 65_534;
 /// What a skeleton depends on besides the definition.
 pub(super) fn version() -> io::Result<String> {
     let status = fs::metadata("/var/lib/dpkg/status").map_err(|error| {
-        io::Error::new(error.kind(), format!("the host template needs a Debian-like machine with dpkg: {error}"))
+        io::Error::new(
+            error.kind(),
+            format!("the host template needs a Debian-like machine with dpkg: {error}"),
+        )
     })?;
     if !fs::symlink_metadata("/bin")?.file_type().is_symlink() {
-        return Err(io::Error::other("the host template needs a machine with a merged /usr (/bin as a link)"));
+        return Err(io::Error::other(
+            "the host template needs a machine with a merged /usr (/bin as a link)",
+        ));
     }
     let state = format!("{}.{} {}", status.mtime(), status.mtime_nsec(), status.len());
     let bundle = fixups::host_bundle().unwrap_or_default();
@@ -75,9 +159,23 @@ pub(super) fn build(definition: &Definition, target: &Path) -> io::Result<()> {
         }
     }
     for folder in [
-        "etc/apt/apt.conf.d", "etc/apt/preferences.d", "etc/apt/sources.list.d", "etc/apt/trusted.gpg.d",
-        "etc/ssl/private", "var/cache/apt/archives/partial", "var/cache/debconf", "var/lib/apt/lists/partial",
-        "var/log/apt", "var/mail", "var/spool", "var/backups", "var/opt", "var/local", "home", "media", "boot",
+        "etc/apt/apt.conf.d",
+        "etc/apt/preferences.d",
+        "etc/apt/sources.list.d",
+        "etc/apt/trusted.gpg.d",
+        "etc/ssl/private",
+        "var/cache/apt/archives/partial",
+        "var/cache/debconf",
+        "var/lib/apt/lists/partial",
+        "var/log/apt",
+        "var/mail",
+        "var/spool",
+        "var/backups",
+        "var/opt",
+        "var/local",
+        "home",
+        "media",
+        "boot",
     ] {
         fixups::make_folders(&root.join(folder))?;
     }
@@ -133,7 +231,8 @@ fn write_accounts(root: &Path) -> io::Result<()> {
             // Members that are people of this machine do not exist inside.
             let mut fields: Vec<_> = line.split(':').map(str::to_owned).collect();
             if let Some(members) = fields.get_mut(3) {
-                let known = |name: &&str| accounts.iter().any(|account| account.split(':').next() == Some(*name));
+                let known =
+                    |name: &&str| accounts.iter().any(|account| account.split(':').next() == Some(*name));
                 *members = members.split(',').filter(known).collect::<Vec<_>>().join(",");
             }
             fields.join(":")
@@ -211,9 +310,8 @@ fn fits(pattern: &str, name: &OsStr) -> bool {
 
 /// Programs of the definition that the host does not have.
 pub(super) fn missing_tools(definition: &Definition) -> Vec<String> {
-    let there = |tool: &&String| {
-        ["/usr/bin", "/usr/sbin"].iter().any(|folder| Path::new(folder).join(tool).exists())
-    };
+    let there =
+        |tool: &&String| ["/usr/bin", "/usr/sbin"].iter().any(|folder| Path::new(folder).join(tool).exists());
     definition.expected_tools.iter().filter(|tool| !there(tool)).cloned().collect()
 }
 

@@ -31,9 +31,8 @@ pub(super) fn unpack(archive: &Path, root: &Path) -> io::Result<()> {
 fn open(path: &Path) -> io::Result<Box<dyn Read>> {
     const GZIP: [u8; 2] = [0x1f, 0x8b];
     const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-    let mut file = File::open(path).map_err(|error| {
-        io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-    })?;
+    let mut file = File::open(path)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
     let mut start = Vec::new();
     Read::by_ref(&mut file).take(4).read_to_end(&mut start)?;
     file.rewind()?;

@@ -47,7 +47,9 @@ pub struct TemplateStatus {
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateError {
     /// Not a name known here.
-    #[error("template {0:?} cannot be built here; base and host can, and any root file system archive imported")]
+    #[error(
+        "template {0:?} cannot be built here; base and host can, and any root file system archive imported"
+    )]
     Unknown(String),
     /// A step failed.
     #[error("template {name} could not be built: {source}")]
@@ -233,5 +235,7 @@ fn is_finished(folder: &Path) -> bool {
 fn is_import_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 64
-        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte))
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte))
 }

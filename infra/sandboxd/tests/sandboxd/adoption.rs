@@ -14,10 +14,13 @@ fn last_line(path: &std::path::Path) -> Value {
 async fn running_sandboxes_survive_a_crash_of_the_server() {
     let mut lab = Lab::start().await;
     let sandbox = lab.create_with(json!({"metadata": {"name": "mine"}})).await;
-    let pid = lab.spawn(&sandbox, "user", "echo before; until [ -e /tmp/go ]; do sleep 0.02; done; echo after").await;
+    let pid = lab
+        .spawn(&sandbox, "user", "echo before; until [ -e /tmp/go ]; do sleep 0.02; done; echo after")
+        .await;
     lab.crash().await;
     assert_eq!(lab.state_of(&sandbox).await, "running");
-    let detail = lab.must(200, "GET", &format!("/sandboxes/{}", sandbox.sandbox_id), Value::Null).await.json();
+    let detail =
+        lab.must(200, "GET", &format!("/sandboxes/{}", sandbox.sandbox_id), Value::Null).await.json();
     assert_eq!(detail["metadata"]["name"], "mine");
     lab.sh(&sandbox, &format!("kill -0 {pid} && touch /tmp/go")).await.ok();
     let output = lab.connect_process(&sandbox, pid).await;
@@ -71,9 +74,14 @@ async fn a_sandbox_whose_first_process_dies_keeps_its_files() {
     let record = lab.state().join("sandboxes").join(&sandbox.sandbox_id).join("record.jsonl");
     let record = last_line(&record);
     let pid = i32::try_from(record["process"]["pid"].as_i64().unwrap()).unwrap();
-    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(pid).unwrap(),
+        rustix::process::Signal::KILL,
+    )
+    .unwrap();
     eventually("the sandbox is paused", async || lab.state_of(&sandbox).await == "paused").await;
-    lab.must(201, "POST", &format!("/v2/sandboxes/{}/connect", sandbox.sandbox_id), json!({"timeout": 60})).await;
+    lab.must(201, "POST", &format!("/v2/sandboxes/{}/connect", sandbox.sandbox_id), json!({"timeout": 60}))
+        .await;
     assert_eq!(lab.sh(&sandbox, "cat /workspace/file").await.ok(), "kept");
     lab.finish().await;
 }
@@ -111,7 +119,8 @@ async fn after_a_reboot_sandboxes_are_paused_with_their_files() {
     std::fs::write(path, format!("{record}\n")).unwrap();
     lab.crash().await;
     assert_eq!(lab.state_of(&sandbox).await, "paused");
-    lab.must(201, "POST", &format!("/v2/sandboxes/{}/connect", sandbox.sandbox_id), json!({"timeout": 60})).await;
+    lab.must(201, "POST", &format!("/v2/sandboxes/{}/connect", sandbox.sandbox_id), json!({"timeout": 60}))
+        .await;
     assert_eq!(lab.sh(&sandbox, "cat /workspace/file").await.ok(), "kept");
     lab.finish().await;
 }

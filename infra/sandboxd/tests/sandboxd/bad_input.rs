@@ -22,10 +22,18 @@ async fn bad_create_requests_are_refused_and_make_nothing() {
         (400, json!({"templateID": "host", "metadata": {"a": 1}}), "valid"),
         (400, json!({"templateID": "host", "envVars": {"A=B": "1"}}), "envVars"),
         (400, json!({"templateID": "host", "autoPauseMemory": false}), "autoPause"),
-        (400, json!({"templateID": "host", "autoPause": true, "autoPauseMemory": false, "autoResume": {"enabled": true}}), "autoResume"),
+        (
+            400,
+            json!({"templateID": "host", "autoPause": true, "autoPauseMemory": false, "autoResume": {"enabled": true}}),
+            "autoResume",
+        ),
         (400, json!({"templateID": "host", "network": {"denyOut": ["x.example"]}}), "denyOut"),
         (400, json!({"templateID": "host", "network": {"allowOut": ["x.example"]}}), "0.0.0.0/0"),
-        (400, json!({"templateID": "host", "network": {"rules": {"a.example": [{"transform": {"headers": {"host": "x"}}}]}}}), "host"),
+        (
+            400,
+            json!({"templateID": "host", "network": {"rules": {"a.example": [{"transform": {"headers": {"host": "x"}}}]}}}),
+            "host",
+        ),
         (400, json!({"templateID": "host", "volumeMounts": [{"name": "v", "path": "/v"}]}), "volumeMounts"),
     ] {
         let answer = lab.must(status, "POST", "/v2/sandboxes", body.clone()).await.json();
@@ -33,7 +41,13 @@ async fn bad_create_requests_are_refused_and_make_nothing() {
         let message = answer["message"].as_str().unwrap();
         assert!(message.to_lowercase().contains(&word.to_lowercase()), "{body}: {message}");
     }
-    lab.must(400, "POST", "/sandboxes", json!({"templateID": "host", "network": {"allowPublicTraffic": false}})).await;
+    lab.must(
+        400,
+        "POST",
+        "/sandboxes",
+        json!({"templateID": "host", "network": {"allowPublicTraffic": false}}),
+    )
+    .await;
     assert_eq!(std::fs::read_dir(lab.state().join("sandboxes")).unwrap().count(), 0);
     lab.finish().await;
 }

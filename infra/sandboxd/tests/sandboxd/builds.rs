@@ -11,7 +11,8 @@ use crate::lab::{Lab, eventually};
 
 async fn build(lab: &Lab, name: &str, body: Value) -> (String, Value) {
     let announced = lab.must(202, "POST", "/v3/templates", json!({"name": name})).await.json();
-    let (template, build) = (announced["templateID"].as_str().unwrap(), announced["buildID"].as_str().unwrap());
+    let (template, build) =
+        (announced["templateID"].as_str().unwrap(), announced["buildID"].as_str().unwrap());
     run(lab, template, build, body).await
 }
 
@@ -30,10 +31,13 @@ async fn run(lab: &Lab, template: &str, build: &str, body: Value) -> (String, Va
 #[tokio::test(flavor = "multi_thread")]
 async fn a_template_is_built_from_steps() {
     let lab = Lab::start().await;
-    let announced = lab.must(202, "POST", "/v3/templates", json!({"name": "mine", "memoryMB": 512})).await.json();
-    let (template, build_id) = (announced["templateID"].as_str().unwrap(), announced["buildID"].as_str().unwrap());
+    let announced =
+        lab.must(202, "POST", "/v3/templates", json!({"name": "mine", "memoryMB": 512})).await.json();
+    let (template, build_id) =
+        (announced["templateID"].as_str().unwrap(), announced["buildID"].as_str().unwrap());
 
-    let mut archive = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+    let mut archive =
+        tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
     for (path, text) in [("app/main.txt", "main"), ("app/sub/b.txt", "b"), ("one.txt", "one")] {
         let mut header = tar::Header::new_gnu();
         header.set_size(text.len() as u64);
@@ -73,8 +77,13 @@ async fn a_template_is_built_from_steps() {
     let sandbox = lab.create_with(json!({"templateID": "mine"})).await;
     let look = "pwd; cat made.txt main.txt sub/b.txt; echo; echo $COLOUR; cat /srv/who; stat -c '%U %a' /srv/renamed.txt; cat /tmp/started; pgrep -c sleep";
     let seen = lab.sh(&sandbox, look).await;
-    assert_eq!(seen.ok(), "/srv/app\nblue in /srv/app as user\nmainb\nblue\nroot\nroot 600\nstarted\n1", "{seen:?}");
-    let detail = lab.must(200, "GET", &format!("/sandboxes/{}", sandbox.sandbox_id), Value::Null).await.json();
+    assert_eq!(
+        seen.ok(),
+        "/srv/app\nblue in /srv/app as user\nmainb\nblue\nroot\nroot 600\nstarted\n1",
+        "{seen:?}"
+    );
+    let detail =
+        lab.must(200, "GET", &format!("/sandboxes/{}", sandbox.sandbox_id), Value::Null).await.json();
     assert_eq!(detail["memoryMB"], 512);
     let alias = lab.must(200, "GET", "/templates/aliases/mine", Value::Null).await.json();
     assert_eq!(alias["templateID"], template);
@@ -84,7 +93,8 @@ async fn a_template_is_built_from_steps() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_step_fails_the_build_and_says_which() {
     let lab = Lab::start().await;
-    let steps = json!([{"type": "RUN", "args": ["true"]}, {"type": "RUN", "args": ["echo broken >&2; exit 7"]}]);
+    let steps =
+        json!([{"type": "RUN", "args": ["true"]}, {"type": "RUN", "args": ["echo broken >&2; exit 7"]}]);
     let (template, status) = build(&lab, "bad", json!({"fromTemplate": "host", "steps": steps})).await;
     assert_eq!(status["status"], "error");
     assert_eq!(status["reason"]["message"], "step 2 failed: the command exited with status 7");
@@ -106,7 +116,8 @@ async fn an_image_that_would_have_to_be_pulled_is_refused() {
     );
     let refused = lab.must(400, "POST", &path, json!({"fromImage": "ubuntu:22.04"})).await;
     assert!(refused.json()["message"].as_str().unwrap().contains("pulled"));
-    let unknown = lab.must(400, "POST", &path, json!({"fromTemplate": "host", "steps": [{"type": "FLY"}]})).await;
+    let unknown =
+        lab.must(400, "POST", &path, json!({"fromTemplate": "host", "steps": [{"type": "FLY"}]})).await;
     assert!(unknown.json()["message"].as_str().unwrap().contains("FLY"));
     lab.must(404, "POST", "/v2/templates/nope/builds/nope", json!({})).await;
     lab.finish().await;

@@ -22,7 +22,8 @@ async fn rules_decide_what_is_reached_and_change_at_once() {
     assert_eq!(lab.sh(&sandbox, &fetch(&url)).await.stdout, "403");
     lab.must(204, "PUT", &network, json!({"denyOut": ["0.0.0.0/0"], "allowOut": ["127.0.0.1"]})).await;
     assert_eq!(lab.sh(&sandbox, &fetch(&url)).await.stdout, "200");
-    lab.must(204, "PUT", &network, json!({"denyOut": ["0.0.0.0/0"], "allowOut": ["elsewhere.example"]})).await;
+    lab.must(204, "PUT", &network, json!({"denyOut": ["0.0.0.0/0"], "allowOut": ["elsewhere.example"]}))
+        .await;
     assert_eq!(lab.sh(&sandbox, &fetch(&url)).await.stdout, "403");
     // By name, the address behind it does not matter to the sandbox's own rules.
     lab.must(204, "PUT", &network, json!({"denyOut": ["0.0.0.0/0"], "allowOut": ["localhost"]})).await;
@@ -83,7 +84,8 @@ async fn only_hosts_with_a_rule_are_intercepted_and_only_this_sandbox_trusts_tha
     let port = listener.local_addr().unwrap().port();
     let sandbox = lab.create().await;
     let network = format!("/sandboxes/{}/network", sandbox.sandbox_id);
-    let rules = json!({"rules": {"localhost": [{"transform": {"headers": {"x-key": "v"}}}]}, "httpsPorts": [port]});
+    let rules =
+        json!({"rules": {"localhost": [{"transform": {"headers": {"x-key": "v"}}}]}, "httpsPorts": [port]});
     lab.must(204, "PUT", &network, rules).await;
     // The certificate comes from the sandbox's own authority, which its bundle holds; what is behind is not TLS,
     // so the proxy itself answers.
@@ -107,7 +109,8 @@ async fn only_hosts_with_a_rule_are_intercepted_and_only_this_sandbox_trusts_tha
     let trusted = "grep -c BEGIN /etc/ssl/certs/ca-certificates.crt";
     let count = |text: &str| text.trim().lines().last().unwrap().parse::<u32>().unwrap();
     assert_eq!(count(&seen.stdout), count(&lab.sh(&other, trusted).await.stdout) + 1);
-    let detail = lab.must(200, "GET", &format!("/sandboxes/{}", sandbox.sandbox_id), Value::Null).await.json();
+    let detail =
+        lab.must(200, "GET", &format!("/sandboxes/{}", sandbox.sandbox_id), Value::Null).await.json();
     assert_eq!(detail["network"]["httpsPorts"], json!([port]));
     lab.finish().await;
 }

@@ -124,7 +124,8 @@ except OSError: pass
 print('checked')
 "#;
     std::fs::write(lab.state().join("probe.py"), script).unwrap();
-    let mut request = Lab::request(&sandbox, 49983, http::Method::POST, "/files?path=/tmp/probe.py&username=root", script);
+    let mut request =
+        Lab::request(&sandbox, 49983, http::Method::POST, "/files?path=/tmp/probe.py&username=root", script);
     request.headers_mut().insert("content-type", "application/octet-stream".parse().unwrap());
     assert_eq!(lab.send(request).await.status, 200);
     let seen = lab.sh_as(&sandbox, "root", "/usr/bin/python3 /tmp/probe.py").await;
@@ -136,9 +137,18 @@ print('checked')
 async fn the_template_cannot_be_changed() {
     let lab = Lab::start().await;
     let (one, other) = (lab.create().await, lab.create().await);
-    lab.sh_as(&one, "root", "rm -f /usr/bin/env; echo x > /etc/marker; mv /usr/share/doc /usr/share/doc2 2>/dev/null; true").await.ok();
+    lab.sh_as(
+        &one,
+        "root",
+        "rm -f /usr/bin/env; echo x > /etc/marker; mv /usr/share/doc /usr/share/doc2 2>/dev/null; true",
+    )
+    .await
+    .ok();
     assert!(std::path::Path::new("/usr/bin/env").exists());
-    assert_eq!(lab.sh(&other, "ls /usr/bin/env; ls /etc/marker 2>/dev/null; true").await.ok(), "/usr/bin/env");
+    assert_eq!(
+        lab.sh(&other, "ls /usr/bin/env; ls /etc/marker 2>/dev/null; true").await.ok(),
+        "/usr/bin/env"
+    );
     lab.finish().await;
 }
 

@@ -227,7 +227,12 @@ impl Lab {
         }
     }
 
-    pub(crate) async fn start_process(&self, sandbox: &Sandbox, user: &str, script: &str) -> Response<Incoming> {
+    pub(crate) async fn start_process(
+        &self,
+        sandbox: &Sandbox,
+        user: &str,
+        script: &str,
+    ) -> Response<Incoming> {
         let message = StartRequest {
             process: ProcessConfig {
                 cmd: "/bin/bash".into(),
@@ -243,10 +248,8 @@ impl Lab {
 
     /// Connects to a running process and reads what it has said and says.
     pub(crate) async fn connect_process(&self, sandbox: &Sandbox, pid: u32) -> Output {
-        let message = ConnectRequest {
-            process: pvm_e2b_wire::process::ProcessSelector::pid(pid),
-            replay: true,
-        };
+        let message =
+            ConnectRequest { process: pvm_e2b_wire::process::ProcessSelector::pid(pid), replay: true };
         let body = encode_message(&message).unwrap();
         let response = self.open(rpc(sandbox, "/process.Process/Connect", "user", body)).await;
         self.events(response).await

@@ -12,7 +12,8 @@ use crate::lab::{Lab, eventually};
 async fn a_sandbox_runs_commands_and_is_gone_after_its_kill() {
     let lab = Lab::start().await;
     let sandbox = lab.create_with(json!({"envVars": {"GREETING": "hello"}})).await;
-    let output = lab.sh(&sandbox, "echo $GREETING from $(id -un) in $PWD on $(hostname); echo oops >&2; exit 3").await;
+    let output =
+        lab.sh(&sandbox, "echo $GREETING from $(id -un) in $PWD on $(hostname); echo oops >&2; exit 3").await;
     assert_eq!(output.stdout, "hello from user in /home/user on pvm\n");
     assert_eq!((output.stderr.as_str(), output.exit), ("oops\n", Some(3)));
     lab.kill(&sandbox).await;
@@ -29,7 +30,8 @@ async fn files_go_in_and_come_out_unchanged() {
     let lab = Lab::start().await;
     let sandbox = lab.create().await;
     let contents: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
-    let mut request = Lab::request(&sandbox, 49983, Method::POST, "/files?path=deep/down/data.bin", contents.clone());
+    let mut request =
+        Lab::request(&sandbox, 49983, Method::POST, "/files?path=deep/down/data.bin", contents.clone());
     request.headers_mut().insert("content-type", "application/octet-stream".parse().unwrap());
     assert_eq!(lab.send(request).await.status, StatusCode::OK);
     let back = lab.envd(&sandbox, Method::GET, "/files?path=deep/down/data.bin", "").await;
@@ -88,7 +90,12 @@ async fn a_pause_without_memory_keeps_files_and_starts_anew() {
     lab.sh(&sandbox, "echo kept > /workspace/file; cat /run/pvm/boot_id > /workspace/boot").await.ok();
     lab.must(204, "POST", &format!("/sandboxes/{id}/pause"), json!({"memory": false})).await;
     lab.must(201, "POST", &format!("/v2/sandboxes/{id}/connect"), json!({"timeout": 60})).await;
-    let seen = lab.sh(&sandbox, "cat /workspace/file; pgrep -c sleep; cmp -s /run/pvm/boot_id /workspace/boot || echo new").await;
+    let seen = lab
+        .sh(
+            &sandbox,
+            "cat /workspace/file; pgrep -c sleep; cmp -s /run/pvm/boot_id /workspace/boot || echo new",
+        )
+        .await;
     assert_eq!(seen.stdout, "kept\n0\nnew\n");
     lab.finish().await;
 }
@@ -102,9 +109,12 @@ async fn a_sandbox_ends_with_its_time_unless_it_is_extended() {
         lab.create_with(json!({"timeout": 10})).await,
         lab.create_with(json!({"timeout": 1000})).await,
     );
-    lab.must(200, "POST", &format!("/v2/sandboxes/{}/connect", extended.sandbox_id), json!({"timeout": 100})).await;
-    lab.must(200, "POST", &format!("/sandboxes/{}/connect", extended.sandbox_id), json!({"timeout": 1})).await;
-    lab.must(204, "POST", &format!("/sandboxes/{}/timeout", shortened.sandbox_id), json!({"timeout": 5})).await;
+    lab.must(200, "POST", &format!("/v2/sandboxes/{}/connect", extended.sandbox_id), json!({"timeout": 100}))
+        .await;
+    lab.must(200, "POST", &format!("/sandboxes/{}/connect", extended.sandbox_id), json!({"timeout": 1}))
+        .await;
+    lab.must(204, "POST", &format!("/sandboxes/{}/timeout", shortened.sandbox_id), json!({"timeout": 5}))
+        .await;
     clock.advance(Duration::from_secs(11));
     for gone in [&short, &shortened] {
         let path = format!("/sandboxes/{}", gone.sandbox_id);
@@ -161,7 +171,10 @@ async fn metrics_and_logs_tell_what_a_sandbox_did() {
     let metrics = lab.must(200, "GET", &format!("/sandboxes/{id}/metrics"), Value::Null).await.json();
     assert_eq!(metrics[0]["cpuCount"], 2);
     assert!(metrics[0]["memUsed"].as_u64().unwrap() > 0);
-    let many = lab.must(200, "GET", &format!("/sandboxes/metrics?sandbox_ids={id},inothere"), Value::Null).await.json();
+    let many = lab
+        .must(200, "GET", &format!("/sandboxes/metrics?sandbox_ids={id},inothere"), Value::Null)
+        .await
+        .json();
     assert_eq!(many["sandboxes"].as_object().unwrap().len(), 1);
     let logs = lab.must(200, "GET", &format!("/v2/sandboxes/{id}/logs?limit=1"), Value::Null).await.json();
     assert_eq!(logs["logs"][0]["message"], "Sandbox created");

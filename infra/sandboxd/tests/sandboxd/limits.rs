@@ -10,7 +10,9 @@ use crate::lab::{Lab, eventually};
 async fn a_fork_bomb_stays_inside() {
     let lab = Lab::with(|config| config.limits.pids = 100).await;
     let sandbox = lab.create().await;
-    let seen = lab.sh(&sandbox, "for i in $(seq 300); do sleep 30 & done 2>/dev/null; ls -d /proc/[0-9]* | wc -l").await;
+    let seen = lab
+        .sh(&sandbox, "for i in $(seq 300); do sleep 30 & done 2>/dev/null; ls -d /proc/[0-9]* | wc -l")
+        .await;
     let count: u32 = seen.stdout.trim().parse().unwrap_or(0);
     assert!(count <= 110, "{seen:?}");
     lab.sh_as(&sandbox, "root", "true").await;
@@ -34,7 +36,9 @@ async fn a_memory_hog_is_ended_and_its_sandbox_goes_on() {
 async fn a_single_file_cannot_grow_past_the_disk_limit() {
     let lab = Lab::with(|config| config.limits.disk_mb = 64).await;
     let sandbox = lab.create().await;
-    let seen = lab.sh(&sandbox, "dd if=/dev/zero of=/tmp/big bs=1M count=200 2>&1 | tail -1; stat -c %s /tmp/big").await;
+    let seen = lab
+        .sh(&sandbox, "dd if=/dev/zero of=/tmp/big bs=1M count=200 2>&1 | tail -1; stat -c %s /tmp/big")
+        .await;
     let size: u64 = seen.stdout.lines().last().unwrap().parse().unwrap();
     assert!(size <= 64 << 20, "{seen:?}");
     lab.finish().await;
@@ -73,7 +77,8 @@ fn descriptors_into(folder: &std::path::Path) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_sandboxes_leave_nothing_behind() {
     let lab = Lab::start().await;
-    let instance: String = serde_json::from_slice(&std::fs::read(lab.state().join("instance")).unwrap()).unwrap();
+    let instance: String =
+        serde_json::from_slice(&std::fs::read(lab.state().join("instance")).unwrap()).unwrap();
     let state = lab.state().canonicalize().unwrap();
     let before = descriptors_into(&state);
     for _ in 0..50 {
@@ -96,8 +101,10 @@ async fn many_sandboxes_leave_nothing_behind() {
     };
     assert!(groups() <= 16, "{}", groups());
     assert_eq!(std::fs::read_dir(state.join("sandboxes")).unwrap().count(), 0);
-    eventually("removed folders are gone", async || std::fs::read_dir(state.join("trash")).unwrap().count() == 0)
-        .await;
+    eventually("removed folders are gone", async || {
+        std::fs::read_dir(state.join("trash")).unwrap().count() == 0
+    })
+    .await;
     eventually("descriptors are closed", async || descriptors_into(&state) <= before).await;
     let listed = lab.must(200, "GET", "/v2/sandboxes", Value::Null).await.json();
     assert_eq!(listed, Value::Array(Vec::new()));

@@ -179,7 +179,9 @@ async fn a_signed_file_url_finds_its_sandbox() {
 async fn the_daemons_own_endpoints_are_closed_to_the_outside() {
     let lab = Lab::start().await;
     let sandbox = lab.create().await;
-    for path in ["/init", "/pvm.Control/Dial?port=22", "/pvm.Control/Shutdown", "/pvm.Control/Timeout", "//init"] {
+    for path in
+        ["/init", "/pvm.Control/Dial?port=22", "/pvm.Control/Shutdown", "/pvm.Control/Timeout", "//init"]
+    {
         let answer = lab.envd(&sandbox, Method::POST, path, "{}").await;
         assert!(matches!(answer.status.as_u16(), 401 | 403 | 404), "{path}: {}", answer.status);
     }

@@ -40,7 +40,8 @@ async fn a_snapshot_starts_sandboxes_with_its_files() {
     assert_eq!(lab.must(200, "GET", &of_one, Value::Null).await.json(), json!([snapshot]));
     let page = lab.must(200, "GET", "/snapshots?limit=2", Value::Null).await;
     let token = page.headers["x-next-token"].to_str().unwrap().to_owned();
-    let rest = lab.must(200, "GET", &format!("/snapshots?limit=2&nextToken={token}"), Value::Null).await.json();
+    let rest =
+        lab.must(200, "GET", &format!("/snapshots?limit=2&nextToken={token}"), Value::Null).await.json();
     assert_eq!(rest.as_array().unwrap().len(), 1);
 
     let delete = format!("/templates/{}", snapshot["snapshotID"].as_str().unwrap());
@@ -58,13 +59,18 @@ async fn forks_start_with_the_files_and_go_their_own_ways() {
     lab.sh(&sandbox, "echo shared > /workspace/f").await.ok();
     let path = format!("/sandboxes/{}/fork", sandbox.sandbox_id);
     let rows = lab.must(201, "POST", &path, json!({"count": 2, "timeout": 60})).await.json();
-    let forks: Vec<Sandbox> =
-        rows.as_array().unwrap().iter().map(|row| serde_json::from_value(row["sandbox"].clone()).unwrap()).collect();
+    let forks: Vec<Sandbox> = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| serde_json::from_value(row["sandbox"].clone()).unwrap())
+        .collect();
     assert_eq!(forks.len(), 2);
     assert_ne!(forks[0].envd_access_token, sandbox.envd_access_token);
     for fork in &forks {
         assert_eq!(lab.sh(fork, "cat /workspace/f; echo mine > /workspace/f").await.ok(), "shared");
-        let detail = lab.must(200, "GET", &format!("/sandboxes/{}", fork.sandbox_id), Value::Null).await.json();
+        let detail =
+            lab.must(200, "GET", &format!("/sandboxes/{}", fork.sandbox_id), Value::Null).await.json();
         assert_eq!(detail["metadata"]["a"], "b");
     }
     assert_eq!(lab.sh(&sandbox, "cat /workspace/f").await.ok(), "shared");

@@ -92,7 +92,11 @@ where
 ///
 /// # Errors
 /// Of the store.
-pub(super) async fn let_go<S: WriteStore, A: Ambient>(store: &S, ambient: &A, command: &Command) -> AppResult<()> {
+pub(super) async fn let_go<S: WriteStore, A: Ambient>(
+    store: &S,
+    ambient: &A,
+    command: &Command,
+) -> AppResult<()> {
     if command.status == CommandStatus::Running {
         return Ok(());
     }

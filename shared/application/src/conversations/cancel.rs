@@ -8,8 +8,8 @@ use pvm_domain::key::Principal;
 use pvm_domain::project::Scope;
 
 use super::find::find;
-use crate::keys;
 use crate::error::{AppError, AppResult, ErrorCode};
+use crate::keys;
 use crate::ports::{Ambient, Machine, RunCommands, SendTask, StartExecution, StopExecution};
 use crate::ports_tools::{ToolContext, Tools};
 use crate::runs::{Draft, Extra, TRIES, after_end, kill_call, load_conversation, load_run, pause};
@@ -118,18 +118,22 @@ where
     for index in (0..).take(parent.agents.len()) {
         let lane = lane_run(&parent.run_id, index);
         for attempt in 0..TRIES {
-            let Some(mut run) = store.get::<Run>(&keys::run(&parent.conversation_id, &lane)).await? else { break };
+            let Some(mut run) = store.get::<Run>(&keys::run(&parent.conversation_id, &lane)).await? else {
+                break;
+            };
             if run.is_over() {
                 break;
             }
             let conversation = load_conversation(store, &parent.conversation_id).await?;
             let mut draft = Draft::new(store, conversation, ambient.now());
-            let cancel = Input::Cancel { reason: "cancelled", detail: "The run of all lanes ended.".to_owned() };
+            let cancel =
+                Input::Cancel { reason: "cancelled", detail: "The run of all lanes ended.".to_owned() };
             draft.apply(&mut run, cancel, &Extra::default()).await?;
             draft.save(&mut run);
             match draft.commit().await {
                 Ok(done) => {
-                    end_outside(store, workflow, vm, tools, ambient, Ended { run, calls: done.cancelled }).await?;
+                    end_outside(store, workflow, vm, tools, ambient, Ended { run, calls: done.cancelled })
+                        .await?;
                     break;
                 }
                 Err(StoreError::Conflict { .. }) => ambient.sleep(pause(attempt)).await,

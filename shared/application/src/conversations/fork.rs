@@ -45,7 +45,10 @@ pub async fn fork<S: WriteStore, A: Ambient>(
     let head = store.log_head(&log).await?;
     let at = at.unwrap_or(head);
     if at == 0 || at > head {
-        return Err(AppError::invalid("at", format!("must be 1 to {head}, the last event of the conversation")));
+        return Err(AppError::invalid(
+            "at",
+            format!("must be 1 to {head}, the last event of the conversation"),
+        ));
     }
     let told = told_up_to(store, &log, at).await?;
     let origin_id = origin.conversation_id.clone();
@@ -117,7 +120,8 @@ async fn messages(
     let mut found = Vec::new();
     let mut position = None;
     loop {
-        let listing = Listing::of(keys::conversation_partition(conversation), "M#").page(100, position.take());
+        let listing =
+            Listing::of(keys::conversation_partition(conversation), "M#").page(100, position.take());
         let page = store.list::<Message>(listing).await?;
         found.extend(page.items.into_iter().filter(|message| ids.contains(message.message_id.as_str())));
         position = page.next;

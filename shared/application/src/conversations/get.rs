@@ -100,7 +100,8 @@ async fn lanes(store: &impl ReadStore, run: &Run) -> AppResult<Vec<Run>> {
     let Phase::Lanes { open } = &run.core.phase else { return Ok(Vec::new()) };
     let mut found = Vec::new();
     for index in open {
-        let lane: Option<Run> = store.get(&keys::run(&run.conversation_id, &lane_run(&run.run_id, *index))).await?;
+        let lane: Option<Run> =
+            store.get(&keys::run(&run.conversation_id, &lane_run(&run.run_id, *index))).await?;
         found.extend(lane.filter(|lane| !lane.is_over()));
     }
     Ok(found)

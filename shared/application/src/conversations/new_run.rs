@@ -44,7 +44,8 @@ pub(super) async fn pins(
                 return Err(AppError::invalid("agent_ids", reason));
             }
             Ok(facts) if !facts.priced && budget.cost_microusd.is_some() => {
-                let reason = format!("cannot be kept: the price of {model} is not known; set it in PVM_MODELS_FILE");
+                let reason =
+                    format!("cannot be kept: the price of {model} is not known; set it in PVM_MODELS_FILE");
                 return Err(AppError::invalid("budget.cost_microusd", reason));
             }
             Ok(_) => {}

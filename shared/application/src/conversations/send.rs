@@ -69,7 +69,9 @@ where
         let accepted = match (active, input.delivery) {
             (Some(run), Delivery::Steer) => steer(&mut draft, run, ambient, &input.message).await?,
             (active, delivery) => {
-                let agents = pins(store, models, &conversation.owner, &conversation.agent_ids, &conversation.budget).await?;
+                let agents =
+                    pins(store, models, &conversation.owner, &conversation.agent_ids, &conversation.budget)
+                        .await?;
                 let (run, entry) = new_run(&conversation, agents, ambient, input.message.clone(), now);
                 let accepted = (entry.message_id.clone(), run.run_id.clone());
                 if let (Some(mut active), Delivery::Interrupt) = (active, delivery) {

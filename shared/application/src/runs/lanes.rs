@@ -7,7 +7,8 @@ use std::time::Duration;
 use pvm_contracts::steps::{NextStep, RunInput, StepControl, WaitingInput};
 use pvm_domain::conversation::core::{Input, Phase, Rules, RunCore};
 use pvm_domain::conversation::{
-    Author, Conversation, Lane, Message, MessageEnd, Mode, OutcomeKind, Run, RunStatus, lane_run, results_message,
+    Author, Conversation, Lane, Message, MessageEnd, Mode, OutcomeKind, Run, RunStatus, lane_run,
+    results_message,
 };
 use pvm_domain::event::{EventType, NewEvent};
 use pvm_domain::file::WORKSPACE;
@@ -110,7 +111,9 @@ async fn plan<S: WriteStore, A: Ambient>(
                 lanes.push(known);
                 continue;
             }
-            let Some(mut lane) = lane(&parent, &draft.conversation, index, ready, dir, draft.now) else { continue };
+            let Some(mut lane) = lane(&parent, &draft.conversation, index, ready, dir, draft.now) else {
+                continue;
+            };
             draft.write(|tx| tx.create(&mut lane));
             lanes.push(lane);
         }
@@ -242,7 +245,9 @@ fn report(agents: &[String], lanes: &BTreeMap<String, Run>, output: &str) -> Tol
     for agent in agents {
         let ended = lanes.get(agent).and_then(|lane| lane.outcome.as_ref());
         let how = match ended.filter(|outcome| outcome.kind != OutcomeKind::Completed) {
-            Some(outcome) => format!(" (ended early: {})", outcome.detail.as_deref().unwrap_or("no reason is known")),
+            Some(outcome) => {
+                format!(" (ended early: {})", outcome.detail.as_deref().unwrap_or("no reason is known"))
+            }
             None => String::new(),
         };
         let what = match merged.iter().find(|(name, _)| name == agent) {
@@ -253,7 +258,9 @@ fn report(agents: &[String], lanes: &BTreeMap<String, Run>, output: &str) -> Tol
         text.push(format!("- {agent}: {what}{how}"));
     }
     for (agent, path) in &conflicts {
-        text.push(format!("Conflict: {path} was changed by {agent} and before; its version is {path}.{agent}"));
+        text.push(format!(
+            "Conflict: {path} was changed by {agent} and before; its version is {path}.{agent}"
+        ));
     }
     Told { text: text.join("\n"), conflicts }
 }
@@ -381,7 +388,8 @@ mod tests {
     #[test]
     fn the_report_tells_what_was_merged_and_what_collided() {
         let agents = ["dev".to_owned(), "design".to_owned()];
-        let told = report(&agents, &BTreeMap::new(), "MERGED dev 3\nCONFLICT design a b.py\nMERGED design 2\n");
+        let told =
+            report(&agents, &BTreeMap::new(), "MERGED dev 3\nCONFLICT design a b.py\nMERGED design 2\n");
         assert_eq!(told.conflicts, [("design".to_owned(), "a b.py".to_owned())]);
         assert!(told.text.contains("- dev: 3 changed files") && told.text.contains("a b.py.design"));
     }

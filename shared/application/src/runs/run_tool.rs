@@ -159,7 +159,8 @@ where
             && lane.fence != vm.epoch
             && call.status == CallStatus::Planned
         {
-            let text = "Not run: the machine was replaced, and this lane's copy of the workspace went with it.";
+            let text =
+                "Not run: the machine was replaced, and this lane's copy of the workspace went with it.";
             self.end(call, CallStatus::Failed, calls::error(text)).await?;
             return Ok(Went::Again);
         }

@@ -11,7 +11,7 @@ use pvm_domain::vm::VmLease;
 use crate::authorize::authorize;
 use crate::error::AppResult;
 use crate::files::save;
-use crate::ports::{Ambient, ConnectVm, RunCommands, VmError};
+use crate::ports::{Ambient, ConnectVm, RunCommands, VmError, VmTraits};
 use crate::services;
 use crate::store::WriteStore;
 use crate::vm::{lease, ready};
@@ -44,6 +44,8 @@ pub struct ProjectStatus {
     pub last_activity: Timestamp,
     /// Whether the VM did not answer, so that services are told from the records alone.
     pub stale: bool,
+    /// What the VM can do, where there is one and that is known.
+    pub traits: VmTraits,
 }
 
 /// The status of a project.
@@ -79,7 +81,8 @@ pub async fn status<S: WriteStore, V: ConnectVm + RunCommands, A: Ambient>(
     let url = |service: &Service| Some(vm.port_url(lease.vm_id.as_deref()?, service.port?));
     let services =
         services.into_iter().map(|service| (url(&service), service)).map(|(url, s)| (s, url)).collect();
-    Ok(ProjectStatus { project, services, files: count(&files?), last_activity, stale, lease })
+    let traits = lease.vm_id.as_deref().map(|vm_id| vm.traits(vm_id)).unwrap_or_default();
+    Ok(ProjectStatus { traits, project, services, files: count(&files?), last_activity, stale, lease })
 }
 
 fn count(files: &[ProjectFile]) -> FileCounts {

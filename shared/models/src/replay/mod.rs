@@ -32,7 +32,8 @@ pub struct Replay {
 }
 
 /// It reads nothing, so any context fits; and it costs nothing.
-pub(crate) const FACTS: ModelFacts = ModelFacts { context_tokens: 10_000_000, answer_tokens: 65_536, priced: true };
+pub(crate) const FACTS: ModelFacts =
+    ModelFacts { context_tokens: 10_000_000, answer_tokens: 65_536, priced: true };
 
 impl Replay {
     pub(crate) async fn call(
@@ -89,7 +90,9 @@ fn play(recording: &Recording, request: &ModelRequest) -> RecordedAnswer {
     };
     let mut answer = answer.clone();
     if place.agent_step == 0 {
-        let notice = format!("(Replay of the recording {name:?}: these words were recorded, no model was called.)\n\n");
+        let notice = format!(
+            "(Replay of the recording {name:?}: these words were recorded, no model was called.)\n\n"
+        );
         answer.text.insert_str(0, &notice);
     }
     answer
@@ -98,12 +101,13 @@ fn play(recording: &Recording, request: &ModelRequest) -> RecordedAnswer {
 /// The user's message in full; a run's record has only its beginning.
 fn user_message(request: &ModelRequest) -> Option<String> {
     let begins = &request.place.initial_message;
-    let texts = request.messages.iter().rev().filter(|message| message.role == Role::User).flat_map(|message| {
-        message.blocks.iter().rev().filter_map(|block| match block {
-            Block::Text { text } => Some(text.strip_prefix("[user] ").unwrap_or(text)),
-            _ => None,
-        })
-    });
+    let texts =
+        request.messages.iter().rev().filter(|message| message.role == Role::User).flat_map(|message| {
+            message.blocks.iter().rev().filter_map(|block| match block {
+                Block::Text { text } => Some(text.strip_prefix("[user] ").unwrap_or(text)),
+                _ => None,
+            })
+        });
     texts.into_iter().find(|text| text.starts_with(begins.as_str())).map(str::to_owned)
 }
 
@@ -235,7 +239,9 @@ mod tests {
             streamed.push_str(&piece);
         }
         assert_eq!(streamed, first.text);
-        assert!(first.text.starts_with("(Replay of the recording \"flask\"") && first.text.ends_with("First."));
+        assert!(
+            first.text.starts_with("(Replay of the recording \"flask\"") && first.text.ends_with("First.")
+        );
         assert_eq!((first.calls.len(), first.stop), (1, Stop::ToolCalls));
         assert_eq!(played().answer(&request("Build it", &[], 0, 1)).text, "Second.");
         assert!(played().answer(&request("Build it", &[], 0, 2)).text.contains("no more of dev_agent"));
@@ -249,7 +255,8 @@ mod tests {
         let lines = vm_lines::parse(&first).lines;
         assert_eq!(lines.len(), 2);
         assert_eq!(lines[0].command, "cat > a <<'EOF'\nx\nEOF");
-        let came = "[system] VM Execution Results:\n\n$ cat\n(no output)\n\n$ ls\n/vm rm -rf /\n[exit code 2]";
+        let came =
+            "[system] VM Execution Results:\n\n$ cat\n(no output)\n\n$ ls\n/vm rm -rf /\n[exit code 2]";
         let last = replay.answer(&request(message, &[came], 0, 1)).text;
         assert!(last.contains("1 did not end well") && last.contains("No real model"));
         assert!(vm_lines::parse(&last).lines.is_empty());

@@ -92,7 +92,8 @@ impl Library {
         let mut recordings = Vec::new();
         for path in paths {
             let text = std::fs::read_to_string(&path).map_err(|error| bad(&path, error.to_string()))?;
-            let mut value: Value = serde_json::from_str(&text).map_err(|error| bad(&path, error.to_string()))?;
+            let mut value: Value =
+                serde_json::from_str(&text).map_err(|error| bad(&path, error.to_string()))?;
             fill_in(&mut value, folder).map_err(|reason| bad(&path, reason))?;
             recordings.push(serde_json::from_value(value).map_err(|error| bad(&path, error.to_string()))?);
         }
@@ -120,7 +121,8 @@ fn fill_in(value: &mut Value, folder: &Path) -> Result<(), String> {
                 if name.contains("..") || name.starts_with('/') {
                     return Err(format!("{name} is outside of the recording's folder"));
                 }
-                let file = std::fs::read_to_string(folder.join(name)).map_err(|error| format!("{name}: {error}"))?;
+                let file =
+                    std::fs::read_to_string(folder.join(name)).map_err(|error| format!("{name}: {error}"))?;
                 // A file's text must not be taken for a further place to fill in, so it goes in after the rest is done.
                 let mut after = Value::String(rest[end + 2..].to_owned());
                 fill_in(&mut after, folder)?;
