@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Prints the figures of the design, each as a ratio to a baseline measured in the same run: the whole system through its
+# API, then the sandbox server alone (beside docker, runc and bwrap where they are installed).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+target=${CARGO_TARGET_DIR:-target}
+cargo build --profile local -p pvm-sandboxd --bin pvm-sandboxd-bench
+"$target/local/pvm" bench "$@"
+"$target/local/pvm-sandboxd-bench"
