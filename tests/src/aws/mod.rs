@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
 pub use faults::{Fault, Faults};
-pub use stack::AwsStack;
+pub use stack::{AwsStack, STACK};
 
 /// The repository.
 pub fn repository() -> &'static Path {
