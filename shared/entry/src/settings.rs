@@ -86,15 +86,6 @@ impl Parse for bool {
         text.parse().map_err(|_| format!("{text:?} is not `true` or `false`"))
     }
 }
-impl Parse for bool {
-    fn parse(text: &str) -> Result<Self, String> {
-        match text {
-            "on" => Ok(true),
-            "off" => Ok(false),
-            other => Err(format!("{other:?} is not `on` or `off`")),
-        }
-    }
-}
 impl Parse for LogFormat {
     fn parse(text: &str) -> Result<Self, String> {
         match text {
@@ -173,7 +164,7 @@ settings! {
     /// How log lines look: `terminal` or `json`.
     log_format: LogFormat = "PVM_LOG_FORMAT", "terminal";
     /// Which log lines are written: a level, or a filter such as `info,pvm_api=debug`.
-    log: String = "PVM_LOG", "info";
+    log: String = "PVM_LOG", "info,rmcp=warn";
     /// Signs cursors and stream tickets: at least 32 characters, the same in every function of an install.
     signing_key: Option<Secret> = "PVM_SIGNING_KEY", "";
     /// Web origins that may call the API from a browser, with commas between; `*` is any.
@@ -219,7 +210,7 @@ settings! {
     /// The model of agents that name none.
     default_model: String = "PVM_DEFAULT_MODEL", "replay/demo";
     /// Whether a function opens its connection to the database while it starts instead of at its first request.
-    early_connection: bool = "PVM_EARLY_CONNECTION", "on";
+    early_connection: bool = "PVM_EARLY_CONNECTION", "true";
     /// URL of the queue that requests to save workspaces go to.
     save_queue_url: Option<String> = "PVM_SAVE_QUEUE_URL", "";
     /// Name or ARN of the Secrets Manager secret that holds the E2B key, where `E2B_API_KEY` is not set.
