@@ -28,8 +28,11 @@ async fn decide(
     decision: Decision,
     hash: Option<&str>,
 ) -> Result<(), ErrorCode> {
-    let input =
-        DecideApproval { decision, request_hash: hash.map(str::to_owned), comment: Some("as you like".to_owned()) };
+    let input = DecideApproval {
+        decision,
+        request_hash: hash.map(str::to_owned),
+        comment: Some("as you like".to_owned()),
+    };
     conversations::decide(
         &rig.store,
         &rig.flow,
@@ -53,7 +56,8 @@ async fn a_call_runs_after_its_approval_and_the_wait_holds_no_vm() {
     let made = rig.create(&["careful"], Mode::RoundRobin, "Deploy").await;
     let id = &made.conversation_id;
     let asked = rig.wait_for(id, EventType::ApprovalRequired).await;
-    let (approval, hash) = (asked.data["approval_id"].as_str().unwrap(), asked.data["request_hash"].as_str().unwrap());
+    let (approval, hash) =
+        (asked.data["approval_id"].as_str().unwrap(), asked.data["request_hash"].as_str().unwrap());
     let waiting = conversations::get(&rig.store, &rig.principal, &rig.project_id, id.as_str()).await.unwrap();
     assert_eq!(waiting.approvals.len(), 1);
     assert!(rig.lease().await.holders.is_empty());

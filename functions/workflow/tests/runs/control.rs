@@ -45,7 +45,8 @@ async fn a_cancel_stops_the_models_stream_and_keeps_what_was_said() {
     let created = rig.wait_for(&made.conversation_id, EventType::TurnStarted).await;
     assert!(created.seq.is_some());
     let log = pvm_domain::event::LogId::Conversation(made.conversation_id.clone());
-    let message = rig.wait_for(&made.conversation_id, EventType::MessageCreated).await.data["message_id"].clone();
+    let message =
+        rig.wait_for(&made.conversation_id, EventType::MessageCreated).await.data["message_id"].clone();
     for _ in 0..100 {
         use pvm_application::store::ReadStore;
         if !rig.store.deltas(message.as_str().unwrap()).await.unwrap().is_empty() {
@@ -132,7 +133,12 @@ async fn a_steering_message_joins_the_run_before_its_next_call() {
     rig.settle().await;
     assert_eq!(
         rig.transcript(id).await,
-        ["user: Paint it", "dev_agent: On it. (ToolCalls)", "user: Make it in blue", "dev_agent: In blue, then."]
+        [
+            "user: Paint it",
+            "dev_agent: On it. (ToolCalls)",
+            "user: Make it in blue",
+            "dev_agent: In blue, then."
+        ]
     );
     assert_eq!(rig.conversation(id).await.run_count, 1);
 }

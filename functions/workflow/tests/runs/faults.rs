@@ -10,7 +10,10 @@ use serde_json::json;
 use crate::rig::models::{Say, say};
 use crate::rig::{Rig, kinds};
 
-async fn outcome(rig: &Rig, made: &pvm_contracts::conversations::MessageAccepted) -> (OutcomeKind, Option<String>) {
+async fn outcome(
+    rig: &Rig,
+    made: &pvm_contracts::conversations::MessageAccepted,
+) -> (OutcomeKind, Option<String>) {
     let outcome = rig.run(&made.conversation_id, &made.run_id).await.outcome.unwrap();
     (outcome.kind, outcome.reason)
 }
@@ -118,7 +121,12 @@ async fn a_context_that_overflows_is_summarised_and_the_originals_stay() {
     let transcript = rig.transcript(&made.conversation_id).await;
     assert_eq!(
         transcript,
-        ["user: Draw a cat", "dev_agent: I know nothing.", "user: What did you draw?", "dev_agent: I remember the cat."]
+        [
+            "user: Draw a cat",
+            "dev_agent: I know nothing.",
+            "user: What did you draw?",
+            "dev_agent: I remember the cat."
+        ]
     );
     let compacted = rig.conversation(&made.conversation_id).await.compacted;
     assert_eq!(compacted["dev_agent"].summary, "The notes: a cat was drawn.");
@@ -178,10 +186,9 @@ async fn a_call_that_changes_nothing_is_run_again_in_the_next_vm() {
 
 #[tokio::test]
 async fn a_budget_ends_the_run_before_the_call_that_would_exceed_it() {
-    let rig = Rig::new(|request| {
-        say("More.").call("look", json!({"what": request.place.agent_step.to_string()}))
-    })
-    .await;
+    let rig =
+        Rig::new(|request| say("More.").call("look", json!({"what": request.place.agent_step.to_string()})))
+            .await;
     let made = rig
         .create_with(CreateConversation {
             agent_ids: vec!["dev_agent".to_owned()],

@@ -9,8 +9,12 @@ use crate::rig::{Rig, kinds};
 #[tokio::test]
 async fn two_agents_take_their_turns_and_their_tools_really_run() {
     let rig = Rig::new(|request| match (request.place.agent_id.as_str(), request.place.agent_step) {
-        ("dev_agent", 0) => say("I look.").call("look", json!({"what": "a"})).call("look", json!({"what": "b"})),
-        ("dev_agent", 1) => say("I change.\n/vm mkdir app\n/vm fail here").call("change", json!({"what": "c"})),
+        ("dev_agent", 0) => {
+            say("I look.").call("look", json!({"what": "a"})).call("look", json!({"what": "b"}))
+        }
+        ("dev_agent", 1) => {
+            say("I change.\n/vm mkdir app\n/vm fail here").call("change", json!({"what": "c"}))
+        }
         ("dev_agent", _) => say("Done."),
         (_, 0) => say("Nice work."),
         other => panic!("{other:?}"),
@@ -61,10 +65,15 @@ async fn a_model_sees_its_own_calls_as_calls_and_others_words_by_name() {
     rig.settle().await;
     let requests = rig.models.requests.lock().unwrap();
     let own = serde_json::to_value(&requests[1].messages).unwrap();
-    assert_eq!(own[1]["blocks"][1], json!({"type": "tool_use", "id": "dev_agent-0-0", "name": "look", "arguments": {"what": "a"}}));
+    assert_eq!(
+        own[1]["blocks"][1],
+        json!({"type": "tool_use", "id": "dev_agent-0-0", "name": "look", "arguments": {"what": "a"}})
+    );
     assert_eq!(own[2]["blocks"][0]["text"], "did: a\n");
     let other = serde_json::to_string(&requests[2].messages).unwrap();
-    assert!(other.contains("[user] Go") && other.contains("[dev_agent] Seen.") && !other.contains("tool_use"));
+    assert!(
+        other.contains("[user] Go") && other.contains("[dev_agent] Seen.") && !other.contains("tool_use")
+    );
     assert!(requests[2].system.contains("dev_agent") && requests[2].system.contains("change(what)"));
     assert!(requests[0].tools.iter().any(|tool| tool.name == "execute_command"));
 }
@@ -180,7 +189,10 @@ async fn agents_in_parallel_work_each_in_a_copy_and_the_copies_are_merged() {
     let id = &made.conversation_id;
     let transcript = rig.transcript(id).await;
     assert_eq!(transcript.len(), 8);
-    assert!(transcript.last().unwrap().starts_with("system: The work of all agents was merged"), "{transcript:?}");
+    assert!(
+        transcript.last().unwrap().starts_with("system: The work of all agents was merged"),
+        "{transcript:?}"
+    );
     let texts: Vec<String> = rig.vm.starts().into_iter().map(|(_, _, text)| text).collect();
     assert_eq!(texts.iter().filter(|text| text.starts_with("by ")).count(), 3);
     assert_eq!(texts.iter().filter(|text| text.starts_with("# Lanes")).count(), 2);

@@ -292,7 +292,9 @@ impl Rig {
     pub async fn define(&self, definition: Value) {
         let definition = serde_json::from_value(definition).unwrap();
         let (models, clock) = (&self.models, &self.ambient);
-        pvm_application::agents::create(&self.store, models, clock, &self.principal, definition, None).await.unwrap();
+        pvm_application::agents::create(&self.store, models, clock, &self.principal, definition, None)
+            .await
+            .unwrap();
     }
 
     /// Waits until the conversation's log has an event of this kind; answers the newest.
@@ -319,7 +321,8 @@ impl Rig {
         let engine = self.flow.engine.get().unwrap();
         let arn = engine.home().machine_arn("run-turn");
         for _ in 0..200 {
-            let running = ListFilter { status: Some(pvm_asl::ExecutionStatus::Running), ..ListFilter::default() };
+            let running =
+                ListFilter { status: Some(pvm_asl::ExecutionStatus::Running), ..ListFilter::default() };
             let list = engine.list_executions(&arn, running).await.unwrap();
             match list.items.first() {
                 Some(execution) => {
@@ -370,7 +373,11 @@ impl Rig {
                 Author::System => "system".to_owned(),
                 Author::Agent { agent_id } => agent_id,
             };
-            let end = if message.end == MessageEnd::Complete { String::new() } else { format!(" ({:?})", message.end) };
+            let end = if message.end == MessageEnd::Complete {
+                String::new()
+            } else {
+                format!(" ({:?})", message.end)
+            };
             format!("{who}: {}{end}", message.text)
         };
         self.messages(id).await.into_iter().map(line).collect()

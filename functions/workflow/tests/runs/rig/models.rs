@@ -84,7 +84,11 @@ impl CallModel for Models {
         }
     }
 
-    async fn call(&self, request: &ModelRequest, text: mpsc::Sender<String>) -> Result<ModelAnswer, ModelError> {
+    async fn call(
+        &self,
+        request: &ModelRequest,
+        text: mpsc::Sender<String>,
+    ) -> Result<ModelAnswer, ModelError> {
         self.points.pass("before a model call").await;
         self.requests.lock().unwrap().push(request.clone());
         let error = self.errors.lock().unwrap().pop_front();
@@ -110,6 +114,12 @@ impl CallModel for Models {
             name,
             arguments,
         });
-        Ok(ModelAnswer { text: say.text, calls: wanted.collect(), opaque: Vec::new(), stop, usage: say.usage })
+        Ok(ModelAnswer {
+            text: say.text,
+            calls: wanted.collect(),
+            opaque: Vec::new(),
+            stop,
+            usage: say.usage,
+        })
     }
 }

@@ -28,7 +28,10 @@ impl FakeTools {
             needs_vm: true,
             may_change_files: !read_only,
         };
-        Self { vm, definitions: vec![tool("look", true), tool("change", false), tool("execute_command", false)] }
+        Self {
+            vm,
+            definitions: vec![tool("look", true), tool("change", false), tool("execute_command", false)],
+        }
     }
 
     fn spec(context: &ToolContext, arguments: &Value) -> RunSpec {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pvm_application::ports::{
-    ByteStream, Chunk, ConnectVm, CreateVm, EndVm, FindVm, NewVm, ReadFrom, RunCommands, RunReport, RunSpec, RunState,
-    VmEntry, VmError, VmFiles, VmInfo,
+    ByteStream, Chunk, ConnectVm, CreateVm, EndVm, FindVm, NewVm, ReadFrom, RunCommands, RunReport, RunSpec,
+    RunState, VmEntry, VmError, VmFiles, VmInfo,
 };
 use pvm_asl::{Clock as _, SimClock};
 use pvm_domain::Timestamp;
@@ -72,7 +72,8 @@ impl Vm {
         let state = self.state.lock().unwrap();
         let entry = state.journal.get(&(vm_id.to_owned(), run_id.to_owned()))?;
         let ran = self.clock.now().duration_since(entry.since).as_secs().cast_unsigned();
-        let takes = entry.text.strip_prefix("slow ").and_then(|secs| secs.trim().parse::<u64>().ok()).unwrap_or(0);
+        let takes =
+            entry.text.strip_prefix("slow ").and_then(|secs| secs.trim().parse::<u64>().ok()).unwrap_or(0);
         let (run_state, exit_code) = match () {
             () if entry.killed => (RunState::Killed, None),
             () if ran < takes => (RunState::Running, None),
@@ -82,7 +83,14 @@ impl Vm {
         let length = data.len() as u64;
         let stdout = Chunk { data, offset: 0, next: length, total: length, dropped: 0 };
         let signal = entry.killed.then_some(9);
-        Some(RunReport { state: run_state, exit_code, signal, duration_ms: ran * 1000, stdout, stderr: Chunk::default() })
+        Some(RunReport {
+            state: run_state,
+            exit_code,
+            signal,
+            duration_ms: ran * 1000,
+            stdout,
+            stderr: Chunk::default(),
+        })
     }
 
     async fn wait(&self, vm_id: &str, run_id: &str, wait: Duration) -> Result<Option<RunReport>, VmError> {
@@ -124,7 +132,12 @@ impl RunCommands for Vm {
         self.wait(vm_id, &spec.run_id, wait).await?.ok_or(VmError::Gone)
     }
 
-    async fn read_run(&self, vm_id: &str, run_id: &str, from: ReadFrom) -> Result<Option<RunReport>, VmError> {
+    async fn read_run(
+        &self,
+        vm_id: &str,
+        run_id: &str,
+        from: ReadFrom,
+    ) -> Result<Option<RunReport>, VmError> {
         self.wait(vm_id, run_id, from.wait).await
     }
 
@@ -134,7 +147,8 @@ impl RunCommands for Vm {
             .report(vm_id, run_id)
             .is_some_and(|report| report.state == RunState::Running || is_gate(&report));
         let mut state = self.state.lock().unwrap();
-        if let Some(entry) = state.journal.get_mut(&(vm_id.to_owned(), run_id.to_owned())).filter(|_| running) {
+        if let Some(entry) = state.journal.get_mut(&(vm_id.to_owned(), run_id.to_owned())).filter(|_| running)
+        {
             entry.killed = true;
         }
         Ok(())
@@ -188,7 +202,14 @@ impl VmFiles for Vm {
     async fn write_file(&self, _: &str, _: &str, _: &str, _: Bytes) -> Result<(), VmError> {
         unused()
     }
-    async fn write_file_stream(&self, _: &str, _: &str, _: &str, _: u64, _: ByteStream) -> Result<(), VmError> {
+    async fn write_file_stream(
+        &self,
+        _: &str,
+        _: &str,
+        _: &str,
+        _: u64,
+        _: ByteStream,
+    ) -> Result<(), VmError> {
         unused()
     }
     async fn stat(&self, _: &str, _: &str, _: &str) -> Result<Option<VmEntry>, VmError> {

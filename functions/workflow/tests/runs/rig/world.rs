@@ -7,9 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use pvm_application::keys;
 use pvm_application::ports::{
-    ByteStream, Clock, DeleteObject, GetObject, Machine, NewId, ObjectError, ObjectInfo, PresignObject, Presigned,
-    PutObject, RequestSave,
-    SendTask, StartExecution, StopExecution, WorkflowError,
+    ByteStream, Clock, DeleteObject, GetObject, Machine, NewId, ObjectError, ObjectInfo, PresignObject,
+    Presigned, PutObject, RequestSave, SendTask, StartExecution, StopExecution, WorkflowError,
 };
 use pvm_application::store::{ReadStore, Tx, WriteStore};
 use pvm_asl::{ApiError, Clock as _, Engine, SimClock};
@@ -77,7 +76,13 @@ impl PresignObject for Objects {
     async fn presign_get(&self, _: &str, _: &str, _: Duration) -> Result<Presigned, ObjectError> {
         Err(ObjectError::NotFound)
     }
-    async fn presign_put(&self, _: &str, _: u64, _: Option<&str>, _: Duration) -> Result<Presigned, ObjectError> {
+    async fn presign_put(
+        &self,
+        _: &str,
+        _: u64,
+        _: Option<&str>,
+        _: Duration,
+    ) -> Result<Presigned, ObjectError> {
         Err(ObjectError::NotFound)
     }
 }
