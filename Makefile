@@ -10,7 +10,7 @@ endif
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 PVM := $(TARGET)/local/pvm
 
-.PHONY: help run demo build test test-full check fmt lint doc generate assert-unchanged bench template tools clean-state deploy-local sam-local
+.PHONY: help run demo build test test-full check fmt lint doc generate assert-unchanged bench template tools clean-state deploy-local stop-local sam-local
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -49,19 +49,21 @@ doc:
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
 generate: ## Regenerate what is checked in but made by a program
-	UPDATE=1 cargo test --workspace --test openapi
-	scripts/make-demo-recordings.py
+	UPDATE=1 cargo test -p pvm-api --test openapi
 
 assert-unchanged: generate ## Fail if a generated file is not what is checked in
-	git diff --exit-code -- openapi.json infra/local/demo
+	git diff --exit-code -- openapi.json
 
 bench: build ## Print the figures of the design as ratios to named baselines
 	scripts/bench.sh
 
-deploy-local: ## Deploy the template to an emulator on this machine (work in progress)
+deploy-local: ## Deploy the AWS form on an emulator on this machine
 	scripts/deploy-local.sh
 
-sam-local: ## Serve the functions by `sam local` in a container engine (work in progress)
+stop-local: ## Stop what deploy-local started
+	scripts/deploy-local.sh stop
+
+sam-local: ## The AWS form with SAM's own API and functions in containers
 	scripts/sam-local.sh
 
 clean-state: ## Remove the state of `make run` (.pvm); stop it first

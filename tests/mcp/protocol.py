@@ -108,9 +108,9 @@ def check_handshake(server):
 
 
 def check_scopes(project_id):
-    status, _, made = call("POST", "/api/keys", {"name": "reader", "scope": "read", "projects": [project_id]})
+    status, _, made = call("POST", "/api/keys", {"name": "reader", "scope": "read", "project_ids": [project_id]})
     assert status == 201, (status, made)
-    reader = Server(project_id, made["key"])
+    reader = Server(project_id, made["api_key"])
     names = [tool["name"] for tool in reader.result("tools/list")["tools"]]
     assert "read_file" in names and "execute_command" not in names, names
     result = reader.tool("write_file", {"path": "x", "content": "x"})

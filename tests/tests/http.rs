@@ -24,6 +24,7 @@ stories! {
     an_idempotency_key_makes_one_thing: projects::idempotency;
     keys_are_shown_once_scoped_and_revoked: projects::keys;
     bad_projects_are_refused_and_nothing_is_made: input::projects;
+    a_wrong_method_is_not_a_wrong_path: input::other_methods;
     bad_input_inside_a_project_is_refused_by_field: input::inside;
     every_end_of_a_command_is_told_apart: commands::outcomes;
     the_same_request_runs_a_command_once: commands::once;

@@ -232,10 +232,11 @@ impl<P: Parts> ProjectServer<P> {
     ) -> AppResult<Waited> {
         let waits = self.mcp.waits();
         let token = request.meta.get_progress_token();
-        let most = match (knows_tasks, &token) {
+        let watched = token.is_some() && entry.long;
+        let most = match (knows_tasks, watched) {
             (true, _) => waits.task,
-            (false, Some(_)) => waits.watched,
-            (false, None) => waits.quiet,
+            (false, true) => waits.watched,
+            (false, false) => waits.quiet,
         };
         let mut first = true;
         let mut seen = 0.0;
@@ -243,7 +244,7 @@ impl<P: Parts> ProjectServer<P> {
             let passed = Duration::try_from(self.now().duration_since(began)).unwrap_or_default();
             // A VM that was slow to get ready leaves the tool a moment all the same.
             let left = most.saturating_sub(passed).max(if first { waits.look } else { Duration::ZERO });
-            let wait = if token.is_some() { waits.look.min(left) } else { left };
+            let wait = if watched { waits.look.min(left) } else { left };
             let step = self.step(entry, arguments, context, wait, first);
             let progress = tokio::select! {
                 progress = step => progress?,

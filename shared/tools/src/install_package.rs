@@ -188,11 +188,14 @@ fn npm_global(words: &str) -> String {
     )
 }
 
+/// Yarn has a registry of its own; the one that npm is set up for is used, and modules go where Node finds them.
 fn yarn(words: &str, packages: &[String], dev: bool) -> String {
     let names: Vec<String> = packages.iter().map(|package| name_of(PackageManager::Yarn, package)).collect();
     format!(
-        "{NEEDS_NODE}command -v yarn >/dev/null || npm install --global --no-fund --no-audit yarn \
-         || sudo -n npm install --global --no-fund --no-audit yarn || exit $?\n\
+        "{NEEDS_NODE}command -v yarn >/dev/null || sudo -n npm install --global --no-fund --no-audit yarn@1 \
+         || npm install --global --no-fund --no-audit yarn@1 || exit $?\n\
+         r=$(npm config get registry)\n\
+         export YARN_REGISTRY=\"$r\" YARN_NPM_REGISTRY_SERVER=\"$r\" YARN_NODE_LINKER=node-modules\n\
          [ -f package.json ] || npm init -y >/dev/null || exit $?\n\
          yarn add {}{words} || exit $?\n\
          echo {VERSIONS} >&3\n\

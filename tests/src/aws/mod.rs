@@ -1,13 +1,20 @@
 //! The AWS form for tests: the tools of fixed versions, and a stack deployed on an emulator.
 
+mod faults;
+mod stack;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
+pub use faults::{Fault, Faults};
+pub use stack::{AwsStack, STACK};
+
 /// The repository.
 pub fn repository() -> &'static Path {
-    static ROOT: LazyLock<PathBuf> =
-        LazyLock::new(|| Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned());
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests is a folder of it").to_owned()
+    });
     &ROOT
 }
 

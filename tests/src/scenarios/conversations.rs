@@ -41,6 +41,20 @@ pub async fn vm_lines(api: &Api) {
     assert_eq!(page["ended"], true);
 }
 
+/// Two agents have their turns in order, and what the first one's tools did is there for the second.
+pub async fn two_agents(api: &Api) {
+    let project = api.project("two agents").await;
+    let message = "Together:\n/vm echo one > one.txt\n/vm cat one.txt";
+    let (path, events) = finished(api, &project, &["dev_agent", "designer_agent"], message).await;
+    assert_gap_free(&events);
+    let turns = of_type(&events, "turn.started");
+    let agents: Vec<&str> = turns.iter().map(|event| event["agent_id"].as_str().unwrap()).collect();
+    assert_eq!(agents, ["dev_agent", "designer_agent"], "{events:#?}");
+    assert_eq!(of_type(&events, "tool.finished").len(), 2, "{events:#?}");
+    assert_eq!(of_type(&events, "run.finished")[0]["data"]["outcome"], "completed");
+    assert_eq!(api.get(&path).await.expect(200)["agent_ids"], json!(["dev_agent", "designer_agent"]));
+}
+
 /// A second message is worked off after the first, and both are kept when sent at the same instant.
 pub async fn messages_queue(api: &Api) {
     let project = api.project("queue").await;

@@ -29,6 +29,10 @@ pub async fn projects(api: &Api) {
     assert_eq!(count().await, before);
     api.get("/api/nowhere").await.problem(404, "not_found");
     api.get("/api/projects/prj_x").await.problem(404, "not_found");
+}
+
+/// A method that a path does not have is told apart from a path that does not exist. (API Gateway cannot.)
+pub async fn other_methods(api: &Api) {
     let wrong_method = api.send(api.request(reqwest::Method::PATCH, "/api/projects")).await;
     assert!(wrong_method.header("allow").is_some());
     wrong_method.problem(405, "method_not_allowed");

@@ -104,5 +104,12 @@ pub async fn keys(api: &Api) {
     let listed = api.get("/api/keys").await.expect(200);
     assert!(!listed.to_string().contains(secret));
     api.delete(&format!("/api/keys/{}", made["key_id"].as_str().unwrap())).await.expect(204);
+    // At once in one process; in the cloud the authorizer's answer is kept for a minute.
+    for _ in 0..180 {
+        if reader.get(&path).await.status == 401 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    }
     reader.get(&path).await.problem(401, "unauthorized");
 }

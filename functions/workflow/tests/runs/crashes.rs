@@ -35,7 +35,8 @@ fn script(request: &ModelRequest) -> Say {
         ("dev_agent", 1) => {
             say("@designer_agent take it.\n/vm mkdir app\n/vm fail").call("change", json!({"what": "c"}))
         }
-        ("dev_agent", _) => say("Done. @designer_agent"),
+        ("dev_agent", 2) => say("Done. @designer_agent"),
+        ("dev_agent", _) => say("Good."),
         (_, 0) => say("Styling.").call("change", json!({"what": "slow 60"})),
         _ => say("Styled."),
     }
@@ -59,6 +60,10 @@ async fn play(mode: Mode, deadly: &[usize]) -> (Story, Arc<Rig>) {
     let mut commands: Vec<String> =
         starts.into_iter().map(|(_, _, text)| text.lines().next().unwrap_or_default().to_owned()).collect();
     let mut events = without_resets(&rig.events(id).await);
+    // Calls that only look run at the same time: which ends first is nobody's business.
+    for calls in events.chunk_by_mut(|a, b| a.starts_with("tool.") && b.starts_with("tool.")) {
+        calls.sort_unstable();
+    }
     let mut transcript = rig.transcript(id).await;
     // Lanes work at the same time: only what they do counts, not in which order.
     if mode == Mode::Parallel {
@@ -100,25 +105,21 @@ async fn matrix(mode: Mode) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "issue D: a crash while a call is polled, or in a lane, still shows in the story"]
 async fn crashes_change_nothing_in_round_robin() {
     matrix(Mode::RoundRobin).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "issue D: a crash while a call is polled, or in a lane, still shows in the story"]
 async fn crashes_change_nothing_when_agents_mention_each_other() {
     matrix(Mode::Mention).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "issue D: a crash while a call is polled, or in a lane, still shows in the story"]
 async fn crashes_change_nothing_when_an_agent_leads() {
     matrix(Mode::Moderator).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "issue D: a crash while a call is polled, or in a lane, still shows in the story"]
 async fn crashes_change_nothing_in_parallel() {
     matrix(Mode::Parallel).await;
 }

@@ -3,7 +3,8 @@
 
 use crate::ids::{ApprovalId, MessageId, PrefixedId, RunId, ToolCallId};
 
-/// What of a step an id is for. Kinds and places never meet in one number.
+/// What of a step an id is for. Kinds and places never meet in one number: a step takes the bits below 40, its parts
+/// those below 60, lanes those above.
 #[derive(Debug, Clone, Copy)]
 enum Part {
     Answer,
@@ -17,13 +18,13 @@ enum Part {
 fn derive<I: PrefixedId>(run: &RunId, step: u32, part: Part) -> I {
     let (millis, random) = run.to_parts();
     let place = match part {
-        Part::Answer => 1,
-        Part::Results => 2,
-        Part::Call(index) => 0x1_0000 + u128::from(index),
-        Part::Approval(index) => 0x2_0000 + u128::from(index),
-        Part::Lane(index) => 0x3_0000 + u128::from(index),
+        Part::Answer => 1 << 40,
+        Part::Results => 2 << 40,
+        Part::Call(index) => (0x1_0000 + u128::from(index)) << 40,
+        Part::Approval(index) => (0x2_0000 + u128::from(index)) << 40,
+        Part::Lane(index) => (1 + u128::from(index)) << 60,
     };
-    let mixed = random ^ (place << 40) ^ u128::from(step);
+    let mixed = random ^ place ^ u128::from(step);
     I::from_parts(millis + u64::from(step), mixed)
 }
 
@@ -62,7 +63,9 @@ mod tests {
     fn ids_of_a_run_are_all_different_and_always_the_same() {
         let (one, two) = (RunId::from_parts(7, 0xabc), RunId::from_parts(7, 0xabd));
         let mut seen = BTreeSet::new();
-        for run in [&one, &two] {
+        let lanes: Vec<RunId> = (0..10).map(|index| lane_run(&one, index)).collect();
+        for run in [&one, &two].into_iter().chain(&lanes) {
+            assert!(seen.insert(run.to_string()));
             for step in 0..300 {
                 for index in 0..10 {
                     assert!(seen.insert(tool_call(run, step, index).to_string()));

@@ -1,0 +1,98 @@
+//! The AWS form, deployed on an emulator: the real template, Lambda programs, state machines and policies. The stories
+//! are those of the embedded suites, and some that only this form has.
+//!
+//! What the emulator cannot do runs on the interpreter or in process only: an execution that times out as a whole
+//! (TIMED_OUT never occurs), `MaxConcurrencyPath`, jitter, the 256 KiB limit of a state's payload, a missing JSONPath
+//! (becomes null there), answers that are streamed (it takes whole ones; `streams` runs a program by itself instead),
+//! methods that a path does not have (API Gateway answers 404 to both), and restarts.
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+
+mod approvals;
+mod faults;
+mod gateway;
+mod programs;
+mod watch;
+
+use std::future::Future;
+use std::path::Path;
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use pvm_tests::aws::AwsStack;
+use pvm_tests::scenarios::{commands, conversations, files, input, projects, services};
+
+type Story = fn(AwsStack) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
+macro_rules! stories {
+    ($($name:ident: |$stack:ident| $story:expr;)*) => {
+        const STORIES: &[(&str, Story)] = &[$((stringify!($name), |$stack: AwsStack| Box::pin(async move { $story.await }))),*];
+    };
+}
+
+stories! {
+    a_project_is_made_read_changed_listed_and_deleted: |aws| projects::crud(&aws.api);
+    lists_page_without_loss_and_refuse_bad_cursors: |aws| projects::paging(&aws.api);
+    an_idempotency_key_makes_one_thing: |aws| projects::idempotency(&aws.api);
+    keys_are_shown_once_scoped_and_revoked: |aws| projects::keys(&aws.api);
+    bad_projects_are_refused_and_nothing_is_made: |aws| input::projects(&aws.api);
+    bad_input_inside_a_project_is_refused_by_field: |aws| input::inside(&aws.api);
+    every_end_of_a_command_is_told_apart: |aws| commands::outcomes(&aws.api);
+    the_same_request_runs_a_command_once: |aws| commands::once(&aws.api);
+    long_output_keeps_head_and_tail: |aws| commands::long_output(&aws.api);
+    files_go_both_ways: |aws| files::both_ways(&aws.api);
+    the_workspace_outlives_its_vm: |aws| files::outlive_the_vm(&aws.api);
+    a_web_server_is_a_service: |aws| services::web_server(&aws.api);
+    a_service_that_ends_at_once_has_failed_and_says_why: |aws| services::failure(&aws.api);
+    services_come_back_on_a_new_vm: |aws| services::brought_back(&aws.api);
+    vm_lines_run_in_order_with_directory_and_variables_carried: |aws| conversations::vm_lines(&aws.api);
+    messages_queue_and_none_is_lost: |aws| conversations::messages_queue(&aws.api);
+    a_cancel_ends_the_run_and_kills_its_command: |aws| conversations::cancel(&aws.api);
+
+    two_agents_take_turns_with_tool_calls: |aws| conversations::two_agents(&aws.api);
+    an_approval_waits_for_a_person_by_task_token: |aws| approvals::allowed(&aws);
+    a_denied_call_is_told_to_the_agent: |aws| approvals::denied(&aws);
+    a_step_that_fails_once_is_retried_by_name: |aws| faults::once(&aws);
+    a_step_that_fails_for_good_is_caught_and_frees_the_vm: |aws| faults::for_good(&aws);
+    a_killed_function_is_called_again_without_a_second_effect: |aws| faults::killed(&aws);
+    a_stopped_execution_closes_its_run: |aws| watch::stopped(&aws);
+    the_clean_up_fires_by_itself: |aws| watch::cleanup(&aws);
+    the_gateway_tells_errors_as_we_do: |aws| gateway::problems(&aws);
+    a_function_without_a_variable_says_which: |aws| programs::missing_variable(&aws);
+    an_answer_is_streamed_with_its_prelude: |aws| programs::streams(&aws);
+}
+
+/// The stack of this run, deployed when the first story needs it.
+static DEPLOYED: OnceLock<AwsStack> = OnceLock::new();
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Two cores run the emulator, the functions and the VMs too.
+    arguments.test_threads = arguments.test_threads.or(Some(3));
+    let runtime = Arc::new(tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap());
+    let trials = STORIES.iter().map(|(name, story)| {
+        let runtime = Arc::clone(&runtime);
+        Trial::test(*name, move || {
+            let stack = DEPLOYED.get_or_init(|| {
+                // Out of any task: the stack lives longer than the story that starts it.
+                runtime.block_on(AwsStack::start(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("aws-shaped")))
+            });
+            // Each story has an owner of its own, so that none counts another's projects.
+            let told = runtime.block_on(async { tokio::spawn(story(stack.for_owner(name).await)).await });
+            told.map_err(|failed| Failed::from(message(failed)))
+        })
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    if let Some(stack) = DEPLOYED.get() {
+        runtime.block_on(stack.stop());
+    }
+    conclusion.exit_code()
+}
+
+fn message(failed: tokio::task::JoinError) -> String {
+    let panic = failed.into_panic();
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_else(|| "panicked".to_owned())
+}
