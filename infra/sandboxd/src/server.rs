@@ -22,7 +22,7 @@ use crate::engine::{Engine, Parts, Shutdown};
 use crate::error::StartError;
 use crate::isolation::cgroup::{Groups, Hierarchy};
 use crate::isolation::spawner::Spawner;
-use crate::store::{Layout, read_json, write_json};
+use crate::store::{Layout, Lock, read_json, write_json};
 use crate::templates::{Catalog, Templates};
 use crate::{control, envd_image, proxy};
 
@@ -47,7 +47,7 @@ pub struct ServerHandle {
     closing: CancellationToken,
     connections: TaskTracker,
     /// Held for the server's lifetime: one server per state folder.
-    _lock: std::fs::File,
+    _lock: Lock,
 }
 
 impl Server {

@@ -18,6 +18,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FlockOperation, flock};
 
+/// The right to use the state folder, until dropped.
+#[derive(Debug)]
+pub(crate) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Given back in words: a process that is being started at this moment shares the file for an instant, and
+        // closing alone would leave the lock with it.
+        flock(&self.0, FlockOperation::Unlock).ok();
+    }
+}
+
 /// Paths of the state folder.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
@@ -41,10 +53,10 @@ impl Layout {
     }
 
     /// Takes the folder for this server; nothing when another one has it.
-    pub(crate) fn lock(&self) -> io::Result<Option<File>> {
+    pub(crate) fn lock(&self) -> io::Result<Option<Lock>> {
         let file = File::options().create(true).truncate(false).write(true).open(self.root.join("lock"))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(file)),
+            Ok(()) => Ok(Some(Lock(file))),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error.into()),
         }
