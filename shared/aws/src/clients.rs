@@ -14,7 +14,7 @@ const ATTEMPT: Duration = Duration::from_secs(10);
 const OBJECT_ATTEMPT: Duration = Duration::from_mins(1);
 const ATTEMPTS: u32 = 3;
 
-/// Where the services are. The default is AWS, with region and credentials as the environment gives them.
+/// Where the services are. The default is AWS, with region, credentials and addresses as the environment gives them.
 #[derive(Clone, Default)]
 pub struct ClientSettings {
     /// Region; the environment's if none.
@@ -87,7 +87,10 @@ impl Base {
     /// A client of DynamoDB.
     pub fn dynamodb(&self) -> aws_sdk_dynamodb::Client {
         let mut config = aws_sdk_dynamodb::config::Builder::from(&self.config);
-        config.set_endpoint_url(self.settings.dynamodb_url.clone());
+        // Set only where there is one: "none" would also undo what the environment says (AWS_ENDPOINT_URL).
+        if let Some(url) = &self.settings.dynamodb_url {
+            config.set_endpoint_url(Some(url.clone()));
+        }
         if let Some(carrier) = &self.settings.dynamodb_http {
             config.set_http_client(Some(carrier.clone()));
         }
@@ -106,15 +109,20 @@ impl Base {
             .operation_attempt_timeout(OBJECT_ATTEMPT)
             .build();
         let mut config = aws_sdk_s3::config::Builder::from(&self.config).timeout_config(timeouts);
-        config = config.force_path_style(url.is_some());
-        config.set_endpoint_url(url);
+        // Whatever is not AWS has no host name for each bucket.
+        config = config.force_path_style(url.is_some() || self.config.endpoint_url().is_some());
+        if let Some(url) = url {
+            config.set_endpoint_url(Some(url));
+        }
         aws_sdk_s3::Client::from_conf(config.build())
     }
 
     /// A client of Step Functions.
     pub fn sfn(&self) -> aws_sdk_sfn::Client {
         let mut config = aws_sdk_sfn::config::Builder::from(&self.config);
-        config.set_endpoint_url(self.settings.sfn_url.clone());
+        if let Some(url) = &self.settings.sfn_url {
+            config.set_endpoint_url(Some(url.clone()));
+        }
         aws_sdk_sfn::Client::from_conf(config.build())
     }
 
