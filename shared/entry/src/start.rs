@@ -140,6 +140,10 @@ impl Start {
             url.trim_end_matches('/').clone_into(&mut config.api_url);
         }
         config.sandbox_url.clone_from(&settings.e2b_sandbox_url);
+        // A server of one's own without TLS: ports of its sandboxes have none either.
+        if settings.e2b_sandbox_url.as_ref().is_some_and(|url| url.starts_with("http://")) {
+            "http".clone_into(&mut config.scheme);
+        }
         Ok(forever(VmClient::new(config)?))
     }
 
@@ -148,7 +152,7 @@ impl Start {
     /// # Errors
     /// Settings of a provider that cannot be used.
     pub async fn models(&self) -> Result<&'static Models, lambda_http::Error> {
-        let replay = Replay { library: Library::default(), pace: Duration::ZERO };
+        let replay = Replay { library: Library::shipped()?, pace: Duration::ZERO };
         let default_model = self.settings.default_model.clone();
         let keys = match &self.settings.model_keys_secret {
             Some(secret) => install_secrets::read_if_set(&self.base.secretsmanager(), secret).await?,

@@ -7,6 +7,7 @@ mod endpoint;
 mod known;
 mod openai_chat;
 mod replay;
+mod shipped;
 mod sse;
 
 use std::sync::Arc;
