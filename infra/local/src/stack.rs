@@ -13,7 +13,7 @@ use pvm_aws::{Dynamo, DynamoSettings, MachineNames, Objects, Tables, Workflows};
 use pvm_domain::ids::OwnerId;
 use pvm_entry::settings::Secret;
 use pvm_entry::{Settings, Signer, System};
-use pvm_sandboxd::{Server, ServerHandle, Shutdown};
+use pvm_sandboxd::{Server, ServerHandle, Shutdown, StartError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -199,11 +199,13 @@ fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
 
 async fn listen(setting: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(addr).await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            anyhow::anyhow!("{addr} is in use; stop what listens there, or set {setting} to another address")
-        }
+        std::io::ErrorKind::AddrInUse => in_use(addr, setting),
         _ => anyhow::anyhow!("cannot listen on {addr} ({setting}): {error}"),
     })
+}
+
+fn in_use(addr: SocketAddr, setting: &str) -> anyhow::Error {
+    anyhow::anyhow!("{addr} is in use; stop what listens there, or set {setting} to another address")
 }
 
 async fn workflows(addr: SocketAddr) -> Workflows {
@@ -246,5 +248,8 @@ async fn sandboxd(config: &StackConfig, home: &Path, store: &Dynamo) -> anyhow::
     if let Some(dir) = &config.template_dir {
         server.template_dir.clone_from(dir);
     }
-    Ok(Server::start(server).await?)
+    Server::start(server).await.map_err(|error| match error {
+        StartError::AddressInUse(addr) => in_use(addr, "PVM_E2B_ADDR"),
+        other => other.into(),
+    })
 }
