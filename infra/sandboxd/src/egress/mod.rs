@@ -9,6 +9,7 @@ mod intercept;
 mod policy;
 mod serve;
 mod settings;
+mod socks;
 mod upstream;
 
 use std::collections::HashMap;
