@@ -8,7 +8,10 @@ use pvm_application::error::AppResult;
 use pvm_application::signing;
 use pvm_application::store::ReadStore;
 use pvm_aws::clients::{self, Base, ClientSettings};
-use pvm_aws::{Dynamo, DynamoSettings, MachineNames, Objects, SaveQueue, Tables, Workflows, install_secrets};
+use pvm_aws::{
+    Dynamo, DynamoSettings, MachineNames, ManagedSecrets, Objects, SaveQueue, Tables, Workflows,
+    install_secrets,
+};
 use pvm_e2b_wire::secret::Secret as VmSecret;
 use pvm_models::{Library, ModelSettings, Models, Replay};
 use pvm_sandbox::{VmClient, VmClientConfig};
@@ -145,6 +148,11 @@ impl Start {
             "http".clone_into(&mut config.scheme);
         }
         Ok(forever(VmClient::new(config)?))
+    }
+
+    /// Values of projects' secrets.
+    pub fn secrets(&self) -> &'static ManagedSecrets {
+        forever(ManagedSecrets::new(self.base.secretsmanager(), &self.settings.deployment_id))
     }
 
     /// The models.
