@@ -30,7 +30,9 @@ const ACTIONS: &[(&str, &[&str])] = &[
     ("StopExecution", &["states:StopExecution"]),
     ("SendTask", &["states:SendTaskSuccess"]),
     ("RequestSave", &["sqs:SendMessage"]),
-    ("CallModel", &["secretsmanager:GetSecretValue"]),
+    ("KnowModels", &["secretsmanager:GetSecretValue"]),
+    // Bedrock's Converse, streamed, is allowed by the name of the older call.
+    ("CallModel", &["bedrock:InvokeModelWithResponseStream", "secretsmanager:GetSecretValue"]),
     ("Vm", &["secretsmanager:GetSecretValue"]),
 ];
 
@@ -69,6 +71,7 @@ const CALLS: &[(&str, Option<&[&str]>)] = &[
     ("send_task_success", Some(&["states:SendTaskSuccess"])),
     ("send_message", Some(&["sqs:SendMessage"])),
     ("get_secret_value", Some(&["secretsmanager:GetSecretValue"])),
+    ("converse_stream", Some(&["bedrock:InvokeModelWithResponseStream"])),
     ("create_table", None),
     ("describe_table", None),
     ("describe_time_to_live", None),

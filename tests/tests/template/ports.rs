@@ -23,6 +23,7 @@ pub(crate) const PORTS: &[&str] = &[
     "StopExecution",
     "SendTask",
     "RequestSave",
+    "KnowModels",
     "CallModel",
     "Vm",
 ];
