@@ -23,6 +23,7 @@ stories! {
     lists_page_without_loss_and_refuse_bad_cursors: projects::paging;
     an_idempotency_key_makes_one_thing: projects::idempotency;
     keys_are_shown_once_scoped_and_revoked: projects::keys;
+    a_vm_that_cannot_be_made_says_why_and_the_next_try_works: projects::vm_failure;
     bad_projects_are_refused_and_nothing_is_made: input::projects;
     a_wrong_method_is_not_a_wrong_path: input::other_methods;
     bad_input_inside_a_project_is_refused_by_field: input::inside;
@@ -49,6 +50,32 @@ fn path(template: &str, project: &str) -> String {
         .replace("{key_id}", &format!("key_{id}"))
         .replace("{agent_id}", "dev_agent")
         .replace("{name}", "name")
+}
+
+/// E2B's control plane at the same process: a project's VM is a sandbox there, and keys that may not write stay out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_e2b_door_shows_the_vms_of_projects_to_their_owner_only() {
+    let home = tempfile::tempdir().unwrap();
+    let stack = start(home.path()).await;
+    let api = client(&stack);
+    let project = api.project("two doors").await;
+    api.shell(&project, "echo hello > seen.txt").await;
+    let vm = api.get(&format!("{project}/status")).await.expect(200)["vm_id"].clone();
+    let made = api.post("/api/keys", json!({"name": "reader", "scope": "read"})).await.expect(201);
+    let door = format!("http://{}", stack.e2b_addr);
+    let list = async |key: &str| {
+        let request = api.http.get(format!("{door}/v2/sandboxes")).header("x-api-key", key);
+        api.send(request).await
+    };
+    for key in [&stack.e2b_api_key, &stack.api_key] {
+        let listed = list(key).await.expect(200);
+        let ids: Vec<_> = listed.as_array().unwrap().iter().map(|one| &one["sandboxID"]).collect();
+        assert!(ids.contains(&&vm), "{ids:?} has {vm}");
+    }
+    for key in ["", "e2b_0000000000000000000000000000000000000000", made["api_key"].as_str().unwrap()] {
+        assert_eq!(list(key).await.status, 401, "{key}");
+    }
+    stack.shutdown(Shutdown::KillAll).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
