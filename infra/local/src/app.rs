@@ -8,7 +8,7 @@ use pvm_aws::{Dynamo, FileSecrets, Objects, Workflows};
 use pvm_domain::ids::{ArchiveId, ProjectId};
 use pvm_e2b_wire::secret::Secret;
 use pvm_entry::{Settings, Signer, System, Wiring};
-use pvm_models::{Library, ModelSettings, Models, Recording, Replay};
+use pvm_models::{BedrockClient, Library, ModelSettings, Models, Providers, Recording, Replay};
 use pvm_sandbox::{VmClient, VmClientConfig};
 use pvm_tools::Registry;
 use tokio::sync::mpsc::UnboundedSender;
@@ -83,6 +83,8 @@ pub struct Parts {
     pub workflow: Workflows,
     /// Signs cursors and tickets.
     pub signer: Signer,
+    /// Bedrock, where it is set up.
+    pub bedrock: Option<BedrockClient>,
     /// Where the embedded E2B door listens.
     pub e2b_addr: SocketAddr,
     /// Key of that door.
@@ -99,7 +101,9 @@ pub struct Parts {
 /// A setting or a recording that cannot be used.
 pub fn build(parts: Parts) -> anyhow::Result<App> {
     let vm = VmClient::new(vm_config(&parts))?;
-    let providers = pvm_entry::providers(&parts.settings, &std::collections::BTreeMap::new())?;
+    let keys = std::collections::BTreeMap::new();
+    let providers =
+        Providers { bedrock: parts.bedrock.clone(), ..pvm_entry::providers(&parts.settings, &keys)? };
     let models = Models::new(models(&parts.settings)?).with_providers(providers)?;
     let tools = Registry::new(parts.store.clone(), parts.workflow.clone(), vm.clone(), System);
     let secrets = FileSecrets::new(parts.settings.home.join("secrets"));

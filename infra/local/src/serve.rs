@@ -41,10 +41,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             home.join("e2b-api-key").display()
         );
         println!("  file store   http://{}", stack.s3_addr);
-        println!("  models       {}", stack.app.models.configured().join(", "));
+        println!("  models       {}", models(&stack.app.models.configured()));
         println!("Ctrl-C saves and pauses the VMs and stops.");
     } else {
-        tracing::info!(http = %stack.http_addr, e2b = %stack.e2b_addr, s3 = %stack.s3_addr, "running");
+        let models = stack.app.models.configured().join(", ");
+        tracing::info!(http = %stack.http_addr, e2b = %stack.e2b_addr, s3 = %stack.s3_addr, models, "running");
     }
     tokio::select! {
         _ = interrupt.recv() => {}
@@ -75,6 +76,17 @@ fn explained(home: &Path, error: anyhow::Error) -> anyhow::Error {
     } else {
         error
     }
+}
+
+/// The providers that can be used; where none has a real model, how to get one.
+fn models(configured: &[String]) -> String {
+    let names = configured.join(", ");
+    if configured.len() > 1 {
+        return names;
+    }
+    format!(
+        "{names} (OPENAI_API_KEY, OPENAI_BASE_URL, ANTHROPIC_API_KEY or PVM_BEDROCK_REGION add real ones)"
+    )
 }
 
 /// Removes the state folder, its VMs included.

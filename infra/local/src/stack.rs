@@ -143,6 +143,7 @@ impl Stack {
             objects: objects.clone(),
             workflow,
             signer,
+            bedrock: pvm_entry::bedrock_of_environment(&settings).await,
             e2b_addr: sandboxd.address(),
             e2b_api_key: e2b_api_key.clone(),
             ask_save,

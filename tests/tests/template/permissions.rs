@@ -36,7 +36,9 @@ const ACTIONS: &[(&str, &[&str])] = &[
         "KeepSecrets",
         &["secretsmanager:CreateSecret", "secretsmanager:DeleteSecret", "secretsmanager:PutSecretValue"],
     ),
-    ("CallModel", &["secretsmanager:GetSecretValue"]),
+    ("KnowModels", &["secretsmanager:GetSecretValue"]),
+    // Bedrock's Converse, streamed, is allowed by the name of the older call.
+    ("CallModel", &["bedrock:InvokeModelWithResponseStream", "secretsmanager:GetSecretValue"]),
     ("Vm", &["secretsmanager:GetSecretValue"]),
 ];
 
@@ -78,6 +80,7 @@ const CALLS: &[(&str, Option<&[&str]>)] = &[
     ("create_secret", Some(&["secretsmanager:CreateSecret"])),
     ("put_secret_value", Some(&["secretsmanager:PutSecretValue"])),
     ("delete_secret", Some(&["secretsmanager:DeleteSecret"])),
+    ("converse_stream", Some(&["bedrock:InvokeModelWithResponseStream"])),
     ("create_table", None),
     ("describe_table", None),
     ("describe_time_to_live", None),

@@ -27,6 +27,7 @@ pub(crate) const PORTS: &[&str] = &[
     "RequestSave",
     "ReadSecrets",
     "KeepSecrets",
+    "KnowModels",
     "CallModel",
     "Vm",
 ];
