@@ -188,6 +188,8 @@ routes! {
         Token, Whole, JSON,
         |p, request| conversations::cancel::handle(
             p.store(), p.workflow(), p.vm(), p.tools(), p.ambient(), request);
+    POST "/api/projects/{project_id}/conversations/{conversation_id}/fork" => "fork-conversation", Token, Whole, JSON,
+        |p, request| conversations::fork::handle(p.store(), p.ambient(), request);
     POST "/api/projects/{project_id}/conversations/{conversation_id}/approvals/{approval_id}" => "decide-approval",
         Token, Whole, JSON,
         |p, request| conversations::decide::handle(p.store(), p.workflow(), p.ambient(), request);

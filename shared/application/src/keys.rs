@@ -91,6 +91,10 @@ pub fn vm_recipe(project: &ProjectId) -> Key {
 pub fn lock(project: &ProjectId, worktree: &str) -> Key {
     key(project_partition(project), format!("LOCK#{worktree}"))
 }
+/// The last write of a file by an agent's tool; `path_hash` is the SHA-256 of its path.
+pub fn edit(project: &ProjectId, path_hash: &str) -> Key {
+    key(project_partition(project), format!("EDIT#{path_hash}"))
+}
 /// A command.
 pub fn command(project: &ProjectId, command: &CommandId) -> Key {
     key(project_partition(project), format!("CMD#{command}"))

@@ -7,6 +7,7 @@ pub mod authorize;
 pub mod cleanup;
 pub mod commands;
 pub mod conversations;
+pub mod edits;
 pub mod erase;
 pub mod error;
 pub mod events;

@@ -138,19 +138,24 @@ impl RunCommands for Vm {
         run_id: &str,
         from: ReadFrom,
     ) -> Result<Option<RunReport>, VmError> {
+        self.points.pass("while a run in the VM is read").await;
         self.wait(vm_id, run_id, from.wait).await
     }
 
     async fn kill_run(&self, vm_id: &str, run_id: &str) -> Result<(), VmError> {
+        self.points.pass("before a kill in the VM").await;
         let is_gate = |report: &RunReport| report.stdout.data.starts_with(b"did: gate");
         let running = self
             .report(vm_id, run_id)
             .is_some_and(|report| report.state == RunState::Running || is_gate(&report));
-        let mut state = self.state.lock().unwrap();
-        if let Some(entry) = state.journal.get_mut(&(vm_id.to_owned(), run_id.to_owned())).filter(|_| running)
         {
-            entry.killed = true;
+            let mut state = self.state.lock().unwrap();
+            let entry = state.journal.get_mut(&(vm_id.to_owned(), run_id.to_owned()));
+            if let Some(entry) = entry.filter(|_| running) {
+                entry.killed = true;
+            }
         }
+        self.points.pass("after a kill in the VM").await;
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Time, ids, objects, the workflow port over the interpreter, and saves that are only counted.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -135,7 +135,7 @@ impl RequestSave for Saves {
 /// The workflow port. Setting a VM up needs no machine here: the next VM is there at once.
 #[derive(Debug, Clone)]
 pub struct Flow {
-    pub engine: Arc<OnceLock<Engine>>,
+    pub engine: Arc<RwLock<Option<Engine>>>,
     pub points: Arc<Points>,
     pub store: Store,
     pub clock: SimClock,
@@ -151,8 +151,8 @@ pub fn vm_lease(project: &ProjectId, number: u64, now: Timestamp) -> VmLease {
 }
 
 impl Flow {
-    fn engine(&self) -> &Engine {
-        self.engine.get().unwrap()
+    pub fn engine(&self) -> Engine {
+        self.engine.read().unwrap().clone().unwrap()
     }
 
     async fn new_vm(&self, project: &ProjectId) {
@@ -193,7 +193,10 @@ impl StartExecution for Flow {
 impl StopExecution for Flow {
     async fn stop(&self, _: Machine, name: &str, cause: &str) -> Result<(), WorkflowError> {
         let arn = self.engine().home().execution_arn("run-turn", name);
-        match self.engine().stop_execution(&arn, None, Some(cause.to_owned())).await {
+        self.points.pass("before a stop of an execution").await;
+        let stopped = self.engine().stop_execution(&arn, None, Some(cause.to_owned())).await;
+        self.points.pass("after a stop of an execution").await;
+        match stopped {
             Ok(_) | Err(ApiError::ExecutionDoesNotExist(_)) => Ok(()),
             Err(error) => Err(failed(error)),
         }
