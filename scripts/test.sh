@@ -23,8 +23,8 @@ part() {
   esac
 }
 
-# The suite that kills the real program needs it built; the same features for all, so that nothing is built twice.
-cargo build --workspace --bin pvm
+# Suites that start real programs need them built; the same features for all, so that nothing is built twice.
+cargo build --workspace --bin pvm --bin pvm-mcp-stdio --example mcp-conformance
 cargo test --workspace --no-fail-fast -- "${extra[@]}" 2>&1 | tee "$log" || status=$?
 
 # The AWS form has all programs of the template to build, so it is asked for by name, and last.
