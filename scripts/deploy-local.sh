@@ -101,8 +101,9 @@ fi
 if [ -z "$foreign" ]; then
   if ! running emulator; then
     free "$port" || fail "port $port is in use; set PVM_AWS_PORT"
-    # AUTH=true: the emulator holds every call to the policies of the caller's role, as AWS does.
-    (cd "$home" && AUTH=true IOT_MTLS_ENABLED=0 BIND_HOST=$bind GATEWAY_PORT=$port LAMBDA_EXECUTOR=local \
+    # AUTH=true: the emulator holds every call to the policies of the caller's role, as AWS does. The endpoint is what it
+    # hands on to the functions; without it they would call AWS itself.
+    (cd "$home" && AWS_ENDPOINT_URL=http://$bind:$port AUTH=true IOT_MTLS_ENABLED=0 BIND_HOST=$bind GATEWAY_PORT=$port LAMBDA_EXECUTOR=local \
       PERSIST_STATE=0 LAMBDA_WARM_TTL_SECONDS=3600 TMPDIR="$home" \
       exec setsid "$tools/emulator/bin/ministack") >"$home/emulator.log" 2>&1 &
     echo $! >"$home/emulator.pid"
