@@ -253,11 +253,22 @@ async fn open_tunnel(stream: &mut TcpStream, proxy: &UpstreamProxy, host: &str, 
     }
 }
 
-/// A TLS client that trusts what the host trusts.
-pub(super) fn tls_client() -> io::Result<Arc<rustls::ClientConfig>> {
+/// A TLS client that trusts what the host trusts, and the authorities of a file besides.
+pub(super) fn tls_client(more: Option<&std::path::Path>) -> io::Result<Arc<rustls::ClientConfig>> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject as _;
     let mut roots = rustls::RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     roots.add_parsable_certificates(found.certs);
+    if let Some(path) = more {
+        let unusable = |why: String| io::Error::other(format!("{}: {why}", path.display()));
+        let certificates =
+            CertificateDer::pem_file_iter(path).map_err(|error| unusable(error.to_string()))?;
+        for certificate in certificates {
+            let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
+            roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
+        }
+    }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
