@@ -94,6 +94,24 @@ async fn what_cannot_be_reached_is_told_in_the_sdks_words() {
         missing.json(),
         json!({"sandboxId": "inothere", "message": "The sandbox was not found", "code": 502})
     );
+    let as_browser = |sandbox: &Sandbox, port: u16| {
+        let mut request = Lab::request(sandbox, port, Method::GET, "/", "");
+        let agent = "Mozilla/5.0 (Windows NT 10.0; Win64; x64)";
+        request.headers_mut().insert("user-agent", agent.parse().unwrap());
+        request
+    };
+    for (sandbox, port, words) in
+        [(&sandbox, 4000, "no service running on port"), (&gone, 3000, "Sandbox Not Found")]
+    {
+        let page = lab.send(as_browser(sandbox, port)).await;
+        assert_eq!(
+            (page.status.as_u16(), &page.headers["content-type"]),
+            (502, &"text/html; charset=utf-8".parse().unwrap())
+        );
+        let text = page.text();
+        assert!(text.starts_with("<html") && text.ends_with("</html>"), "{text}");
+        assert!(text.contains(words) && text.contains(&sandbox.sandbox_id), "{text}");
+    }
     with_server(&lab, &sandbox).await;
     let silent = lab.send(Lab::request(&sandbox, 3000, Method::GET, "/silent", "")).await;
     assert_eq!(silent.status, StatusCode::BAD_GATEWAY);
@@ -179,12 +197,45 @@ async fn a_signed_file_url_finds_its_sandbox() {
 async fn the_daemons_own_endpoints_are_closed_to_the_outside() {
     let lab = Lab::start().await;
     let sandbox = lab.create().await;
-    for path in
-        ["/init", "/pvm.Control/Dial?port=22", "/pvm.Control/Shutdown", "/pvm.Control/Timeout", "//init"]
-    {
+    for path in [
+        "/init",
+        "/pvm.Control/Dial?port=22",
+        "/pvm.Control/Shutdown",
+        "/pvm.Control/Timeout",
+        "//init",
+        "/freeze",
+    ] {
         let answer = lab.envd(&sandbox, Method::POST, path, "{}").await;
         assert!(matches!(answer.status.as_u16(), 401 | 403 | 404), "{path}: {}", answer.status);
     }
     assert_eq!(lab.sh(&sandbox, "echo alive").await.ok(), "alive");
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_serves_https_is_reached_over_tls() {
+    let lab = Lab::start().await;
+    let sandbox = lab.create_with(json!({"network": {"httpsPorts": [8443]}})).await;
+    let server = r#"
+import http.server, ssl, subprocess
+subprocess.run(['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-keyout', '/tmp/k', '-out', '/tmp/c', '-days', '1', '-subj', '/CN=x'], check=True, capture_output=True)
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers(); self.wfile.write(b'secured')
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER); context.load_cert_chain('/tmp/c', '/tmp/k')
+server = http.server.HTTPServer(('127.0.0.1', 8443), Answer)
+server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
+"#;
+    let mut request = Lab::request(&sandbox, 49983, Method::POST, "/files?path=/tmp/server.py", server);
+    request.headers_mut().insert("content-type", "application/octet-stream".parse().unwrap());
+    assert_eq!(lab.send(request).await.status, StatusCode::OK);
+    lab.spawn(&sandbox, "user", "exec /usr/bin/python3 /tmp/server.py").await;
+    eventually("the server inside answers over TLS", async || {
+        lab.send(Lab::request(&sandbox, 8443, Method::GET, "/", "")).await.text() == "secured"
+    })
+    .await;
+    let bad = json!({"templateID": "host", "network": {"httpsPorts": [49983]}});
+    lab.must(400, "POST", "/v2/sandboxes", bad).await;
     lab.finish().await;
 }
