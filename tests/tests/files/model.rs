@@ -74,7 +74,7 @@ impl World {
         all.unwrap().into_iter().filter_map(|version| version.sha256).collect()
     }
 
-    /// Everything of the file at `path`, and what the VM has there, may be gone from now on.
+    /// Everything that is stored of the file at `path` may be gone from now on.
     async fn excuse(&mut self, path: &str) {
         if let Some(file) = self.rig.records().await.get(path) {
             self.excused.extend(self.versions(file).await);
@@ -87,6 +87,10 @@ impl World {
             let id = file.file_id.to_string();
             self.open.retain(|(way, _)| !matches!(way, Way::Whole(request) if request.url.contains(&id)));
         }
+    }
+
+    /// What the VM has at `path` and was not saved may be gone too.
+    fn excuse_unsaved(&mut self, path: &str) {
         if let Some(bytes) = self.unsaved.remove(path) {
             self.excused.insert(bytes);
         }
@@ -140,6 +144,7 @@ impl World {
                 let there = self.rig.sh(&format!("[ -f '{path}' ] && echo yes || true")).await;
                 if there == "yes\n" {
                     self.excuse(path).await;
+                    self.excuse_unsaved(path);
                     self.rig.sh(&format!("rm '{path}'")).await;
                 }
             }
@@ -148,7 +153,10 @@ impl World {
                 self.told.push(format!("  to {to}"));
                 let there = self.rig.sh(&format!("[ -f '{path}' ] && echo yes || true")).await;
                 if there == "yes\n" && to != path {
+                    // Where a file is known at the new path, that one gets the bytes, and this one is gone.
                     self.excuse(to).await;
+                    self.excuse_unsaved(to);
+                    self.excuse(path).await;
 
                     self.rig.sh(&format!("mkdir -p \"$(dirname '{to}')\" && mv '{path}' '{to}'")).await;
                     if let Some(bytes) = self.unsaved.remove(path) {
