@@ -52,6 +52,11 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// With other settings of the sandbox server.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let home = tempfile::tempdir().unwrap();
         let dynamo = EmbeddedDynamo::in_memory().unwrap();
         let (tell, events) = tokio::sync::mpsc::unbounded_channel();
@@ -81,6 +86,7 @@ impl Rig {
         let mut config = Config::new(home.path().join("sandboxes"));
         config.listen.set_port(0);
         config.authenticate = Arc::new(StaticKeys::new([(KEY, "local")]));
+        change(&mut config);
         let sandboxd = Server::start(config).await.unwrap();
         let vm = VmClient::new(VmClientConfig::local(sandboxd.address(), Secret::new(KEY), "files")).unwrap();
         let owner = OwnerId::parse("ann").unwrap();
@@ -129,7 +135,7 @@ impl Rig {
         }
         let new = NewVm {
             project_id: self.project_id.to_string(),
-            template: Some("host".to_owned()),
+            template: None,
             env: BTreeMap::new(),
             timeout_secs: 3600,
             egress: Vec::new(),
