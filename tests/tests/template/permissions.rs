@@ -100,7 +100,6 @@ fn actions(statements: &Value) -> BTreeSet<String> {
 }
 
 #[test]
-#[ignore = "issue C: ports moved after the policies were written"]
 fn a_function_has_the_policies_of_its_ports() {
     let mut problems = Vec::new();
     for (name, path) in ports::programs() {
