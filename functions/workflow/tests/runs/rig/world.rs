@@ -17,7 +17,7 @@ use pvm_domain::ids::{PrefixedId, ProjectId};
 use pvm_domain::vm::{VmLease, VmStatus};
 use serde_json::Value;
 
-use super::crash::Points;
+use super::crash::{Points, sleep};
 use super::store::Store;
 
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ impl Clock for SimAmbient {
         self.clock.now()
     }
     async fn sleep(&self, time: Duration) {
-        self.clock.elapse(time).await;
+        sleep(&self.clock, time).await;
     }
 }
 
