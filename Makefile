@@ -53,7 +53,7 @@ doc:
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
 generate: ## Regenerate what is checked in but made by a program
-	UPDATE=1 cargo test -p pvm-api --test openapi
+	UPDATE=1 cargo test --workspace --test openapi
 
 assert-unchanged: generate ## Fail if a generated file is not what is checked in
 	git diff --exit-code -- openapi.json

@@ -157,14 +157,15 @@ impl Points {
         let clock = self.clock.lock().unwrap().clone().unwrap();
         let (lender, lends) = (Arc::clone(&mortal), clock.clone());
         let mut inner = Box::pin(MORTAL.scope(Arc::clone(&mortal), work));
-        let mut work: Pin<Box<dyn Future<Output = T> + Send>> = Box::pin(std::future::poll_fn(move |context| {
-            drop(lender.loan.lock().unwrap().take());
-            let polled = inner.as_mut().poll(context);
-            if polled.is_pending() && lender.sleepers.load(Ordering::SeqCst) > 0 {
-                *lender.loan.lock().unwrap() = Some(lends.lend());
-            }
-            polled
-        }));
+        let mut work: Pin<Box<dyn Future<Output = T> + Send>> =
+            Box::pin(std::future::poll_fn(move |context| {
+                drop(lender.loan.lock().unwrap().take());
+                let polled = inner.as_mut().poll(context);
+                if polled.is_pending() && lender.sleepers.load(Ordering::SeqCst) > 0 {
+                    *lender.loan.lock().unwrap() = Some(lends.lend());
+                }
+                polled
+            }));
         tokio::select! {
             biased;
             () = mortal.dies.notified() => None,
