@@ -17,7 +17,9 @@ use pvm_application::error::{AppResult, ErrorCode};
 use pvm_application::idempotency::Claim;
 use pvm_application::ports_model::ModelRequest;
 use pvm_asl::CrashPoint;
-use pvm_contracts::conversations::{CreateConversation, DecideApproval, Decision, MessageAccepted, SendMessage};
+use pvm_contracts::conversations::{
+    CreateConversation, DecideApproval, Decision, MessageAccepted, SendMessage,
+};
 use pvm_domain::conversation::{ConversationStatus, Delivery, Mode, Usage};
 use pvm_domain::event::{Event, EventType};
 use pvm_domain::ids::ConversationId;
@@ -66,9 +68,9 @@ struct Story {
 fn script(request: &ModelRequest) -> Say {
     let place = &request.place;
     match (place.agent_id.as_str(), place.initial_message.as_str(), place.agent_step) {
-        (_, "Deploy", 0) => {
-            say("May I?").call("change", json!({"what": "deploy now"})).call("look", json!({"what": "around"}))
-        }
+        (_, "Deploy", 0) => say("May I?")
+            .call("change", json!({"what": "deploy now"}))
+            .call("look", json!({"what": "around"})),
         (_, "Deploy", 1) => say("Again?").call("change", json!({"what": "deploy twice"})),
         (_, "Wait", 0) => say("Waiting.").call("change", json!({"what": "slow 300"})),
         (_, "Two", _) => say("Two it is."),
@@ -112,7 +114,12 @@ where
     panic!("the request was never answered");
 }
 
-async fn begin(rig: &Arc<Rig>, mode: Mode, agents: &'static [&'static str], message: &'static str) -> MessageAccepted {
+async fn begin(
+    rig: &Arc<Rig>,
+    mode: Mode,
+    agents: &'static [&'static str],
+    message: &'static str,
+) -> MessageAccepted {
     ask(rig, move |rig| async move {
         let claim = Claim::new(&rig.principal.owner, "begin", "create", b"").unwrap();
         let input = CreateConversation {
@@ -200,7 +207,17 @@ async fn decide(rig: &Arc<Rig>, id: &ConversationId) {
                 let input = DecideApproval { decision, request_hash: None, comment: None };
                 let (store, flow, ambient) = (&rig.store, &rig.flow, &rig.ambient);
                 let (principal, project) = (&rig.principal, &rig.project_id);
-                conversations::decide(store, flow, ambient, principal, project, id.as_str(), &approval_id, input).await
+                conversations::decide(
+                    store,
+                    flow,
+                    ambient,
+                    principal,
+                    project,
+                    id.as_str(),
+                    &approval_id,
+                    input,
+                )
+                .await
             }
         })
         .await;
@@ -348,7 +365,8 @@ fn seed() -> u64 {
 fn cases(points: usize, long: bool) -> Vec<Vec<(usize, Death)>> {
     let mut draw = Draw(seed());
     let offset = draw.below(DEATHS.len());
-    let each = (0..points).flat_map(|at| DEATHS.into_iter().enumerate().map(move |(way, death)| (at, way, death)));
+    let each =
+        (0..points).flat_map(|at| DEATHS.into_iter().enumerate().map(move |(way, death)| (at, way, death)));
     let mut cases: Vec<Vec<(usize, Death)>> = each
         .filter(|(at, way, _)| long || (at + offset) % DEATHS.len() == *way)
         .map(|(at, _, death)| vec![(at, death)])
@@ -372,9 +390,7 @@ async fn matrix(scene: Scene, long: bool) {
     let cases = cases(points.len(), long);
     let count = cases.len();
     let played = futures::stream::iter(cases)
-        .map(|deadly| {
-            tokio::spawn(async move { (play(scene, deadly.clone()).await.0, deadly) })
-        })
+        .map(|deadly| tokio::spawn(async move { (play(scene, deadly.clone()).await.0, deadly) }))
         .buffer_unordered(AT_ONCE);
     let mut played = std::pin::pin!(played);
     while let Some(case) = played.next().await {
@@ -436,7 +452,8 @@ async fn an_interpreter_that_dies_at_any_of_its_writes_goes_on() {
                 let rig = start(scene).await;
                 rig.restart_with(CrashPoint { write, after_commit }).await;
                 let before = *rig.generation.borrow();
-                let case = format!("{scene:?}, write {write} of the interpreter, after its commit: {after_commit}");
+                let case =
+                    format!("{scene:?}, write {write} of the interpreter, after its commit: {after_commit}");
                 let story = play_on(&rig, scene, &case).await;
                 assert_eq!(story, calm, "{case}");
                 reached |= *rig.generation.borrow() > before;
