@@ -21,7 +21,12 @@ pub fn settings(home: &Path) -> Settings {
 
 /// Starts a stack in `home`. Clean-up runs rarely, so that no test depends on when it does.
 pub async fn start(home: &Path) -> Stack {
-    let mut config = StackConfig::new(settings(home));
+    start_with(settings(home)).await
+}
+
+/// The same with settings of one's own.
+pub async fn start_with(settings: Settings) -> Stack {
+    let mut config = StackConfig::new(settings);
     config.build_base = false;
     config.sweep_every = Duration::from_secs(3600);
     Stack::start(config).await.expect("the stack starts")
@@ -37,8 +42,18 @@ pub async fn with_stack<F>(test: impl FnOnce(Api) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
+    with_stack_of(|_| {}, test).await;
+}
+
+/// The same with settings of one's own.
+pub async fn with_stack_of<F>(change: impl FnOnce(&mut Settings), test: impl FnOnce(Api) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let home = tempfile::tempdir().expect("a temporary folder");
-    let stack = start(home.path()).await;
+    let mut settings = settings(home.path());
+    change(&mut settings);
+    let stack = start_with(settings).await;
     let result = tokio::spawn(test(client(&stack))).await;
     stack.shutdown(Shutdown::KillAll).await.expect("the stack ends");
     if let Err(failed) = result {
