@@ -1,11 +1,14 @@
 //! The HTTP API over a whole stack in process: every route's door, every kind of bad input, and the stories.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "http/private_git.rs"]
+mod private_git;
+
 use pvm_api::routes::{Auth, ROUTES};
 use pvm_domain::ids::OwnerId;
 use pvm_sandboxd::Shutdown;
 use pvm_tests::api::Api;
-use pvm_tests::scenarios::{commands, files, input, projects, services};
+use pvm_tests::scenarios::{commands, files, input, projects, secrets, services};
 use pvm_tests::stack::{client, start, with_stack};
 use serde_json::json;
 
@@ -30,8 +33,15 @@ stories! {
     every_end_of_a_command_is_told_apart: commands::outcomes;
     the_same_request_runs_a_command_once: commands::once;
     long_output_keeps_head_and_tail: commands::long_output;
+    raw_output_is_read_from_any_place_on: commands::raw_output;
     files_go_both_ways: files::both_ways;
     the_workspace_outlives_its_vm: files::outlive_the_vm;
+    an_upload_in_parts_is_one_file: files::in_parts;
+    versions_are_kept_and_brought_back: files::versions;
+    links_and_permission_bits_are_kept: files::links_and_modes;
+    the_workspace_is_downloaded_as_one_archive: files::archive;
+    a_secret_is_set_and_never_read_back: secrets::crud;
+    a_secret_is_in_force_for_its_host_and_never_inside: secrets::in_force;
     a_web_server_is_a_service: services::web_server;
     a_service_that_ends_at_once_has_failed_and_says_why: services::failure;
     services_come_back_on_a_new_vm: services::brought_back;
@@ -50,6 +60,8 @@ fn path(template: &str, project: &str) -> String {
         .replace("{key_id}", &format!("key_{id}"))
         .replace("{agent_id}", "dev_agent")
         .replace("{name}", "name")
+        .replace("{number}", "1")
+        .replace("{archive_id}", &format!("arc_{id}"))
 }
 
 /// E2B's control plane at the same process: a project's VM is a sandbox there, and keys that may not write stay out.

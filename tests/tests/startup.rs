@@ -89,14 +89,14 @@ fn keys_are_their_owners_logs_are_json_and_a_second_start_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let home = folder.path().join("state");
     let mut command = serve(&home, "127.0.0.1:0");
-    command.env("PVM_LOG_FORMAT", "json").stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.env("PVM_LOG_FORMAT", "json").stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     // The last thing at a start is the line that says where it listens.
     let mut lines = Vec::new();
-    let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut err = std::io::BufReader::new(child.stderr.take().unwrap());
     loop {
         let mut line = String::new();
-        assert_ne!(std::io::BufRead::read_line(&mut out, &mut line).unwrap(), 0, "it ended: {lines:?}");
+        assert_ne!(std::io::BufRead::read_line(&mut err, &mut line).unwrap(), 0, "it ended: {lines:?}");
         let log: serde_json::Value = serde_json::from_str(&line).unwrap();
         let running = log.to_string().contains("running");
         lines.push(log);

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use pvm_application::ports::RequestSave;
-use pvm_aws::{Dynamo, Objects, Workflows};
-use pvm_domain::ids::ProjectId;
+use pvm_application::ports::{RequestSave, WorkflowError};
+use pvm_aws::{Dynamo, FileSecrets, Objects, Workflows};
+use pvm_domain::ids::{ArchiveId, ProjectId};
 use pvm_e2b_wire::secret::Secret;
 use pvm_entry::{Settings, Signer, System, Wiring};
 use pvm_models::{BedrockClient, Library, ModelSettings, Models, Providers, Recording, Replay};
@@ -33,6 +33,8 @@ pub struct App {
     pub workflow: Workflows,
     /// The VMs.
     pub vm: VmClient,
+    /// Values of projects' secrets: a file each.
+    pub secrets: FileSecrets,
     /// The models.
     pub models: Models,
     /// The tools.
@@ -49,9 +51,19 @@ pub struct App {
 #[derive(Debug, Clone)]
 pub struct Saver {
     ask: UnboundedSender<ProjectId>,
+    ask_archive: UnboundedSender<(ProjectId, ArchiveId)>,
 }
 
 impl RequestSave for Saver {
+    async fn request_archive(
+        &self,
+        project_id: &ProjectId,
+        archive_id: &ArchiveId,
+    ) -> Result<(), WorkflowError> {
+        let asked = self.ask_archive.send((project_id.clone(), archive_id.clone()));
+        asked.map_err(|_| WorkflowError::Unavailable(anyhow::anyhow!("the process is ending")))
+    }
+
     async fn request_save(&self, project_id: &ProjectId) {
         // The worker is gone only while the process ends, which saves everything.
         drop(self.ask.send(project_id.clone()));
@@ -79,6 +91,8 @@ pub struct Parts {
     pub e2b_api_key: String,
     /// Where requests to save go.
     pub ask_save: UnboundedSender<ProjectId>,
+    /// Where requests for archives go.
+    pub ask_archive: UnboundedSender<(ProjectId, ArchiveId)>,
 }
 
 /// Wires the adapters.
@@ -92,7 +106,9 @@ pub fn build(parts: Parts) -> anyhow::Result<App> {
         Providers { bedrock: parts.bedrock.clone(), ..pvm_entry::providers(&parts.settings, &keys)? };
     let models = Models::new(models(&parts.settings)?).with_providers(providers)?;
     let tools = Registry::new(parts.store.clone(), parts.workflow.clone(), vm.clone(), System);
+    let secrets = FileSecrets::new(parts.settings.home.join("secrets"));
     Ok(App {
+        secrets,
         settings: parts.settings,
         store: parts.store,
         objects: parts.objects,
@@ -100,7 +116,7 @@ pub fn build(parts: Parts) -> anyhow::Result<App> {
         vm,
         models,
         tools,
-        saver: Saver { ask: parts.ask_save },
+        saver: Saver { ask: parts.ask_save, ask_archive: parts.ask_archive },
         ambient: System,
         signer: parts.signer,
     })
@@ -134,6 +150,7 @@ impl Wiring for App {
     type Objects = Objects;
     type Workflow = Workflows;
     type Vm = VmClient;
+    type Secrets = FileSecrets;
     type Models = Models;
     type Tools = Tools;
     type Saver = Saver;
@@ -156,6 +173,9 @@ impl Wiring for App {
     }
     fn vm(&self) -> &VmClient {
         &self.vm
+    }
+    fn secrets(&self) -> &FileSecrets {
+        &self.secrets
     }
     fn models(&self) -> &Models {
         &self.models

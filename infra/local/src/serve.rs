@@ -5,7 +5,8 @@
     reason = "this program talks to the person at the terminal"
 )]
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal};
+use std::path::Path;
 
 use anyhow::Context;
 use pvm_entry::settings::LogFormat;
@@ -30,7 +31,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let home = settings.home.clone();
     let format = settings.log_format;
-    let stack = Stack::start(StackConfig::new(settings)).await?;
+    let stack = Stack::start(StackConfig::new(settings)).await.map_err(|error| explained(&home, error))?;
     if format == LogFormat::Terminal {
         println!("Project VM is running.");
         println!("  API          http://{}   (key in {})", stack.http_addr, home.join("api-key").display());
@@ -59,6 +60,21 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             eprintln!("pvm: left at once; VMs go on for a while and are adopted by the next start");
             Ok(())
         }
+    }
+}
+
+/// A full disk shows in many ways, from many parts; the person at the terminal gets one sentence.
+fn explained(home: &Path, error: anyhow::Error) -> anyhow::Error {
+    let full = error.chain().any(|cause| {
+        let io = cause.downcast_ref::<std::io::Error>();
+        io.is_some_and(|io| io.kind() == ErrorKind::StorageFull)
+            // What the databases say has lost its type on the way.
+            || ["No space left on device", "disk is full"].iter().any(|text| cause.to_string().contains(text))
+    });
+    if full {
+        anyhow::anyhow!("the disk of {} is full; free some space and start again: {error:#}", home.display())
+    } else {
+        error
     }
 }
 

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use pvm_application::archives;
 use pvm_application::files::save::{self, Budget};
 use pvm_application::keys;
 use pvm_application::store::{Index, Listing, ReadStore};
 use pvm_application::vm::{end, lease, ready};
 use pvm_asl::Execution;
-use pvm_domain::ids::ProjectId;
+use pvm_domain::ids::{ArchiveId, ProjectId};
 use pvm_domain::limits;
 use pvm_domain::vm::VmLease;
 use pvm_embedded::s3::S3Event;
@@ -29,16 +30,28 @@ const TRIES: u32 = 5;
 /// Notifications worked off at the same time.
 const PARALLEL: usize = 8;
 
+/// What the workers work off.
+#[derive(Debug)]
+pub struct Queues {
+    /// Objects that were made.
+    pub uploads: UnboundedReceiver<S3Event>,
+    /// Projects whose workspace may have changed.
+    pub saves: UnboundedReceiver<ProjectId>,
+    /// Archives that were asked for.
+    pub archives: UnboundedReceiver<(ProjectId, ArchiveId)>,
+}
+
 /// Starts the workers; they end with `stop`.
 pub fn start(
     tasks: &TaskTracker,
     stop: &CancellationToken,
     app: &Arc<App>,
-    uploads: UnboundedReceiver<S3Event>,
-    saves: UnboundedReceiver<ProjectId>,
+    queues: Queues,
     sweep_every: Duration,
 ) {
+    let Queues { uploads, saves, archives } = queues;
     tasks.spawn(sync_uploads(Arc::clone(app), uploads, stop.clone()));
+    tasks.spawn(build_archives(Arc::clone(app), archives, stop.clone()));
     let saving = Arc::clone(app);
     tasks.spawn(saver::work(saves, saver::GATHER, stop.clone(), move |project| {
         let app = Arc::clone(&saving);
@@ -87,6 +100,31 @@ async fn sync_upload(app: &App, event: S3Event) {
         tokio::time::sleep(Duration::from_millis(200) * 4u32.pow(tried)).await;
     }
     tracing::error!(body, "an upload could not be synced; it is tried again at the next start");
+}
+
+/// Builds archives, one at a time: each is bounded in memory, and the disk is shared.
+async fn build_archives(
+    app: Arc<App>,
+    mut wanted: UnboundedReceiver<(ProjectId, ArchiveId)>,
+    stop: CancellationToken,
+) {
+    loop {
+        let (project, archive) = tokio::select! {
+            () = stop.cancelled() => return,
+            next = wanted.recv() => match next {
+                Some(next) => next,
+                None => return,
+            },
+        };
+        let built =
+            archives::build::build(&app.store, &app.objects, &app.vm, &app.ambient, &project, &archive);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            built = built => if let Err(error) = built {
+                tracing::warn!(project.id = %project, ?error, "an archive could not be built");
+            },
+        }
+    }
 }
 
 /// Saves a project's workspace where its VM is active.

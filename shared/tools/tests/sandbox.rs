@@ -80,6 +80,7 @@ impl Lab {
         let store = store().await;
         let project_id: ProjectId = HostClock.new_id();
         let new = NewVm {
+            egress: Vec::new(),
             project_id: project_id.to_string(),
             template: Some(template.to_owned()),
             env: std::collections::BTreeMap::new(),

@@ -1,6 +1,6 @@
 //! Beginning a conversation: its record, its first run and message, and the start of the workflow.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pvm_contracts::conversations::{CreateConversation, MessageAccepted};
 use pvm_domain::conversation::{Conversation, ConversationAlias, ConversationStatus, Mode, Usage};
@@ -63,6 +63,7 @@ pub async fn create<S: WriteStore, W: StartExecution, M: KnowModels, A: Ambient>
         run_count: 0,
         message_count: 0,
         compacted: BTreeMap::new(),
+        crowded: BTreeSet::new(),
         usage: Usage::default(),
         forked_from: None,
         created_at: now,

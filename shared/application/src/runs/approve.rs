@@ -9,6 +9,7 @@ use pvm_domain::ids::{ApprovalId, ConversationId};
 use super::calls;
 use super::draft::{Draft, Extra, load_conversation, load_run};
 use super::ensure_vm::release;
+use super::meter;
 use super::step::{Ask, Meter, TRIES, pause, step};
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::keys;
@@ -45,12 +46,12 @@ pub async fn ask_approval<S: WriteStore, K: SendTask, A: Ambient>(
         let mut run = load_run(store, &input.conversation_id, &input.run_id).await?;
         let mut approval = load(store, &input.conversation_id, id).await?;
         let mut draft = Draft::new(store, conversation, ambient.now());
-        approval.token = Some(input.token.clone());
+        approval.tokens.push(input.token.clone());
         draft.write(|tx| tx.update(&mut approval));
         let waits = approval.status == ApprovalStatus::Pending && !run.is_over();
         if waits {
             draft.apply(&mut run, Input::Waiting, &Extra::default()).await?;
-            run.core.usage.transitions += 1;
+            run.core.usage.transitions += meter::APPROVE;
             draft.save(&mut run);
         }
         match draft.commit().await {
@@ -72,7 +73,9 @@ pub async fn ask_approval<S: WriteStore, K: SendTask, A: Ambient>(
 /// # Errors
 /// Of the workflow engine.
 pub(crate) async fn send(tasks: &impl SendTask, run: &Run, approval: &Approval) -> AppResult<()> {
-    let Some(token) = &approval.token else { return Ok(()) };
+    if approval.tokens.is_empty() {
+        return Ok(());
+    }
     let input = RunInput {
         conversation_id: run.conversation_id.clone(),
         run_id: run.run_id.clone(),
@@ -82,8 +85,10 @@ pub(crate) async fn send(tasks: &impl SendTask, run: &Run, approval: &Approval) 
     let output = serde_json::to_value(output).map_err(|error| {
         AppError::new(ErrorCode::Internal, "The answer to the workflow cannot be written.").because(error)
     })?;
-    // False: the wait is over already, and the workflow is past it.
-    tasks.send_success(token, &output).await?;
+    // One that is answered with false was of a try that the workflow has given up, or the wait is over already.
+    for token in &approval.tokens {
+        tasks.send_success(token, &output).await?;
+    }
     Ok(())
 }
 
@@ -137,7 +142,7 @@ pub async fn expire_approval<S: WriteStore, A: Ambient>(
         RunInput { conversation_id: input.conversation_id, run_id: input.run_id, segment: input.segment };
     // Where it was decided at the last moment the run does not wait any more.
     let ask = Ask::Input(Input::Resumed);
-    let (meter, extra) = (Meter::default(), Extra::default());
-    step(store, ambient, &run.conversation_id, &run.run_id, Some(run.segment), &ask, &extra, meter).await?;
+    let (spent, extra) = (Meter::default(), Extra::default());
+    step(store, ambient, &run.conversation_id, &run.run_id, Some(run.segment), &ask, &extra, spent).await?;
     Ok(run.output(StepControl::next(NextStep::Think)))
 }

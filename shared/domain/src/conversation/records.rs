@@ -1,6 +1,6 @@
 //! The records of a conversation, as stored.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -83,6 +83,9 @@ pub struct Conversation {
     pub message_count: u64,
     /// Summaries that stand for older messages in an agent's context: by agent, the place up to which.
     pub compacted: BTreeMap<String, Compaction>,
+    /// Agents whose window was nearly full when a run ended: their context is summarised before they speak again.
+    #[serde(default)]
+    pub crowded: BTreeSet<String>,
     /// What all ended runs used.
     pub usage: Usage,
     /// The conversation this is a fork of, and its `seq` there.
@@ -269,8 +272,9 @@ pub struct Run {
     pub segment: u32,
     /// The lane it is, in a parallel run.
     pub lane: Option<Lane>,
-    /// The task token that the workflow waits with for the lanes; never shown.
-    pub join_token: Option<String>,
+    /// Task tokens that the workflow waits with for the lanes, of every try of its state: which of the tries is the one
+    /// that counts, only the workflow knows. Never shown.
+    pub join_tokens: Vec<String>,
     /// The VM epoch in which it holds the VM, if it does.
     pub vm_epoch: Option<u64>,
     /// When it began to hold the VM.
@@ -390,6 +394,9 @@ pub struct ToolCall {
     pub approval_id: Option<ApprovalId>,
     /// How often it was looked at after its first inline wait.
     pub polls: u32,
+    /// Milliseconds that steps worked on it.
+    #[serde(default)]
+    pub step_ms: u64,
     /// What it answered, at most 32 KiB.
     pub result: Option<CallResult>,
     /// When it was claimed.
@@ -484,8 +491,8 @@ pub struct Approval {
     pub decided_by: Option<OwnerId>,
     /// What they said about it.
     pub comment: Option<String>,
-    /// The task token that the workflow waits with; never shown.
-    pub token: Option<String>,
+    /// Task tokens that the workflow waits with, of every try of its state; never shown.
+    pub tokens: Vec<String>,
     /// When it runs out.
     pub expires_at: Timestamp,
     /// When it was asked.
