@@ -52,4 +52,4 @@ exec 9>&-
 export PVM_TEST_LLAMA_SERVER=$server PVM_TEST_LLAMA_MODEL=$tools/model.gguf
 export PVM_TEST_LLAMA_TEMPLATES=$source/models/templates
 cd "$root"
-exec cargo test --workspace --test real_model -- --ignored --nocapture
+exec cargo test --workspace --test real_model -- --nocapture
