@@ -33,6 +33,7 @@ stories! {
     every_end_of_a_command_is_told_apart: commands::outcomes;
     the_same_request_runs_a_command_once: commands::once;
     long_output_keeps_head_and_tail: commands::long_output;
+    raw_output_is_read_from_any_place_on: commands::raw_output;
     files_go_both_ways: files::both_ways;
     the_workspace_outlives_its_vm: files::outlive_the_vm;
     an_upload_in_parts_is_one_file: files::in_parts;

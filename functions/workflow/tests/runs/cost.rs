@@ -66,10 +66,9 @@ async fn transitions_are_counted_through_approvals_segments_and_lanes() {
     })
     .await;
     rig.define(json!({"agent_id": "careful", "approvals": {"change(deploy*)": "ask"}})).await;
-    for (agents, mode) in [
-        (&["dev_agent"][..], Mode::RoundRobin),
-        (&["data_agent", "designer_agent"][..], Mode::Parallel),
-    ] {
+    for (agents, mode) in
+        [(&["dev_agent"][..], Mode::RoundRobin), (&["data_agent", "designer_agent"][..], Mode::Parallel)]
+    {
         let made = rig.create(agents, mode, "Go").await;
         rig.settle().await;
         let run = rig.run(&made.conversation_id, &made.run_id).await;
