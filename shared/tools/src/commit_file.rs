@@ -74,7 +74,11 @@ async fn note<P: Ports>(call: &Call<'_, P>, report: &RunReport, named_version: b
     match edits::note(store, clock, &context.project_id, &path, &writer, wrote, named_version).await {
         Ok(other) => other,
         Err(error) => {
-            tracing::warn!(code = error.code.as_str(), "who wrote a file could not be noted: {}", error.detail);
+            tracing::warn!(
+                code = error.code.as_str(),
+                "who wrote a file could not be noted: {}",
+                error.detail
+            );
             None
         }
     }

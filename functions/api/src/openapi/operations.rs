@@ -340,7 +340,12 @@ fn conversation(name: &str) -> Option<Operation> {
             .answers::<Conversation>(200, "The conversation as it was left."),
         "fork-conversation" => about("Go on from any point of a conversation in a new one")
             .once()
-            .number("at", "The `seq` of the last event that the new one has; without it, all of them.", 1, None)
+            .number(
+                "at",
+                "The `seq` of the last event that the new one has; without it, all of them.",
+                1,
+                None,
+            )
             .answers::<Conversation>(201, "The new conversation; it works in the same VM."),
         "decide-approval" => about("Approve or deny a call that waits")
             .once()

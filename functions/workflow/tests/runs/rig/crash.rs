@@ -110,13 +110,19 @@ impl Points {
 
     /// Waits until no function lingers; answers whether any did.
     pub async fn no_more_lingering(&self) -> bool {
-        let lingering = std::mem::take(&mut self.state.lock().unwrap().lingering);
-        let any = !lingering.is_empty();
-        for task in lingering {
-            // Ended with its process, or done.
-            drop(task.await);
+        let mut any = false;
+        loop {
+            {
+                // They stay in the list: the process may die while they are waited for.
+                let lingering = &mut self.state.lock().unwrap().lingering;
+                any |= !lingering.is_empty();
+                lingering.retain(|task| !task.is_finished());
+                if lingering.is_empty() {
+                    return any;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        any
     }
 
     /// An effect is about to be made, or was just made. Outside of what is mortal nothing dies.
@@ -157,21 +163,29 @@ impl Points {
         let clock = self.clock.lock().unwrap().clone().unwrap();
         let (lender, lends) = (Arc::clone(&mortal), clock.clone());
         let mut inner = Box::pin(MORTAL.scope(Arc::clone(&mortal), work));
-        let mut work: Pin<Box<dyn Future<Output = T> + Send>> = Box::pin(std::future::poll_fn(move |context| {
-            drop(lender.loan.lock().unwrap().take());
-            let polled = inner.as_mut().poll(context);
-            if polled.is_pending() && lender.sleepers.load(Ordering::SeqCst) > 0 {
-                *lender.loan.lock().unwrap() = Some(lends.lend());
-            }
-            polled
-        }));
+        let mut work: Pin<Box<dyn Future<Output = T> + Send>> =
+            Box::pin(std::future::poll_fn(move |context| {
+                drop(lender.loan.lock().unwrap().take());
+                let polled = inner.as_mut().poll(context);
+                if polled.is_pending() && lender.sleepers.load(Ordering::SeqCst) > 0 {
+                    *lender.loan.lock().unwrap() = Some(lends.lend());
+                }
+                polled
+            }));
         tokio::select! {
             biased;
             () = mortal.dies.notified() => None,
             () = mortal.lingers.notified() => {
                 let mark = clock.work();
+                // It can still die: a pair of deaths may hit the same function twice.
+                let dying = Arc::clone(&mortal);
                 let task = tokio::spawn(async move {
-                    drop(work.await);
+                    tokio::select! {
+                        biased;
+                        () = dying.dies.notified() => {}
+                        _ = &mut work => {}
+                    }
+                    drop(work);
                     drop(mark);
                 });
                 self.state.lock().unwrap().lingering.push(task);

@@ -215,7 +215,8 @@ impl Rig {
         let (rig, points) = (Arc::downgrade(self), Arc::clone(&self.points));
         tokio::spawn(async move {
             loop {
-                let Some(engine) = rig.upgrade().and_then(|rig| rig.flow.engine.read().unwrap().clone()) else {
+                let Some(engine) = rig.upgrade().and_then(|rig| rig.flow.engine.read().unwrap().clone())
+                else {
                     return;
                 };
                 tokio::select! {
@@ -438,9 +439,10 @@ impl Rig {
     /// Waits for one execution; answers whether nothing is left to do. Never answers where the engine has stopped.
     async fn settle_some(&self, engine: &Engine) -> bool {
         let arn = engine.home().machine_arn("run-turn");
-        let running =
-            ListFilter { status: Some(pvm_asl::ExecutionStatus::Running), ..ListFilter::default() };
-        let Ok(list) = engine.list_executions(&arn, running).await else { return std::future::pending().await };
+        let running = ListFilter { status: Some(pvm_asl::ExecutionStatus::Running), ..ListFilter::default() };
+        let Ok(list) = engine.list_executions(&arn, running).await else {
+            return std::future::pending().await;
+        };
         let Some(execution) = list.items.first() else { return self.sweep().await == 0 };
         if engine.wait_for_end(&execution.arn).await.is_err() {
             return std::future::pending().await;
