@@ -12,7 +12,8 @@ use pvm_domain::limits;
 use pvm_entry::{Reply, Wiring};
 
 use crate::{
-    agents, commands, conversations, events, files, health, keys, mcp, metadata, projects, services, vm,
+    agents, archives, commands, conversations, events, files, health, keys, mcp, metadata, projects, secrets,
+    services, vm,
 };
 
 /// Who may come in.
@@ -31,7 +32,8 @@ pub enum Auth {
 pub enum Sends {
     /// At once.
     Whole,
-    /// As they come, where the client asks for an event stream.
+    /// As they come: event streams, and raw bytes, which API Gateway would otherwise leave in base64 for every client
+    /// that does not name their type in `Accept`.
     Stream,
 }
 
@@ -121,7 +123,7 @@ routes! {
     GET "/api/projects/{project_id}/vm/commands/{command_id}" => "get-command", Token, Whole, NONE,
         |p, request| commands::get::handle(
             p.store(), p.objects(), p.workflow(), p.vm(), p.saver(), p.ambient(), request);
-    GET "/api/projects/{project_id}/vm/commands/{command_id}/output" => "get-command-output", Token, Whole, NONE,
+    GET "/api/projects/{project_id}/vm/commands/{command_id}/output" => "get-command-output", Token, Stream, NONE,
         |p, request| commands::output::handle(
             p.store(), p.objects(), p.workflow(), p.vm(), p.saver(), p.ambient(), request);
     DELETE "/api/projects/{project_id}/vm/commands/{command_id}" => "kill-command", Token, Whole, NONE,
@@ -145,6 +147,31 @@ routes! {
         |p, request| files::get::handle(p.store(), p.objects(), p.ambient(), request);
     DELETE "/api/projects/{project_id}/files/{file_id}" => "delete-file", Token, Whole, NONE,
         |p, request| files::delete::handle(p.store(), p.objects(), p.vm(), p.ambient(), request);
+
+    POST "/api/projects/{project_id}/files/{file_id}/upload" => "complete-upload", Token, Whole, JSON,
+        |p, request| files::complete::handle(p.store(), p.objects(), request);
+    DELETE "/api/projects/{project_id}/files/{file_id}/upload" => "abort-upload", Token, Whole, NONE,
+        |p, request| files::abort::handle(p.store(), p.objects(), request);
+    GET "/api/projects/{project_id}/files/{file_id}/versions" => "list-file-versions", Token, Whole, NONE,
+        |p, request| files::versions::handle(p.store(), request);
+    GET "/api/projects/{project_id}/files/{file_id}/versions/{number}" => "get-file-version", Token, Whole, NONE,
+        |p, request| files::version::handle(p.store(), p.objects(), p.ambient(), request);
+    POST "/api/projects/{project_id}/files/{file_id}/versions/{number}/restore" => "restore-file-version",
+        Token, Whole, NONE,
+        |p, request| files::restore::handle(p.store(), p.saver(), p.ambient(), request);
+    POST "/api/projects/{project_id}/archives" => "create-archive", Token, Whole, JSON,
+        |p, request| archives::create::handle(p.store(), p.saver(), p.ambient(), request);
+    GET "/api/projects/{project_id}/archives/{archive_id}" => "get-archive", Token, Whole, NONE,
+        |p, request| archives::get::handle(p.store(), p.objects(), p.ambient(), request);
+
+    GET "/api/projects/{project_id}/secrets" => "list-secrets", Token, Whole, NONE,
+        |p, request| secrets::list::handle(p.store(), request);
+    PUT "/api/projects/{project_id}/secrets/{name}" => "put-secret", Token, Whole, JSON,
+        |p, request| secrets::put::handle(p.store(), p.secrets(), p.vm(), p.ambient(), request);
+    GET "/api/projects/{project_id}/secrets/{name}" => "get-secret", Token, Whole, NONE,
+        |p, request| secrets::get::handle(p.store(), request);
+    DELETE "/api/projects/{project_id}/secrets/{name}" => "delete-secret", Token, Whole, NONE,
+        |p, request| secrets::delete::handle(p.store(), p.secrets(), p.vm(), p.ambient(), request);
 
     POST "/api/projects/{project_id}/conversations" => "create-conversation", Token, Whole, JSON,
         |p, request| conversations::create::handle(p.store(), p.workflow(), p.models(), p.ambient(), request);

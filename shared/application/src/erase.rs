@@ -9,7 +9,9 @@ use pvm_domain::project::Project;
 use crate::conversations::cancel::cancel_now;
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::keys;
-use crate::ports::{Ambient, DeleteObject, RunCommands, SendTask, StartExecution, StopExecution};
+use crate::ports::{
+    Ambient, DeleteObject, KeepSecrets, RunCommands, SendTask, StartExecution, StopExecution,
+};
 use crate::ports_tools::Tools;
 use crate::store::{Index, Listing, Purge, ReadStore, Tx, WriteStore};
 
@@ -63,17 +65,20 @@ where
     }
 }
 
-/// Removes objects of the project: file versions and kept output. Answers whether there are more.
+/// Removes values of secrets, and objects of the project: file versions, kept output, archives. Answers whether there
+/// are more.
 ///
 /// # Errors
-/// Of the store or the objects; `conflict` where the project is not marked.
+/// Of the stores; `conflict` where the project is not marked.
 pub async fn objects(
     store: &impl ReadStore,
     objects: &impl DeleteObject,
+    secrets: &impl KeepSecrets,
     project_id: &ProjectId,
 ) -> AppResult<bool> {
     marked(store, project_id).await?;
-    for prefix in [format!("p/{project_id}/"), format!("c/{project_id}/")] {
+    crate::secrets::rules::erase(store, secrets, project_id).await?;
+    for prefix in ["p", "c", "a"].map(|kind| format!("{kind}/{project_id}/")) {
         if objects.delete_prefix(&prefix, BATCH).await? > 0 {
             return Ok(true);
         }

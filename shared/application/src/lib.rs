@@ -2,6 +2,7 @@
 //! and those are the permissions that its Lambda gets.
 
 pub mod agents;
+pub mod archives;
 pub mod authorize;
 pub mod cleanup;
 pub mod commands;
@@ -21,6 +22,7 @@ pub mod projects;
 pub mod records;
 pub mod records_conversation;
 pub mod runs;
+pub mod secrets;
 pub mod services;
 pub mod signing;
 pub mod store;

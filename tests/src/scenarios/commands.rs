@@ -61,3 +61,25 @@ pub async fn long_output(api: &Api) {
     let out = done["stdout"].as_str().unwrap();
     assert!(out.starts_with("1\n2\n") && out.ends_with("200000\n"), "head and tail are kept");
 }
+
+/// The raw bytes of a command's output, from any place on.
+pub async fn raw_output(api: &Api) {
+    let path = api.project("raw output").await;
+    let done = api.run(&path, json!({"command": "printf '\\377\\000\\r\\nend'; printf err >&2"})).await;
+    let output = format!("{path}/vm/commands/{}/output", done["command_id"].as_str().unwrap());
+    for (query, bytes, next) in [
+        ("", &b"\xff\x00\r\nend"[..], "7"),
+        ("?offset=4", &b"end"[..], "7"),
+        ("?stream=stderr", &b"err"[..], "3"),
+        ("?offset=7", &b""[..], "7"),
+    ] {
+        // Where an answer is not streamed, API Gateway leaves bytes in base64 unless they are asked for by their type.
+        let ask = api.request(reqwest::Method::GET, &format!("{output}{query}"));
+        let answer = ask.header("accept", "application/octet-stream").send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{query}");
+        assert_eq!(answer.headers()["content-type"], "application/octet-stream", "{query}");
+        assert_eq!(answer.headers()["x-output-next"], next, "{query}");
+        assert_eq!(answer.bytes().await.unwrap(), bytes, "{query}");
+    }
+    api.get(&format!("{output}?stream=other")).await.refuses("stream");
+}

@@ -6,4 +6,5 @@ pub mod conversations;
 pub mod files;
 pub mod input;
 pub mod projects;
+pub mod secrets;
 pub mod services;

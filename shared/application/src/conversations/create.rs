@@ -17,7 +17,7 @@ use crate::error::{AppError, AppResult, ErrorCode};
 use crate::idempotency::{Claim, replayed};
 use crate::keys;
 use crate::ports::{Ambient, StartExecution};
-use crate::ports_model::CallModel;
+use crate::ports_model::KnowModels;
 use crate::runs::{Draft, load_conversation, load_run, start_execution};
 use crate::store::{ReadStore, StoreError, WriteStore};
 
@@ -29,7 +29,7 @@ use crate::store::{ReadStore, StoreError, WriteStore};
     clippy::too_many_arguments,
     reason = "each is a port or an input; a struct of them would hide which"
 )]
-pub async fn create<S: WriteStore, W: StartExecution, M: CallModel, A: Ambient>(
+pub async fn create<S: WriteStore, W: StartExecution, M: KnowModels, A: Ambient>(
     store: &S,
     workflow: &W,
     models: &M,

@@ -13,7 +13,7 @@ use super::new_run::{checked_message, new_run, pins};
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::idempotency::{Claim, replayed};
 use crate::ports::{Ambient, RunCommands, SendTask, StartExecution, StopExecution};
-use crate::ports_model::CallModel;
+use crate::ports_model::KnowModels;
 use crate::ports_tools::Tools;
 use crate::runs::{Draft, Extra, TRIES, load_conversation, load_run, pause, start_next};
 use crate::store::{StoreError, WriteStore};
@@ -47,7 +47,7 @@ where
     S: WriteStore,
     W: StartExecution + StopExecution + SendTask,
     V: RunCommands,
-    M: CallModel,
+    M: KnowModels,
     T: Tools,
     A: Ambient,
 {

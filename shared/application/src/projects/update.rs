@@ -10,6 +10,7 @@ use pvm_domain::text;
 use crate::authorize::authorize;
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::ports::Clock;
+use crate::projects::create::checked_template;
 use crate::projects::{ProjectView, viewed};
 use crate::store::{StoreError, Tx, WriteStore};
 
@@ -23,6 +24,8 @@ pub struct ProjectChange {
     pub name: Option<String>,
     /// New description.
     pub description: Option<String>,
+    /// New template, for the next VM.
+    pub template: Option<String>,
     /// New environment.
     pub env: Option<BTreeMap<String, String>>,
 }
@@ -41,6 +44,7 @@ pub async fn update(
 ) -> AppResult<ProjectView> {
     let name = change.name.map(|name| text::name("name", &name)).transpose()?;
     let description = change.description.map(|text| text::description("description", &text)).transpose()?;
+    let template = change.template.map(|template| checked_template(&template)).transpose()?;
     if let Some(env) = &change.env {
         text::env("env", env)?;
     }
@@ -52,6 +56,7 @@ pub async fn update(
         }
         project.name = name.clone().unwrap_or(project.name);
         project.description = description.clone().unwrap_or(project.description);
+        project.template = template.clone().or(project.template);
         project.env = change.env.clone().unwrap_or(project.env);
         project.updated_at = clock.now();
         match store.commit(Tx::new().update(&mut project)).await {

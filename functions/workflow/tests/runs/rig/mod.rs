@@ -17,7 +17,7 @@ use pvm_application::store::{Listing, ReadStore, Tx, WriteStore};
 use pvm_application::{conversations, keys, runs};
 use pvm_asl::{Clock as _, CrashPoint, Engine, EngineBuilder, InvokeError, Invoker, ListFilter, SimClock};
 use pvm_aws::clients::{self, ClientSettings, StaticCredentials};
-use pvm_aws::{Dynamo, DynamoSettings, Tables};
+use pvm_aws::{Dynamo, DynamoSettings, FileSecrets, Tables};
 use pvm_contracts::conversations::{
     CreateConversation, DecideApproval, Decision, MessageAccepted, SendMessage,
 };
@@ -51,6 +51,7 @@ pub struct Rig {
     pub settings: Settings,
     pub signer: Signer,
     pub vm: Vm,
+    pub secrets: FileSecrets,
     pub models: Models,
     pub tools: FakeTools,
     pub saves: Saves,
@@ -71,6 +72,7 @@ impl Wiring for Rig {
     type Objects = Objects;
     type Workflow = Flow;
     type Vm = Vm;
+    type Secrets = FileSecrets;
     type Models = Models;
     type Tools = FakeTools;
     type Saver = Saves;
@@ -93,6 +95,9 @@ impl Wiring for Rig {
     }
     fn vm(&self) -> &Vm {
         &self.vm
+    }
+    fn secrets(&self) -> &FileSecrets {
+        &self.secrets
     }
     fn models(&self) -> &Models {
         &self.models
@@ -193,6 +198,7 @@ impl Rig {
             project_id: ProjectId::from_parts(1, 1),
             store,
             vm,
+            secrets: FileSecrets::new(home.path().join("secrets")),
             clock,
             points,
             home,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pvm_application::ports_model::{
-    CallModel, ModelAnswer, ModelError, ModelFacts, ModelRequest, Stop, TokenUsage, WantedCall,
+    CallModel, KnowModels, ModelAnswer, ModelError, ModelFacts, ModelRequest, Stop, TokenUsage, WantedCall,
 };
 use pvm_asl::{Clock as _, SimClock};
 use pvm_domain::Timestamp;
@@ -91,7 +91,7 @@ impl Drop for Watched {
     }
 }
 
-impl CallModel for Models {
+impl KnowModels for Models {
     fn default_model(&self) -> &'static str {
         "scripted/one"
     }
@@ -102,7 +102,9 @@ impl CallModel for Models {
             false => Err(ModelError::NotConfigured(format!("there is no provider for {model}"))),
         }
     }
+}
 
+impl CallModel for Models {
     async fn call(
         &self,
         request: &ModelRequest,

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pvm_application::ports::{
-    ByteStream, Chunk, ConnectVm, CreateVm, EndVm, FindVm, NewVm, ReadFrom, RunCommands, RunReport, RunSpec,
-    RunState, VmEntry, VmError, VmFiles, VmInfo,
+    ByteStream, Chunk, ConnectVm, CreateVm, EndVm, FindVm, HeaderRule, NewVm, ReadFrom, RunCommands,
+    RunReport, RunSpec, RunState, SetEgress, VmEntry, VmError, VmFiles, VmInfo,
 };
 use pvm_asl::{Clock as _, SimClock};
 use pvm_domain::Timestamp;
@@ -195,6 +195,11 @@ impl EndVm for Vm {
     }
     async fn kill_vm(&self, _: &str) -> Result<(), VmError> {
         unused()
+    }
+}
+impl SetEgress for Vm {
+    async fn set_egress(&self, _: &str, _: &[HeaderRule]) -> Result<(), VmError> {
+        Ok(())
     }
 }
 impl VmFiles for Vm {

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use pvm_application::keys;
 use pvm_application::ports::{
     ByteStream, Clock, DeleteObject, GetObject, Machine, NewId, ObjectError, ObjectInfo, PresignObject,
-    Presigned, PutObject, RequestSave, SendTask, StartExecution, StopExecution, WorkflowError,
+    Presigned, PutObject, RequestSave, SendTask, StartExecution, StopExecution, UploadParts, UploadedPart,
+    WorkflowError,
 };
 use pvm_application::store::{ReadStore, Tx, WriteStore};
 use pvm_asl::{ApiError, Clock as _, Engine, SimClock};
@@ -71,9 +72,36 @@ impl PutObject for Objects {
     async fn put_stream(&self, _: &str, _: ByteStream) -> Result<ObjectInfo, ObjectError> {
         Err(ObjectError::NotFound)
     }
+    async fn put_new(&self, _: &str, _: Bytes, _: &str) -> Result<(), ObjectError> {
+        Ok(())
+    }
+    async fn put_new_stream(&self, _: &str, _: ByteStream) -> Result<ObjectInfo, ObjectError> {
+        Err(ObjectError::NotFound)
+    }
+}
+impl UploadParts for Objects {
+    async fn begin_parts(&self, _: &str) -> Result<String, ObjectError> {
+        Err(ObjectError::NotFound)
+    }
+    async fn complete_parts(&self, _: &str, _: &str, _: &[UploadedPart]) -> Result<(), ObjectError> {
+        Err(ObjectError::NotFound)
+    }
+    async fn abort_parts(&self, _: &str, _: &str) -> Result<(), ObjectError> {
+        Ok(())
+    }
 }
 impl PresignObject for Objects {
     async fn presign_get(&self, _: &str, _: &str, _: Duration) -> Result<Presigned, ObjectError> {
+        Err(ObjectError::NotFound)
+    }
+    async fn presign_part(
+        &self,
+        _: &str,
+        _: &str,
+        _: u32,
+        _: u64,
+        _: Duration,
+    ) -> Result<Presigned, ObjectError> {
         Err(ObjectError::NotFound)
     }
     async fn presign_put(
