@@ -9,5 +9,6 @@
 
 pub mod api;
 pub mod aws;
+pub mod faulty;
 pub mod scenarios;
 pub mod stack;

@@ -27,6 +27,17 @@ where
     A: Ambient,
 {
     let counts = cleanup::sweep(store, objects, workflow, vm, ambient).await?;
-    tracing::info!(?counts, "clean-up");
+    // A field each, so that logs can be added up and watched by what was done.
+    tracing::info!(
+        paused = counts.paused,
+        ended = counts.ended,
+        extended = counts.extended,
+        operations = counts.operations,
+        deletions = counts.deletions,
+        runs = counts.runs,
+        strays = counts.strays,
+        errors = counts.errors,
+        "clean-up"
+    );
     Ok(counts)
 }

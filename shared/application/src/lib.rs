@@ -9,6 +9,7 @@ pub mod conversations;
 pub mod erase;
 pub mod error;
 pub mod events;
+pub mod fair_use;
 pub mod files;
 pub mod idempotency;
 pub mod keys;

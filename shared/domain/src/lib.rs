@@ -6,6 +6,7 @@ pub mod agent;
 pub mod command;
 pub mod conversation;
 pub mod event;
+pub mod fair_use;
 pub mod file;
 pub mod ids;
 pub mod key;

@@ -14,7 +14,8 @@ impl Library {
     /// # Errors
     /// One of them is broken; a test sees to it that none is.
     pub fn shipped() -> Result<Self, serde_json::Error> {
-        let recordings: Result<Vec<Recording>, _> = RECORDINGS.iter().map(|text| serde_json::from_str(text)).collect();
+        let recordings: Result<Vec<Recording>, _> =
+            RECORDINGS.iter().map(|text| serde_json::from_str(text)).collect();
         recordings.map(Self::new)
     }
 }
