@@ -10,7 +10,7 @@ endif
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 PVM := $(TARGET)/local/pvm
 
-.PHONY: help run demo build test test-full check fmt lint doc generate assert-unchanged bench template tools clean-state deploy-local stop-local sam-local
+.PHONY: help run demo build test test-full fuzz check fmt lint doc generate assert-unchanged bench template tools clean-state deploy-local stop-local sam-local
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -36,6 +36,9 @@ test: tools ## Run all tests but the heavy ones
 
 test-full: tools ## Run everything, the heavy cases too
 	scripts/test.sh --full
+
+fuzz: ## Run each fuzz target for a minute (PVM_FUZZ_SECONDS)
+	scripts/fuzz.sh
 
 check: fmt lint doc ## Formatting, lints, documentation
 

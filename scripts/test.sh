@@ -11,8 +11,8 @@ status=0
 extra=()
 [ $full = yes ] && extra=(--include-ignored)
 
-# The suite that kills the real program needs it built; the same features for all, so that nothing is built twice.
-cargo build --workspace --bin pvm
+# Suites that start real programs need them built; the same features for all, so that nothing is built twice.
+cargo build --workspace --bin pvm --bin pvm-mcp-stdio --example mcp-conformance
 cargo test --workspace --no-fail-fast -- "${extra[@]}" 2>&1 | tee "$log" || status=$?
 
 count() { awk -v word="$1" '/^test result:/ { for (i = 2; i <= NF; i++) if ($i ~ "^" word) sum += $(i - 1) } END { print sum + 0 }' "$log"; }

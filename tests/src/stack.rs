@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pvm_entry::Settings;
 use pvm_local::{Stack, StackConfig};
-use pvm_sandboxd::Shutdown;
+use pvm_sandboxd::{EgressSettings, Shutdown};
 
 use crate::api::Api;
 
@@ -21,10 +21,24 @@ pub fn settings(home: &Path) -> Settings {
 
 /// Starts a stack in `home`. Clean-up runs rarely, so that no test depends on when it does.
 pub async fn start(home: &Path) -> Stack {
+    Stack::start(config(home)).await.expect("the stack starts")
+}
+
+/// How [`start`] starts a stack.
+pub fn config(home: &Path) -> StackConfig {
     let mut config = StackConfig::new(settings(home));
     config.build_base = false;
+    config.egress = Some(open_loopback());
     config.sweep_every = Duration::from_secs(3600);
-    Stack::start(config).await.expect("the stack starts")
+    config
+}
+
+/// Lets sandboxes reach this machine's loopback, where tests have their servers, besides what the environment lets them.
+pub fn open_loopback() -> EgressSettings {
+    let mut egress = EgressSettings::from_environment();
+    egress.allow_cidrs.push("127.0.0.0/8".parse().expect("a range"));
+    egress.no_proxy.extend(["localhost".to_owned(), "127.0.0.1".to_owned()]);
+    egress
 }
 
 /// A client of the stack with its first key.

@@ -1,11 +1,14 @@
 //! The HTTP API over a whole stack in process: every route's door, every kind of bad input, and the stories.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "http/private_git.rs"]
+mod private_git;
+
 use pvm_api::routes::{Auth, ROUTES};
 use pvm_domain::ids::OwnerId;
 use pvm_sandboxd::Shutdown;
 use pvm_tests::api::Api;
-use pvm_tests::scenarios::{commands, fair_use, files, input, projects, services};
+use pvm_tests::scenarios::{commands, fair_use, files, input, projects, secrets, services};
 use pvm_tests::stack::{client, start, with_stack};
 use serde_json::json;
 
@@ -23,6 +26,7 @@ stories! {
     lists_page_without_loss_and_refuse_bad_cursors: projects::paging;
     an_idempotency_key_makes_one_thing: projects::idempotency;
     keys_are_shown_once_scoped_and_revoked: projects::keys;
+    a_vm_that_cannot_be_made_says_why_and_the_next_try_works: projects::vm_failure;
     bad_projects_are_refused_and_nothing_is_made: input::projects;
     a_wrong_method_is_not_a_wrong_path: input::other_methods;
     bad_input_inside_a_project_is_refused_by_field: input::inside;
@@ -37,12 +41,19 @@ stories! {
     a_limit_holds_exactly_under_many_callers: fair_use::exact;
     commands_over_the_limit_are_refused_without_a_trace: fair_use::commands;
     vms_and_conversations_over_the_limit_are_refused: fair_use::running;
+    storage_is_limited_and_given_back: fair_use::storage;
     a_service_waits_for_those_it_depends_on: services::dependencies;
     a_port_that_is_taken_is_told: services::port_taken;
     a_service_is_started_again_by_its_policy: services::restarts;
     a_port_opens_by_a_link_until_it_is_revoked: services::links;
     files_go_both_ways: files::both_ways;
     the_workspace_outlives_its_vm: files::outlive_the_vm;
+    an_upload_in_parts_is_one_file: files::in_parts;
+    versions_are_kept_and_brought_back: files::versions;
+    links_and_permission_bits_are_kept: files::links_and_modes;
+    the_workspace_is_downloaded_as_one_archive: files::archive;
+    a_secret_is_set_and_never_read_back: secrets::crud;
+    a_secret_is_in_force_for_its_host_and_never_inside: secrets::in_force;
     a_web_server_is_a_service: services::web_server;
     a_service_that_ends_at_once_has_failed_and_says_why: services::failure;
     services_come_back_on_a_new_vm: services::brought_back;
@@ -124,6 +135,34 @@ fn path(template: &str, project: &str) -> String {
         .replace("{agent_id}", "dev_agent")
         .replace("{owner}", "somebody")
         .replace("{name}", "name")
+        .replace("{number}", "1")
+        .replace("{archive_id}", &format!("arc_{id}"))
+}
+
+/// E2B's control plane at the same process: a project's VM is a sandbox there, and keys that may not write stay out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_e2b_door_shows_the_vms_of_projects_to_their_owner_only() {
+    let home = tempfile::tempdir().unwrap();
+    let stack = start(home.path()).await;
+    let api = client(&stack);
+    let project = api.project("two doors").await;
+    api.shell(&project, "echo hello > seen.txt").await;
+    let vm = api.get(&format!("{project}/status")).await.expect(200)["vm_id"].clone();
+    let made = api.post("/api/keys", json!({"name": "reader", "scope": "read"})).await.expect(201);
+    let door = format!("http://{}", stack.e2b_addr);
+    let list = async |key: &str| {
+        let request = api.http.get(format!("{door}/v2/sandboxes")).header("x-api-key", key);
+        api.send(request).await
+    };
+    for key in [&stack.e2b_api_key, &stack.api_key] {
+        let listed = list(key).await.expect(200);
+        let ids: Vec<_> = listed.as_array().unwrap().iter().map(|one| &one["sandboxID"]).collect();
+        assert!(ids.contains(&&vm), "{ids:?} has {vm}");
+    }
+    for key in ["", "e2b_0000000000000000000000000000000000000000", made["api_key"].as_str().unwrap()] {
+        assert_eq!(list(key).await.status, 401, "{key}");
+    }
+    stack.shutdown(Shutdown::KillAll).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

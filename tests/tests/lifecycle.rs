@@ -153,6 +153,7 @@ async fn only_vms_of_our_own_deployment_that_nobody_owns_are_ended() {
             template: None,
             env: std::collections::BTreeMap::new(),
             timeout_secs: 600,
+            egress: Vec::new(),
         };
         let nobody: ProjectId = System.new_id();
         let stray = stack.app.vm.create_vm(&new(&nobody)).await.unwrap();

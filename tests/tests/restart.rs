@@ -1,86 +1,11 @@
 //! The real program, killed with SIGKILL in the middle of a run and started again: nothing is lost, nothing runs twice.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
-
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use pvm_tests::api::{Api, assert_gap_free};
+use nix::sys::signal::Signal;
+use pvm_tests::api::assert_gap_free;
+use pvm_tests::process::{Process, assert_nothing_left, command, free_ports};
 use pvm_tests::scenarios::conversations::of_type;
 use serde_json::json;
-use tokio::process::{Child, Command};
-
-/// The program that this build made beside the test.
-fn program() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let path = test.parent().and_then(Path::parent).unwrap().join("pvm");
-    assert!(
-        path.exists(),
-        "{} is missing: run `cargo build --workspace --bin pvm` first (make test does)",
-        path.display()
-    );
-    path
-}
-
-struct Process {
-    child: Child,
-    home: PathBuf,
-    ports: [u16; 3],
-}
-
-fn free_ports() -> [u16; 3] {
-    let taken = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    taken.map(|listener| listener.local_addr().unwrap().port())
-}
-
-fn command(home: &Path, ports: [u16; 3], verb: &str) -> Command {
-    let mut command = Command::new(program());
-    command
-        .arg(verb)
-        .env("PVM_HOME", home)
-        .env("PVM_HTTP_ADDR", format!("127.0.0.1:{}", ports[0]))
-        .env("PVM_E2B_ADDR", format!("127.0.0.1:{}", ports[1]))
-        .env("PVM_S3_ADDR", format!("127.0.0.1:{}", ports[2]))
-        .env("PVM_LOG", "warn")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .kill_on_drop(true);
-    command
-}
-
-impl Process {
-    async fn start(home: &Path, ports: [u16; 3]) -> Self {
-        let child = command(home, ports, "serve").spawn().unwrap();
-        let mut process = Self { child, home: home.to_owned(), ports };
-        let health = format!("http://127.0.0.1:{}/healthz", ports[0]);
-        for _ in 0..600 {
-            if reqwest::get(&health).await.is_ok_and(|answer| answer.status().is_success()) {
-                return process;
-            }
-            assert!(process.child.try_wait().unwrap().is_none(), "the program ended at once");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("the program did not answer");
-    }
-
-    fn api(&self) -> Api {
-        let key = std::fs::read_to_string(self.home.join("api-key")).unwrap();
-        Api::new(&format!("http://127.0.0.1:{}", self.ports[0]), key.trim())
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id().expect("it runs")).unwrap();
-        kill(Pid::from_raw(pid), signal).unwrap();
-    }
-
-    async fn ended(mut self, signal: Signal) {
-        self.signal(signal);
-        self.child.wait().await.unwrap();
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_process_goes_on_where_it_was() {
@@ -138,18 +63,4 @@ async fn a_killed_process_goes_on_where_it_was() {
     assert!(command(&home, ports, "purge").status().await.unwrap().success());
     assert!(!home.exists());
     assert_nothing_left(&folder.path().display().to_string());
-}
-
-/// No mount and no process of the stack is left behind.
-fn assert_nothing_left(folder: &str) {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(!mounts.contains(folder), "a mount is left");
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let environ = std::fs::read(entry.path().join("environ")).unwrap_or_default();
-        assert!(
-            !String::from_utf8_lossy(&environ).contains(folder),
-            "process {:?} is left",
-            entry.file_name()
-        );
-    }
 }

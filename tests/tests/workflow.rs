@@ -17,4 +17,8 @@ stories! {
     vm_lines_run_in_order_with_directory_and_variables_carried: conversations::vm_lines;
     messages_queue_and_none_is_lost: conversations::messages_queue;
     a_cancel_ends_the_run_and_kills_its_command: conversations::cancel;
+    agents_in_parallel_have_copies_that_are_merged: conversations::parallel;
+    a_fork_goes_on_from_any_point: conversations::fork;
+    a_full_disk_is_a_result_and_the_run_goes_on: conversations::full_disk;
+    a_call_that_needs_an_approval_waits_and_runs_as_it_was_shown: conversations::approvals;
 }

@@ -2,6 +2,7 @@
 #![warn(missing_docs)]
 
 pub mod agents;
+pub mod archives;
 pub mod commands;
 pub mod conversations;
 pub mod events;
@@ -18,6 +19,7 @@ mod pages;
 pub mod projects;
 pub mod router;
 pub mod routes;
+pub mod secrets;
 pub mod services;
 mod sse;
 pub mod vm;

@@ -11,8 +11,8 @@ use pvm_application::error::AppResult;
 use pvm_entry::{Reply, Wiring};
 
 use crate::{
-    agents, commands, conversations, events, files, health, keys, limits, mcp, metadata, projects, services,
-    vm,
+    agents, archives, commands, conversations, events, files, health, keys, limits, mcp, metadata, projects,
+    secrets, services, vm,
 };
 
 /// Who may come in.
@@ -150,6 +150,31 @@ routes! {
     DELETE "/api/projects/{project_id}/files/{file_id}" => "delete-file", Token, Whole, NONE,
         |p, request| files::delete::handle(p.store(), p.objects(), p.vm(), p.ambient(), request);
 
+    POST "/api/projects/{project_id}/files/{file_id}/upload" => "complete-upload", Token, Whole, JSON,
+        |p, request| files::complete::handle(p.store(), p.objects(), request);
+    DELETE "/api/projects/{project_id}/files/{file_id}/upload" => "abort-upload", Token, Whole, NONE,
+        |p, request| files::abort::handle(p.store(), p.objects(), request);
+    GET "/api/projects/{project_id}/files/{file_id}/versions" => "list-file-versions", Token, Whole, NONE,
+        |p, request| files::versions::handle(p.store(), request);
+    GET "/api/projects/{project_id}/files/{file_id}/versions/{number}" => "get-file-version", Token, Whole, NONE,
+        |p, request| files::version::handle(p.store(), p.objects(), p.ambient(), request);
+    POST "/api/projects/{project_id}/files/{file_id}/versions/{number}/restore" => "restore-file-version",
+        Token, Whole, NONE,
+        |p, request| files::restore::handle(p.store(), p.saver(), p.ambient(), request);
+    POST "/api/projects/{project_id}/archives" => "create-archive", Token, Whole, JSON,
+        |p, request| archives::create::handle(p.store(), p.saver(), p.ambient(), request);
+    GET "/api/projects/{project_id}/archives/{archive_id}" => "get-archive", Token, Whole, NONE,
+        |p, request| archives::get::handle(p.store(), p.objects(), p.ambient(), request);
+
+    GET "/api/projects/{project_id}/secrets" => "list-secrets", Token, Whole, NONE,
+        |p, request| secrets::list::handle(p.store(), request);
+    PUT "/api/projects/{project_id}/secrets/{name}" => "put-secret", Token, Whole, JSON,
+        |p, request| secrets::put::handle(p.store(), p.secrets(), p.vm(), p.ambient(), request);
+    GET "/api/projects/{project_id}/secrets/{name}" => "get-secret", Token, Whole, NONE,
+        |p, request| secrets::get::handle(p.store(), request);
+    DELETE "/api/projects/{project_id}/secrets/{name}" => "delete-secret", Token, Whole, NONE,
+        |p, request| secrets::delete::handle(p.store(), p.secrets(), p.vm(), p.ambient(), request);
+
     POST "/api/projects/{project_id}/conversations" => "create-conversation", Token, Whole, JSON,
         |p, request| conversations::create::handle(p.store(), p.workflow(), p.models(), p.ambient(), request);
     POST "/chat/agents/conversation" => "create-agent-conversation", Token, Whole, JSON,
@@ -166,6 +191,8 @@ routes! {
         Token, Whole, JSON,
         |p, request| conversations::cancel::handle(
             p.store(), p.workflow(), p.vm(), p.tools(), p.ambient(), request);
+    POST "/api/projects/{project_id}/conversations/{conversation_id}/fork" => "fork-conversation", Token, Whole, JSON,
+        |p, request| conversations::fork::handle(p.store(), p.ambient(), request);
     POST "/api/projects/{project_id}/conversations/{conversation_id}/approvals/{approval_id}" => "decide-approval",
         Token, Whole, JSON,
         |p, request| conversations::decide::handle(p.store(), p.workflow(), p.ambient(), request);

@@ -1,6 +1,7 @@
 //! Workspaces that may have changed: queue -> bucket. A request whose project has no active VM has nothing to save: the
 //! workspace was saved before the VM was paused or ended.
 
+use pvm_application::archives;
 use pvm_application::error::{AppError, AppResult};
 use pvm_application::files::save::{self, Budget};
 use pvm_application::ports::{Ambient, DeleteObject, GetObject, PutObject, RequestSave, VmFiles};
@@ -42,6 +43,15 @@ where
                 continue;
             }
         };
+        if let Some(archive_id) = &request.archive_id {
+            let built =
+                archives::build::build(store, objects, vm, ambient, &request.project_id, archive_id).await;
+            if let Err(error) = built {
+                tracing::warn!(project.id = %request.project_id, ?error, "an archive could not be built");
+                answer.batch_item_failures.push(FailedItem { item_identifier: message.message_id });
+            }
+            continue;
+        }
         match save(store, objects, vm, ambient, &request.project_id).await {
             Ok(false) => {}
             Ok(true) => saver.request_save(&request.project_id).await,

@@ -225,7 +225,7 @@ impl<P: Parts> ProjectServer<P> {
         }
         let file: Option<ProjectFile> = tools.store().get(&keys::file(id, path)).await?;
         let file = file.filter(|file| file.object_version > 0).ok_or_else(|| AppError::not_found("file"))?;
-        let (size, mut pieces) = self.mcp.objects().get_stream(&file.object_key(file.object_version)).await?;
+        let (size, mut pieces) = self.mcp.objects().get_stream(&file.current_key()).await?;
         if size > FILE_BYTES {
             return Err(too_large());
         }

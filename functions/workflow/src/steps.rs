@@ -72,7 +72,8 @@ steps! {
         runs::start_lanes(p.store(), p.workflow(), p.vm(), p.ambient(), input);
     "continue-run" in "run-turn": |p, input| runs::continue_run(p.store(), p.workflow(), p.ambient(), input);
     "finish-run" in "run-turn": |p, input| runs::finish_run(p.store(), p.workflow(), p.ambient(), input);
-    "provision-vm" in "vm-lifecycle": |p, input| setup::provision(p.store(), p.vm(), p.ambient(), input);
+    "provision-vm" in "vm-lifecycle": |p, input|
+        setup::provision(p.store(), p.secrets(), p.vm(), p.ambient(), input);
     "restore-files" in "vm-lifecycle": |p, input|
         setup::restore_files(p.store(), p.objects(), p.vm(), p.ambient(), input);
     "replay-recipe" in "vm-lifecycle": |p, input| setup::replay_recipe(p.store(), p.vm(), p.ambient(), input);
@@ -83,6 +84,6 @@ steps! {
     "save-workspace" in "vm-lifecycle": |p, input|
         end::save_workspace(p.store(), p.objects(), p.vm(), p.ambient(), input);
     "kill-vm" in "vm-lifecycle": |p, input| end::kill_vm(p.store(), p.vm(), p.ambient(), input);
-    "delete-files" in "vm-lifecycle": |p, input| erase::delete_files(p.store(), p.objects(), input);
+    "delete-files" in "vm-lifecycle": |p, input| erase::delete_files(p.store(), p.objects(), p.secrets(), input);
     "delete-records" in "vm-lifecycle": |p, input| erase::delete_records(p.store(), input);
 }

@@ -6,11 +6,17 @@
 mod approvals;
 #[path = "runs/control.rs"]
 mod control;
+#[path = "runs/cost.rs"]
+mod cost;
 #[path = "runs/crashes.rs"]
 mod crashes;
+#[path = "runs/edits.rs"]
+mod edits;
 #[path = "runs/faults.rs"]
 mod faults;
 #[path = "runs/rig/mod.rs"]
 mod rig;
 #[path = "runs/talk.rs"]
 mod talk;
+#[path = "runs/watching.rs"]
+mod watching;

@@ -167,7 +167,7 @@ pub struct ListedSandbox {
     #[serde(rename = "diskSizeMB", default)]
     pub disk_size_mb: u64,
     /// Labels.
-    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "null_default")]
     pub metadata: BTreeMap<String, String>,
     /// Running or paused.
     pub state: SandboxState,
@@ -188,8 +188,8 @@ pub struct SandboxDetail {
     /// Token that the daemon asks for, when secure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub envd_access_token: Option<Secret>,
-    /// Whether egress is allowed at all; absent when rules decide.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Whether egress is allowed at all; null when rules decide.
+    #[serde(default)]
     pub allow_internet_access: Option<bool>,
     /// Domain of its host names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -200,6 +200,19 @@ pub struct SandboxDetail {
     /// How it ends and wakes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lifecycle: Option<Lifecycle>,
+    /// What a paused sandbox's pause has kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause_mode: Option<PauseMode>,
+}
+
+/// What a pause has kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PauseMode {
+    /// Files and memory.
+    Full,
+    /// Files only; resuming starts the sandbox anew.
+    Filesystem,
 }
 
 /// Use of resources at one time.
@@ -263,9 +276,13 @@ pub struct ResumeSandbox {
 
 /// Body of `POST /sandboxes/{id}/timeout`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct SetTimeout {
     /// Seconds from now, 0 or more; may shorten.
     pub timeout: i64,
+    /// Whether an end that is later already stays.
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "std::ops::Not::not")]
+    pub extend_only: bool,
 }
 
 /// Body of `POST /sandboxes/{id}/refreshes`.
@@ -416,6 +433,7 @@ mod tests {
             domain: None,
             network: None,
             lifecycle: Some(Lifecycle { auto_resume: false, on_timeout: OnTimeout::Kill }),
+            pause_mode: None,
         };
         let value = serde_json::to_value(&detail).unwrap();
         assert_eq!(
@@ -423,7 +441,7 @@ mod tests {
             json!({"templateID": "t", "alias": "base", "sandboxID": "i1", "clientID": "c",
                 "startedAt": "2026-01-01T00:00:00Z", "endAt": "2026-01-01T00:05:00Z", "cpuCount": 2,
                 "memoryMB": 2048, "diskSizeMB": 10240, "state": "running", "envdVersion": "0.6.13",
-                "envdAccessToken": "tok", "lifecycle": {"autoResume": false, "onTimeout": "kill"}})
+                "metadata": {}, "allowInternetAccess": null, "envdAccessToken": "tok", "lifecycle": {"autoResume": false, "onTimeout": "kill"}})
         );
         assert_eq!(serde_json::from_value::<SandboxDetail>(value).unwrap(), detail);
         assert!(!format!("{detail:?}").contains("tok\""));

@@ -45,6 +45,44 @@ pub struct Launch {
     /// server came back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_at_unix_ms: Option<u64>,
+    /// Present when no mounts are sent: the daemon makes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_root: Option<OwnRoot>,
+}
+
+/// A root that the daemon puts together itself, since the server of a plain user cannot. All paths but targets are the
+/// host's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OwnRoot {
+    /// Overlays; the first one's target is `/`.
+    pub overlays: Vec<OwnOverlay>,
+    /// Folders of the host that are shown read-only.
+    pub views: Vec<OwnView>,
+    /// There is one id inside only: changes of owner and user are answered with success and not done.
+    pub single_id: bool,
+}
+
+/// One overlay of an [`OwnRoot`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnOverlay {
+    /// Absolute path inside.
+    pub target: String,
+    /// Read-only folders, the topmost first.
+    pub lower: Vec<String>,
+    /// The sandbox's own folder.
+    pub upper: String,
+    /// Scratch folder on the same file system.
+    pub work: String,
+}
+
+/// A folder of the host shown in an [`OwnRoot`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnView {
+    /// Absolute path inside.
+    pub target: String,
+    /// The folder.
+    pub source: String,
 }
 
 /// Limits of one sandbox.

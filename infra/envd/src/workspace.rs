@@ -1,4 +1,7 @@
-//! `pvm.Workspace/Scan`: what is in a directory tree, less what is ignored, with hashes.
+//! `pvm.Workspace`: what is in a directory tree, less what is ignored, with hashes; and many files of it in one request.
+
+mod bulk;
+mod place;
 
 use std::collections::HashMap;
 use std::fs::{File, Metadata, OpenOptions};
@@ -33,8 +36,11 @@ const CHUNK: usize = 256 * 1024;
 
 /// Serves a method of the service.
 pub async fn serve(daemon: &Arc<Daemon>, method: &str, request: Request) -> Response {
-    if method != "Scan" {
-        return reply::error_reply(StatusCode::NOT_FOUND, "pvm.Workspace has no such method");
+    match method {
+        "Scan" => {}
+        "Read" => return bulk::read(daemon, request).await,
+        "Write" => return bulk::write(daemon, request).await,
+        _ => return reply::error_reply(StatusCode::NOT_FOUND, "pvm.Workspace has no such method"),
     }
     let headers = request.headers().clone();
     rpc::unary(&daemon.buffers, request, async |question: ScanRequest| {
@@ -203,6 +209,9 @@ impl Walk<'_> {
                 break;
             }
             let name = entry.file_name();
+            if place::is_unfinished(&name) {
+                continue;
+            }
             let Some(name) = name.to_str() else {
                 let shown = format!("{relative}/{}", name.to_string_lossy());
                 self.unreadable(shown.trim_start_matches('/'), &io::Error::other("the name is not UTF-8"));
@@ -247,10 +256,17 @@ impl Walk<'_> {
             },
             _ => None,
         };
-        let symlink_target = (kind == ScanKind::Symlink)
-            .then(|| std::fs::read_link(full).ok())
-            .flatten()
-            .map(|target| target.to_string_lossy().into_owned());
+        let symlink_target = match kind {
+            ScanKind::Symlink => match std::fs::read_link(full).map(|to| to.into_os_string().into_string()) {
+                Ok(Ok(target)) => Some(target),
+                Ok(Err(_)) => {
+                    self.unreadable(&path, &io::Error::other("the link's target is not UTF-8"));
+                    None
+                }
+                Err(_) => None,
+            },
+            ScanKind::File | ScanKind::Directory => None,
+        };
         self.response.entries.push(ScanEntry {
             path: path.clone(),
             kind,

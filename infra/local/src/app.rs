@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use pvm_application::ports::RequestSave;
-use pvm_aws::{Dynamo, Objects, Workflows};
-use pvm_domain::ids::ProjectId;
+use pvm_application::ports::{RequestSave, WorkflowError};
+use pvm_aws::{Dynamo, FileSecrets, Objects, Workflows};
+use pvm_domain::ids::{ArchiveId, ProjectId};
 use pvm_e2b_wire::secret::Secret;
 use pvm_entry::{Settings, Signer, System, Wiring};
-use pvm_models::{Library, ModelSettings, Models, Recording, Replay};
+use pvm_models::{BedrockClient, Library, ModelSettings, Models, Providers, Recording, Replay};
 use pvm_sandbox::{VmClient, VmClientConfig};
 use pvm_tools::Registry;
 use tokio::sync::mpsc::UnboundedSender;
@@ -33,6 +33,8 @@ pub struct App {
     pub workflow: Workflows,
     /// The VMs.
     pub vm: VmClient,
+    /// Values of projects' secrets: a file each.
+    pub secrets: FileSecrets,
     /// The models.
     pub models: Models,
     /// The tools.
@@ -49,9 +51,19 @@ pub struct App {
 #[derive(Debug, Clone)]
 pub struct Saver {
     ask: UnboundedSender<ProjectId>,
+    ask_archive: UnboundedSender<(ProjectId, ArchiveId)>,
 }
 
 impl RequestSave for Saver {
+    async fn request_archive(
+        &self,
+        project_id: &ProjectId,
+        archive_id: &ArchiveId,
+    ) -> Result<(), WorkflowError> {
+        let asked = self.ask_archive.send((project_id.clone(), archive_id.clone()));
+        asked.map_err(|_| WorkflowError::Unavailable(anyhow::anyhow!("the process is ending")))
+    }
+
     async fn request_save(&self, project_id: &ProjectId) {
         // The worker is gone only while the process ends, which saves everything.
         drop(self.ask.send(project_id.clone()));
@@ -71,12 +83,16 @@ pub struct Parts {
     pub workflow: Workflows,
     /// Signs cursors and tickets.
     pub signer: Signer,
+    /// Bedrock, where it is set up.
+    pub bedrock: Option<BedrockClient>,
     /// Where the embedded E2B door listens.
     pub e2b_addr: SocketAddr,
     /// Key of that door.
     pub e2b_api_key: String,
     /// Where requests to save go.
     pub ask_save: UnboundedSender<ProjectId>,
+    /// Where requests for archives go.
+    pub ask_archive: UnboundedSender<(ProjectId, ArchiveId)>,
 }
 
 /// Wires the adapters.
@@ -85,10 +101,14 @@ pub struct Parts {
 /// A setting or a recording that cannot be used.
 pub fn build(parts: Parts) -> anyhow::Result<App> {
     let vm = VmClient::new(vm_config(&parts))?;
-    let providers = pvm_entry::providers(&parts.settings, &std::collections::BTreeMap::new())?;
+    let keys = std::collections::BTreeMap::new();
+    let providers =
+        Providers { bedrock: parts.bedrock.clone(), ..pvm_entry::providers(&parts.settings, &keys)? };
     let models = Models::new(models(&parts.settings)?).with_providers(providers)?;
     let tools = Registry::new(parts.store.clone(), parts.workflow.clone(), vm.clone(), System);
+    let secrets = FileSecrets::new(parts.settings.home.join("secrets"));
     Ok(App {
+        secrets,
         settings: parts.settings,
         store: parts.store,
         objects: parts.objects,
@@ -96,7 +116,7 @@ pub fn build(parts: Parts) -> anyhow::Result<App> {
         vm,
         models,
         tools,
-        saver: Saver { ask: parts.ask_save },
+        saver: Saver { ask: parts.ask_save, ask_archive: parts.ask_archive },
         ambient: System,
         signer: parts.signer,
     })
@@ -130,6 +150,7 @@ impl Wiring for App {
     type Objects = Objects;
     type Workflow = Workflows;
     type Vm = VmClient;
+    type Secrets = FileSecrets;
     type Models = Models;
     type Tools = Tools;
     type Saver = Saver;
@@ -152,6 +173,9 @@ impl Wiring for App {
     }
     fn vm(&self) -> &VmClient {
         &self.vm
+    }
+    fn secrets(&self) -> &FileSecrets {
+        &self.secrets
     }
     fn models(&self) -> &Models {
         &self.models

@@ -2,6 +2,8 @@
 //! so every figure is printed as a ratio to a baseline that was measured in the same run, between its rounds.
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
+mod files;
+
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -101,7 +103,8 @@ impl Bench {
         })
         .await?;
         self.events(&path).await?;
-        self.orchestration(&path).await
+        self.orchestration(&path).await?;
+        self.files().await
     }
 
     async fn measure(
@@ -262,6 +265,10 @@ impl Bench {
         let answer = request.header("content-type", "application/octet-stream").body(bytes).send().await?;
         let file: Value = answer.error_for_status()?.json().await?;
         let id = file["file_id"].as_str().context("no file_id")?;
+        self.synced(project, id).await
+    }
+
+    async fn synced(&self, project: &str, id: &str) -> anyhow::Result<()> {
         while self.get(&format!("{project}/files/{id}")).await?["sync_status"] != "synced" {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }

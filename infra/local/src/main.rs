@@ -74,7 +74,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Template { name } => {
             let shown = name.clone();
-            template::ensure(&name, move |progress| println!("{shown}: {progress}")).await?;
+            template::ensure(&name, None, move |progress| println!("{shown}: {progress}")).await?;
             println!("{name}: ready");
             Ok(())
         }

@@ -5,7 +5,8 @@
     reason = "this program talks to the person at the terminal"
 )]
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal};
+use std::path::Path;
 
 use anyhow::Context;
 use pvm_entry::settings::LogFormat;
@@ -30,7 +31,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let home = settings.home.clone();
     let format = settings.log_format;
-    let stack = Stack::start(StackConfig::new(settings)).await?;
+    let stack = Stack::start(StackConfig::new(settings)).await.map_err(|error| explained(&home, error))?;
     if format == LogFormat::Terminal {
         println!("Project VM is running.");
         println!("  API          http://{}   (key in {})", stack.http_addr, home.join("api-key").display());
@@ -40,10 +41,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             home.join("e2b-api-key").display()
         );
         println!("  file store   http://{}", stack.s3_addr);
-        println!("  models       {}", stack.app.models.configured().join(", "));
+        println!("  models       {}", models(&stack.app.models.configured()));
         println!("Ctrl-C saves and pauses the VMs and stops.");
     } else {
-        tracing::info!(http = %stack.http_addr, e2b = %stack.e2b_addr, s3 = %stack.s3_addr, "running");
+        let models = stack.app.models.configured().join(", ");
+        tracing::info!(http = %stack.http_addr, e2b = %stack.e2b_addr, s3 = %stack.s3_addr, models, "running");
     }
     tokio::select! {
         _ = interrupt.recv() => {}
@@ -59,6 +61,32 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             Ok(())
         }
     }
+}
+
+/// A full disk shows in many ways, from many parts; the person at the terminal gets one sentence.
+fn explained(home: &Path, error: anyhow::Error) -> anyhow::Error {
+    let full = error.chain().any(|cause| {
+        let io = cause.downcast_ref::<std::io::Error>();
+        io.is_some_and(|io| io.kind() == ErrorKind::StorageFull)
+            // What the databases say has lost its type on the way.
+            || ["No space left on device", "disk is full"].iter().any(|text| cause.to_string().contains(text))
+    });
+    if full {
+        anyhow::anyhow!("the disk of {} is full; free some space and start again: {error:#}", home.display())
+    } else {
+        error
+    }
+}
+
+/// The providers that can be used; where none has a real model, how to get one.
+fn models(configured: &[String]) -> String {
+    let names = configured.join(", ");
+    if configured.len() > 1 {
+        return names;
+    }
+    format!(
+        "{names} (OPENAI_API_KEY, OPENAI_BASE_URL, ANTHROPIC_API_KEY or PVM_BEDROCK_REGION add real ones)"
+    )
 }
 
 /// Removes the state folder, its VMs included.

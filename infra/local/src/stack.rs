@@ -13,7 +13,7 @@ use pvm_aws::{Dynamo, DynamoSettings, MachineNames, Objects, Tables, Workflows};
 use pvm_domain::ids::OwnerId;
 use pvm_entry::settings::Secret;
 use pvm_entry::{Settings, Signer, System};
-use pvm_sandboxd::{Server, ServerHandle, Shutdown};
+use pvm_sandboxd::{EgressSettings, Server, ServerHandle, Shutdown, StartError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -38,6 +38,8 @@ pub struct StackConfig {
     pub settings: Settings,
     /// Folder of the templates; the machine's own if none.
     pub template_dir: Option<PathBuf>,
+    /// What sandboxes may reach, instead of what the environment says.
+    pub egress: Option<EgressSettings>,
     /// How often clean-up runs.
     pub sweep_every: Duration,
     /// Build the `base` template in the background where it is missing.
@@ -47,7 +49,13 @@ pub struct StackConfig {
 impl StackConfig {
     /// The usual way for these settings.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, template_dir: None, sweep_every: Duration::from_secs(30), build_base: true }
+        Self {
+            settings,
+            template_dir: None,
+            egress: None,
+            sweep_every: Duration::from_secs(30),
+            build_base: true,
+        }
     }
 }
 
@@ -132,15 +140,18 @@ impl Stack {
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let (ask_save, saves) = tokio::sync::mpsc::unbounded_channel();
+        let (ask_archive, archives) = tokio::sync::mpsc::unbounded_channel();
         let app = Arc::new(crate::app::build(crate::app::Parts {
             settings: settings.clone(),
             store: store.clone(),
             objects: objects.clone(),
             workflow,
             signer,
+            bedrock: pvm_entry::bedrock_of_environment(&settings).await,
             e2b_addr: sandboxd.address(),
             e2b_api_key: e2b_api_key.clone(),
             ask_save,
+            ask_archive,
         })?);
 
         let engine = engine(&home, Arc::clone(&app)).await?;
@@ -156,7 +167,7 @@ impl Stack {
         let http_addr = http.local_addr()?;
         let router = Arc::new(front::router(Arc::clone(&app))?);
         tasks.spawn(front::serve(http, router, stop.clone()));
-        workers::start(&tasks, &stop, &app, uploads, saves, config.sweep_every);
+        workers::start(&tasks, &stop, &app, workers::Queues { uploads, saves, archives }, config.sweep_every);
         let ended = stop.clone();
         tasks.spawn(async move {
             // What DynamoDB does by itself: text pieces and counts of past minutes go when their time is over.
@@ -211,11 +222,13 @@ fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
 
 async fn listen(setting: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(addr).await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            anyhow::anyhow!("{addr} is in use; stop what listens there, or set {setting} to another address")
-        }
+        std::io::ErrorKind::AddrInUse => in_use(addr, setting),
         _ => anyhow::anyhow!("cannot listen on {addr} ({setting}): {error}"),
     })
+}
+
+fn in_use(addr: SocketAddr, setting: &str) -> anyhow::Error {
+    anyhow::anyhow!("{addr} is in use; stop what listens there, or set {setting} to another address")
 }
 
 async fn workflows(addr: SocketAddr) -> Workflows {
@@ -258,5 +271,11 @@ async fn sandboxd(config: &StackConfig, home: &Path, store: &Dynamo) -> anyhow::
     if let Some(dir) = &config.template_dir {
         server.template_dir.clone_from(dir);
     }
-    Ok(Server::start(server).await?)
+    if let Some(egress) = &config.egress {
+        server.egress = egress.clone();
+    }
+    Server::start(server).await.map_err(|error| match error {
+        StartError::AddressInUse(addr) => in_use(addr, "PVM_E2B_ADDR"),
+        other => other.into(),
+    })
 }

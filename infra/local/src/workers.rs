@@ -5,12 +5,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
+use pvm_application::archives;
 use pvm_application::files::save::{self, Budget};
 use pvm_application::keys;
 use pvm_application::store::{Index, Listing, ReadStore};
 use pvm_application::vm::{end, lease, ready};
 use pvm_asl::Execution;
-use pvm_domain::ids::ProjectId;
+use pvm_domain::ids::{ArchiveId, ProjectId};
+use pvm_domain::limits;
 use pvm_domain::vm::VmLease;
 use pvm_embedded::s3::S3Event;
 use pvm_events::execution_status::Ended;
@@ -27,16 +30,28 @@ const TRIES: u32 = 5;
 /// Notifications worked off at the same time.
 const PARALLEL: usize = 8;
 
+/// What the workers work off.
+#[derive(Debug)]
+pub struct Queues {
+    /// Objects that were made.
+    pub uploads: UnboundedReceiver<S3Event>,
+    /// Projects whose workspace may have changed.
+    pub saves: UnboundedReceiver<ProjectId>,
+    /// Archives that were asked for.
+    pub archives: UnboundedReceiver<(ProjectId, ArchiveId)>,
+}
+
 /// Starts the workers; they end with `stop`.
 pub fn start(
     tasks: &TaskTracker,
     stop: &CancellationToken,
     app: &Arc<App>,
-    uploads: UnboundedReceiver<S3Event>,
-    saves: UnboundedReceiver<ProjectId>,
+    queues: Queues,
     sweep_every: Duration,
 ) {
+    let Queues { uploads, saves, archives } = queues;
     tasks.spawn(sync_uploads(Arc::clone(app), uploads, stop.clone()));
+    tasks.spawn(build_archives(Arc::clone(app), archives, stop.clone()));
     let saving = Arc::clone(app);
     tasks.spawn(saver::work(saves, saver::GATHER, stop.clone(), move |project| {
         let app = Arc::clone(&saving);
@@ -85,6 +100,31 @@ async fn sync_upload(app: &App, event: S3Event) {
         tokio::time::sleep(Duration::from_millis(200) * 4u32.pow(tried)).await;
     }
     tracing::error!(body, "an upload could not be synced; it is tried again at the next start");
+}
+
+/// Builds archives, one at a time: each is bounded in memory, and the disk is shared.
+async fn build_archives(
+    app: Arc<App>,
+    mut wanted: UnboundedReceiver<(ProjectId, ArchiveId)>,
+    stop: CancellationToken,
+) {
+    loop {
+        let (project, archive) = tokio::select! {
+            () = stop.cancelled() => return,
+            next = wanted.recv() => match next {
+                Some(next) => next,
+                None => return,
+            },
+        };
+        let built =
+            archives::build::build(&app.store, &app.objects, &app.vm, &app.ambient, &project, &archive);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            built = built => if let Err(error) = built {
+                tracing::warn!(project.id = %project, ?error, "an archive could not be built");
+            },
+        }
+    }
 }
 
 /// Saves a project's workspace where its VM is active.
@@ -144,10 +184,10 @@ pub async fn execution_ended(app: &App, execution: &Execution) {
 }
 
 /// Builds the `base` template in the background, with progress in the log.
-pub fn build_base(tasks: &TaskTracker, _template_dir: Option<PathBuf>) {
+pub fn build_base(tasks: &TaskTracker, template_dir: Option<PathBuf>) {
     tasks.spawn(async {
-        let built =
-            crate::template::ensure("base", |progress| tracing::info!("template base: {progress}")).await;
+        let show = |progress: &str| tracing::info!("template base: {progress}");
+        let built = crate::template::ensure("base", template_dir, show).await;
         match built {
             Ok(()) => {}
             Err(error) => tracing::warn!(
@@ -162,20 +202,31 @@ pub fn build_base(tasks: &TaskTracker, _template_dir: Option<PathBuf>) {
 pub async fn save_and_pause(app: &App) {
     for shard in 0..keys::SWEEP_SHARDS {
         let partition = keys::sweep_partition(keys::Sweep::Vm, shard);
-        let listing = Listing::of(partition, "").from_index(Index::Sweep);
-        let leases = match app.store.list::<VmLease>(listing).await {
-            Ok(page) => page.items,
-            Err(error) => {
-                tracing::warn!(?error, "the VMs could not be listed; they are paused without a save");
-                continue;
-            }
-        };
-        for lease in leases {
-            let project = &lease.project_id;
-            let paused = end::pause_now(&app.store, &app.objects, &app.vm, &app.ambient, project).await;
-            if let Err(error) = paused {
-                tracing::warn!(project.id = %project, ?error, "a VM could not be saved; its files stay with it");
+        let mut after = None;
+        loop {
+            let listing = Listing::of(&partition, "").from_index(Index::Sweep).page(limits::LIST_MAX, after);
+            let page = match app.store.list::<VmLease>(listing).await {
+                Ok(page) => page,
+                Err(error) => {
+                    tracing::warn!(?error, "the VMs could not be listed; they are paused without a save");
+                    break;
+                }
+            };
+            futures::stream::iter(page.items)
+                .for_each_concurrent(PARALLEL, |lease| save_one(app, lease))
+                .await;
+            after = page.next;
+            if after.is_none() {
+                break;
             }
         }
+    }
+}
+
+async fn save_one(app: &App, lease: VmLease) {
+    let project = &lease.project_id;
+    let paused = end::pause_now(&app.store, &app.objects, &app.vm, &app.ambient, project).await;
+    if let Err(error) = paused {
+        tracing::warn!(project.id = %project, ?error, "a VM could not be saved; its files stay with it");
     }
 }

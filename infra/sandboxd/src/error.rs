@@ -7,11 +7,6 @@ use std::path::PathBuf;
 /// Reasons.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Not root.
-    #[error(
-        "sandboxes need root: run this as root (sudo), since id ranges and overlay mounts are made by the kernel for root only"
-    )]
-    NotRoot,
     /// The kernel refuses user namespaces.
     #[error(
         "this kernel allows no user namespaces: set /proc/sys/user/max_user_namespaces above 0 (it is {0:?})"

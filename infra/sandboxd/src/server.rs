@@ -21,6 +21,7 @@ use crate::egress::Egress;
 use crate::engine::{Engine, Parts, Shutdown};
 use crate::error::StartError;
 use crate::isolation::cgroup::{Groups, Hierarchy};
+use crate::isolation::mode::Isolation;
 use crate::isolation::spawner::Spawner;
 use crate::store::{Layout, Lock, read_json, write_json};
 use crate::templates::{Catalog, Templates};
@@ -31,7 +32,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long open connections may take to finish at shutdown.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Extended attribute that shows whether a file system can hold overlay layers.
-const PROBE_ATTRIBUTE: &str = "trusted.overlay.probe";
+const PROBE: &str = "trusted.overlay.probe";
+/// The same for overlays that a plain user mounts.
+const PLAIN_PROBE: &str = "user.overlay.probe";
 
 /// Starts servers.
 #[derive(Debug, Clone, Copy)]
@@ -70,7 +73,12 @@ impl Server {
         let listener = listen(config.listen).await?;
         let address = listener.local_addr().map_err(StartError::at("listening"))?;
 
-        let hierarchy = Hierarchy::detect().map_err(StartError::NoControlGroups)?;
+        let mode = Isolation::current();
+        let hierarchy = if mode.is_root() {
+            Hierarchy::detect().map_err(StartError::NoControlGroups)?
+        } else {
+            Hierarchy::Absent
+        };
         let instance = instance(&layout)?;
         hierarchy.prepare(&instance).map_err(StartError::at("making control groups"))?;
         let templates = Templates::open(&config.template_dir)
@@ -100,6 +108,7 @@ impl Server {
 
         let (closing, connections) = (CancellationToken::new(), TaskTracker::new());
         tokio::spawn(accept(listener, Arc::clone(&engine), closing.clone(), connections.clone()));
+        tracing::info!(isolation = mode.description(), "how sandboxes are kept apart");
         tracing::info!(%address, state = %state_dir.display(), "sandbox server is listening");
         Ok(ServerHandle { address, engine, templates, closing, connections, _lock: lock })
     }
@@ -118,7 +127,7 @@ impl ServerHandle {
 
     /// How sandboxes are kept apart on this machine, for people and for `capabilities`.
     pub fn isolation(&self) -> &'static str {
-        "namespaces with an id range of their own per sandbox, as root"
+        Isolation::current().description()
     }
 
     /// Stops listening, deals with the sandboxes as told, and waits until all of it is done.
@@ -142,9 +151,6 @@ impl Drop for ServerHandle {
 }
 
 fn check_machine() -> Result<(), StartError> {
-    if !rustix::process::geteuid().is_root() {
-        return Err(StartError::NotRoot);
-    }
     let limit = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
     let limit = limit.trim();
     if limit.is_empty() || limit == "0" {
@@ -167,7 +173,9 @@ fn raise_open_files() {
 fn check_file_system(root: &Path) -> Result<(), StartError> {
     let file = root.join("probe");
     let result = std::fs::write(&file, b"")
-        .and_then(|()| xattr::set(&file, PROBE_ATTRIBUTE, b"y"))
+        .and_then(|()| {
+            xattr::set(&file, if Isolation::current().is_root() { PROBE } else { PLAIN_PROBE }, b"y")
+        })
         .and_then(|()| std::fs::remove_file(&file));
     result.map_err(|source| match source.kind() {
         std::io::ErrorKind::StorageFull => StartError::DiskFull(root.to_owned()),
@@ -200,16 +208,21 @@ fn host_boot_id() -> Result<String, StartError> {
         .map_err(StartError::at("reading the machine's boot id"))
 }
 
-/// `host` takes under a second to make, so that sandboxes can be made at once.
+/// `host` takes under a second to make, once for each state of the machine's packages, so that sandboxes can be made
+/// at once. A machine that cannot have it does without when `base` is there.
 async fn ready_template(templates: &Templates) -> Result<(), StartError> {
-    if templates.status("base").is_ok_and(|status| status.ready) {
-        return Ok(());
-    }
+    let has_base = templates.status("base").is_ok_and(|status| status.ready);
     let templates = templates.clone();
     let built = tokio::task::spawn_blocking(move || templates.build("host", &|_| {}))
         .await
         .map_err(|error| StartError::NoTemplate(error.to_string()))?;
-    built.map(|_| ()).map_err(|error| StartError::NoTemplate(error.to_string()))
+    match built {
+        Err(error) if has_base => {
+            tracing::info!(%error, "the template host is not available");
+            Ok(())
+        }
+        other => other.map(|_| ()).map_err(|error| StartError::NoTemplate(error.to_string())),
+    }
 }
 
 fn start_spawner(state_dir: &Path, groups: Groups, limits: LaunchLimits) -> Result<Spawner, StartError> {

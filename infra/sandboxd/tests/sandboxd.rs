@@ -8,8 +8,12 @@ mod bad_input;
 mod builds;
 #[path = "sandboxd/egress.rs"]
 mod egress;
+#[path = "sandboxd/hostile.rs"]
+mod hostile;
 #[path = "sandboxd/isolation.rs"]
 mod isolation;
+#[path = "sandboxd/killed.rs"]
+mod killed;
 #[path = "sandboxd/lab.rs"]
 mod lab;
 #[path = "sandboxd/lifecycle.rs"]
@@ -18,6 +22,8 @@ mod lifecycle;
 mod limits;
 #[path = "sandboxd/listing.rs"]
 mod listing;
+#[path = "sandboxd/plain.rs"]
+mod plain;
 #[path = "sandboxd/ports.rs"]
 mod ports;
 #[path = "sandboxd/snapshots.rs"]

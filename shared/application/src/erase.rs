@@ -3,6 +3,7 @@
 
 use pvm_domain::conversation::{Conversation, Message};
 use pvm_domain::event::LogId;
+use pvm_domain::file::ProjectFile;
 use pvm_domain::ids::{ConversationId, ProjectId};
 use pvm_domain::project::Project;
 use pvm_domain::service::Service;
@@ -10,14 +11,16 @@ use pvm_domain::service::Service;
 use crate::conversations::cancel::cancel_now;
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::keys;
-use crate::ports::{Ambient, DeleteObject, RunCommands, SendTask, StartExecution, StopExecution};
+use crate::ports::{
+    Ambient, DeleteObject, KeepSecrets, RunCommands, SendTask, StartExecution, StopExecution,
+};
 use crate::ports_tools::Tools;
 use crate::store::{Index, Listing, Purge, ReadStore, Tx, WriteStore};
 
 /// Things removed by one call.
 const BATCH: u32 = 1_000;
 /// Records removed by one transaction, each with a write of its own beside that of its counter.
-const COUNTED: u32 = 50;
+const COUNTED: u32 = 45;
 /// Conversations looked at together.
 const LISTED: u32 = 100;
 
@@ -66,17 +69,20 @@ where
     }
 }
 
-/// Removes objects of the project: file versions and kept output. Answers whether there are more.
+/// Removes values of secrets, and objects of the project: file versions, kept output, archives. Answers whether there
+/// are more.
 ///
 /// # Errors
-/// Of the store or the objects; `conflict` where the project is not marked.
+/// Of the stores; `conflict` where the project is not marked.
 pub async fn objects(
     store: &impl ReadStore,
     objects: &impl DeleteObject,
+    secrets: &impl KeepSecrets,
     project_id: &ProjectId,
 ) -> AppResult<bool> {
     marked(store, project_id).await?;
-    for prefix in [format!("p/{project_id}/"), format!("c/{project_id}/")] {
+    crate::secrets::rules::erase(store, secrets, project_id).await?;
+    for prefix in ["p", "c", "a"].map(|kind| format!("{kind}/{project_id}/")) {
         if objects.delete_prefix(&prefix, BATCH).await? > 0 {
             return Ok(true);
         }
@@ -121,13 +127,14 @@ pub async fn records(store: &impl WriteStore, project_id: &ProjectId) -> AppResu
 /// Removes a batch of records that count towards their owner's limits. Answers whether there were any.
 async fn counted_records(store: &impl WriteStore, project_id: &ProjectId) -> AppResult<bool> {
     let partition = keys::project_partition(project_id);
-    let services =
-        store.list::<Service>(Listing::of(partition.as_str(), "SVC#").page(COUNTED, None)).await?.items;
-    if services.is_empty() {
-        return Ok(false);
-    }
-    store.commit(services.iter().fold(Tx::new(), Tx::delete)).await?;
-    Ok(true)
+    let listing = |prefix: &str| Listing::of(partition.as_str(), prefix).page(COUNTED, None);
+    let services = store.list::<Service>(listing("SVC#")).await?.items;
+    let files = store.list::<ProjectFile>(listing("F#")).await?.items;
+    let tx = services.iter().fold(Tx::new(), Tx::delete);
+    let tx = files.iter().fold(tx, Tx::delete);
+    let any = !tx.is_empty();
+    store.commit(tx).await?;
+    Ok(any)
 }
 
 /// Removes text pieces of messages, which would outlive their conversation for two hours otherwise.

@@ -6,7 +6,7 @@ use pvm_domain::Invalid;
 use pvm_domain::Timestamp;
 use pvm_domain::fair_use::Resource;
 
-use crate::ports::{ObjectError, VmError, WorkflowError};
+use crate::ports::{ObjectError, SecretError, VmError, WorkflowError};
 use crate::store::StoreError;
 
 macro_rules! codes {
@@ -157,6 +157,10 @@ impl From<ObjectError> for AppError {
     fn from(error: ObjectError) -> Self {
         match error {
             ObjectError::NotFound => Self::not_found("stored object"),
+            ObjectError::Exists => {
+                Self::new(ErrorCode::Conflict, "These bytes have arrived already.").because(error)
+            }
+            ObjectError::Refused(ref text) => Self::new(ErrorCode::Invalid, text.clone()).because(error),
             ObjectError::Unavailable(_) => {
                 Self::new(ErrorCode::Unavailable, "The file store is busy; try again. Retrying is safe.")
                     .retry_after(Duration::from_secs(1))
@@ -169,6 +173,14 @@ impl From<ObjectError> for AppError {
 impl From<WorkflowError> for AppError {
     fn from(error: WorkflowError) -> Self {
         Self::new(ErrorCode::Unavailable, "The workflow engine is busy; try again. Retrying is safe.")
+            .retry_after(Duration::from_secs(1))
+            .because(error)
+    }
+}
+
+impl From<SecretError> for AppError {
+    fn from(error: SecretError) -> Self {
+        Self::new(ErrorCode::Unavailable, "The secret store does not answer; try again. Retrying is safe.")
             .retry_after(Duration::from_secs(1))
             .because(error)
     }

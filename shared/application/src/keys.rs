@@ -6,7 +6,8 @@ use pvm_domain::event::LogId;
 use pvm_domain::fair_use::Resource;
 use pvm_domain::file::WorkspacePath;
 use pvm_domain::ids::{
-    ApprovalId, CommandId, ConversationId, FileId, OwnerId, ProjectId, RunId, ServiceId, ToolCallId,
+    ApprovalId, ArchiveId, CommandId, ConversationId, FileId, OwnerId, ProjectId, RunId, ServiceId,
+    ToolCallId,
 };
 
 use crate::store::{IndexKey, Key};
@@ -65,6 +66,26 @@ pub fn file_pointer(project: &ProjectId, file: &FileId) -> Key {
 pub fn file_tombstone(project: &ProjectId, path: &WorkspacePath) -> Key {
     key(project_partition(project), format!("DEL#{path}"))
 }
+/// An earlier version of a file.
+pub fn file_version(project: &ProjectId, file: &FileId, number: u64) -> Key {
+    key(project_partition(project), format!("{}{number:010}", file_versions(file)))
+}
+/// How the sort keys of a file's earlier versions start.
+pub fn file_versions(file: &FileId) -> String {
+    format!("FV#{file}#")
+}
+/// A symbolic link by path.
+pub fn link(project: &ProjectId, path: &WorkspacePath) -> Key {
+    key(project_partition(project), format!("LN#{path}"))
+}
+/// The proof that the project's VM has its files.
+pub fn manifest(project: &ProjectId) -> Key {
+    key(project_partition(project), "VM#MANIFEST")
+}
+/// An archive of the workspace.
+pub fn archive(project: &ProjectId, archive: &ArchiveId) -> Key {
+    key(project_partition(project), format!("ARC#{archive}"))
+}
 /// A service.
 pub fn service(project: &ProjectId, service: &ServiceId) -> Key {
     key(project_partition(project), format!("SVC#{service}"))
@@ -84,6 +105,10 @@ pub fn vm_recipe(project: &ProjectId) -> Key {
 /// A workspace lock.
 pub fn lock(project: &ProjectId, worktree: &str) -> Key {
     key(project_partition(project), format!("LOCK#{worktree}"))
+}
+/// The last write of a file by an agent's tool; `path_hash` is the SHA-256 of its path.
+pub fn edit(project: &ProjectId, path_hash: &str) -> Key {
+    key(project_partition(project), format!("EDIT#{path_hash}"))
 }
 /// A command.
 pub fn command(project: &ProjectId, command: &CommandId) -> Key {
@@ -204,6 +229,8 @@ pub enum Sweep {
     Run,
     /// Projects whose deletion is under way.
     Deletion,
+    /// Files with announced uploads, by when the first of these is given up.
+    Upload,
 }
 
 /// GSI2 partition of one shard of a sweep.
@@ -212,6 +239,7 @@ pub fn sweep_partition(sweep: Sweep, shard: u32) -> String {
         Sweep::Vm => "VM",
         Sweep::Run => "RUN",
         Sweep::Deletion => "DEL",
+        Sweep::Upload => "UPL",
     };
     format!("SWEEP#{name}#{shard}")
 }

@@ -2,10 +2,12 @@
 //! and those are the permissions that its Lambda gets.
 
 pub mod agents;
+pub mod archives;
 pub mod authorize;
 pub mod cleanup;
 pub mod commands;
 pub mod conversations;
+pub mod edits;
 pub mod erase;
 pub mod error;
 pub mod events;
@@ -21,6 +23,7 @@ pub mod projects;
 pub mod records;
 pub mod records_conversation;
 pub mod runs;
+pub mod secrets;
 pub mod services;
 pub mod signing;
 pub mod store;

@@ -39,6 +39,12 @@ pub enum ObjectError {
     /// No such object.
     #[error("no such object")]
     NotFound,
+    /// There is an object already where a new one was to be made.
+    #[error("there is an object already")]
+    Exists,
+    /// What was sent cannot be taken; the text says why.
+    #[error("{0}")]
+    Refused(String),
     /// It could not be reached or failed; trying again is safe.
     #[error("the object store did not answer")]
     Unavailable(#[source] anyhow::Error),
@@ -79,6 +85,44 @@ pub trait PutObject: Send + Sync {
         key: &str,
         bytes: ByteStream,
     ) -> impl Future<Output = Result<ObjectInfo, ObjectError>> + Send;
+    /// [`PutObject::put`], refused with [`ObjectError::Exists`] where there is an object already.
+    fn put_new(
+        &self,
+        key: &str,
+        bytes: Bytes,
+        sha256: &str,
+    ) -> impl Future<Output = Result<(), ObjectError>> + Send;
+    /// [`PutObject::put_stream`], refused with [`ObjectError::Exists`] where there is an object already.
+    fn put_new_stream(
+        &self,
+        key: &str,
+        bytes: ByteStream,
+    ) -> impl Future<Output = Result<ObjectInfo, ObjectError>> + Send;
+}
+
+/// A part of an upload in parts, as its sender names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadedPart {
+    /// Its number, from 1.
+    pub number: u32,
+    /// The `ETag` that the store answered its upload with.
+    pub etag: String,
+}
+
+/// Uploads in parts that others send by themselves.
+pub trait UploadParts: Send + Sync {
+    /// Begins one; answers its id.
+    fn begin_parts(&self, key: &str) -> impl Future<Output = Result<String, ObjectError>> + Send;
+    /// Makes the object of the parts. [`ObjectError::NotFound`] where the upload is over, [`ObjectError::Refused`]
+    /// where the parts do not make an object, [`ObjectError::Exists`] where the object is there.
+    fn complete_parts(
+        &self,
+        key: &str,
+        id: &str,
+        parts: &[UploadedPart],
+    ) -> impl Future<Output = Result<(), ObjectError>> + Send;
+    /// Gives one up, with its parts; one that is over is fine.
+    fn abort_parts(&self, key: &str, id: &str) -> impl Future<Output = Result<(), ObjectError>> + Send;
 }
 
 /// Reads objects.
@@ -112,7 +156,17 @@ pub trait PresignObject: Send + Sync {
         file_name: &str,
         good_for: Duration,
     ) -> impl Future<Output = Result<Presigned, ObjectError>> + Send;
-    /// An upload of exactly `size` bytes, with the SHA-256 checked by the store where it is given.
+    /// An upload of one part of exactly `size` bytes.
+    fn presign_part(
+        &self,
+        key: &str,
+        id: &str,
+        number: u32,
+        size: u64,
+        good_for: Duration,
+    ) -> impl Future<Output = Result<Presigned, ObjectError>> + Send;
+    /// An upload of exactly `size` bytes, with the SHA-256 checked by the store where it is given. It makes an object
+    /// and never changes one.
     fn presign_put(
         &self,
         key: &str,
@@ -205,8 +259,18 @@ pub enum SecretError {
     Unavailable(#[source] anyhow::Error),
 }
 
-/// Keeps values of secrets, by project and name; their references are records.
-pub trait SecretStore: Send + Sync {
+/// Reads values of secrets, by project and name; their references are records.
+pub trait ReadSecrets: Send + Sync {
+    /// The value; `None` where there is none.
+    fn get_secret(
+        &self,
+        project: &ProjectId,
+        name: &str,
+    ) -> impl Future<Output = Result<Option<SecretValue>, SecretError>> + Send;
+}
+
+/// Keeps values of secrets.
+pub trait KeepSecrets: Send + Sync {
     /// Stores a value, in place of the one before.
     fn put_secret(
         &self,
@@ -214,12 +278,6 @@ pub trait SecretStore: Send + Sync {
         name: &str,
         value: SecretValue,
     ) -> impl Future<Output = Result<(), SecretError>> + Send;
-    /// The value; `None` where there is none.
-    fn get_secret(
-        &self,
-        project: &ProjectId,
-        name: &str,
-    ) -> impl Future<Output = Result<Option<SecretValue>, SecretError>> + Send;
     /// Forgets the value; a missing one is fine.
     fn delete_secret(
         &self,
@@ -230,6 +288,14 @@ pub trait SecretStore: Send + Sync {
 
 /// Asks for a project's workspace to be saved soon. Many requests within a few seconds make one save.
 pub trait RequestSave: Send + Sync {
+    /// Asks for an archive of the workspace to be built. Unlike a save it is asked for once, so a failure is told.
+    fn request_archive(
+        &self,
+        _project_id: &ProjectId,
+        _archive_id: &pvm_domain::ids::ArchiveId,
+    ) -> impl Future<Output = Result<(), WorkflowError>> + Send {
+        async { Err(WorkflowError::Unavailable(anyhow::anyhow!("nobody builds archives here"))) }
+    }
     /// Notes that something under the workspace may have changed in the VM.
     fn request_save(&self, project_id: &pvm_domain::ids::ProjectId) -> impl Future<Output = ()> + Send;
 }
@@ -300,6 +366,29 @@ pub struct NewVm {
     pub env: std::collections::BTreeMap<String, String>,
     /// Seconds until the provider pauses it unless it is used.
     pub timeout_secs: u64,
+    /// What its egress proxy adds to requests from its first one on.
+    pub egress: Vec<HeaderRule>,
+}
+
+/// A header that the egress proxy sets on requests for one host. It is never told inside the VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeaderRule {
+    /// The host: a name, or `name:port` where TLS is spoken on another port than 443.
+    pub host: String,
+    /// The header, lower case.
+    pub header: String,
+    /// Its value.
+    pub value: SecretValue,
+}
+
+/// Tells the egress proxy of a VM what to add to requests.
+pub trait SetEgress: Send + Sync {
+    /// Puts these rules in force at once, in place of all before.
+    fn set_egress(
+        &self,
+        vm_id: &str,
+        rules: &[HeaderRule],
+    ) -> impl Future<Output = Result<(), VmError>> + Send;
 }
 
 /// Makes VMs.
@@ -584,6 +673,45 @@ pub enum EntryKind {
     Symlink,
 }
 
+/// What an entry of the workspace is to be.
+pub enum NewContent {
+    /// A file of these bytes.
+    Bytes(Bytes),
+    /// A file of `size` bytes that come as a stream.
+    Stream {
+        /// Bytes.
+        size: u64,
+        /// The bytes.
+        bytes: ByteStream,
+    },
+    /// A symbolic link to this target.
+    Link(String),
+    /// Whatever it is, with other permission bits.
+    Mode,
+}
+
+/// An entry of the workspace that is to be made.
+#[derive(Debug)]
+pub struct NewEntry {
+    /// Its path, relative to the workspace.
+    pub path: String,
+    /// Permission bits; those of a link are not set.
+    pub mode: u32,
+    /// What it is to be.
+    pub content: NewContent,
+}
+
+impl std::fmt::Debug for NewContent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(f, "{} bytes", bytes.len()),
+            Self::Stream { size, .. } => write!(f, "a stream of {size} bytes"),
+            Self::Link(target) => write!(f, "-> {target}"),
+            Self::Mode => f.write_str("permission bits"),
+        }
+    }
+}
+
 /// Works with files inside a VM. Paths are absolute; `user` is `user` or `root`.
 pub trait VmFiles: Send + Sync {
     /// Reads a whole file, refused when it is longer than `most` bytes.
@@ -636,6 +764,72 @@ pub trait VmFiles: Send + Sync {
     /// Removes a file or a whole directory; a missing one is fine.
     fn remove(&self, vm_id: &str, path: &str, user: &str)
     -> impl Future<Output = Result<(), VmError>> + Send;
+    /// Reads small files below the workspace by their relative paths, in this order. `None` for one that is not there, is
+    /// no regular file, or has more than `most` bytes.
+    fn read_many(
+        &self,
+        vm_id: &str,
+        paths: &[String],
+        most: u64,
+    ) -> impl Future<Output = Result<Vec<Option<Bytes>>, VmError>> + Send {
+        async move {
+            let mut found = Vec::with_capacity(paths.len());
+            for path in paths {
+                let path = format!("{}/{path}", pvm_domain::file::WORKSPACE);
+                match self.read_file(vm_id, &path, "root", most).await {
+                    Ok(bytes) => found.push(Some(bytes)),
+                    Err(VmError::NotFound(_) | VmError::Refused(_)) => found.push(None),
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(found)
+        }
+    }
+    /// Whether there is a regular file at each of these paths, relative to the workspace.
+    fn present(
+        &self,
+        vm_id: &str,
+        paths: &[String],
+    ) -> impl Future<Output = Result<Vec<bool>, VmError>> + Send {
+        async move {
+            let mut found = Vec::with_capacity(paths.len());
+            for path in paths {
+                let path = format!("{}/{path}", pvm_domain::file::WORKSPACE);
+                let entry = self.stat(vm_id, &path, "root").await?;
+                found.push(entry.is_some_and(|entry| entry.kind == EntryKind::File));
+            }
+            Ok(found)
+        }
+    }
+    /// Makes entries below the workspace, in this order, owned by `user`, each whole or not at all, with the folders
+    /// above them. Answers for each the reason why it could not be made; one that cannot does not stop the others.
+    fn write_many(
+        &self,
+        vm_id: &str,
+        entries: Vec<NewEntry>,
+    ) -> impl Future<Output = Result<Vec<Option<String>>, VmError>> + Send {
+        async move {
+            let mut failures = Vec::with_capacity(entries.len());
+            for entry in entries {
+                let path = format!("{}/{}", pvm_domain::file::WORKSPACE, entry.path);
+                let written = match entry.content {
+                    NewContent::Bytes(bytes) => self.write_file(vm_id, &path, "user", bytes).await,
+                    NewContent::Stream { size, bytes } => {
+                        self.write_file_stream(vm_id, &path, "user", size, bytes).await
+                    }
+                    NewContent::Link(_) | NewContent::Mode => {
+                        Err(VmError::Refused("this VM takes neither links nor permission bits".to_owned()))
+                    }
+                };
+                failures.push(match written {
+                    Ok(()) => None,
+                    Err(VmError::Refused(why) | VmError::NotFound(why)) => Some(why),
+                    Err(error) => return Err(error),
+                });
+            }
+            Ok(failures)
+        }
+    }
     /// Everything below the workspace that is saved (`.pvmignore` and the default ignores left out), with hashes.
     fn scan_workspace(&self, vm_id: &str) -> impl Future<Output = Result<Vec<VmEntry>, VmError>> + Send;
 }

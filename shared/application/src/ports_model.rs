@@ -205,8 +205,8 @@ pub struct ModelFacts {
     pub priced: bool,
 }
 
-/// Calls language models.
-pub trait CallModel: Send + Sync {
+/// Knows which language models can be called.
+pub trait KnowModels: Send + Sync {
     /// The model of agents that name none.
     fn default_model(&self) -> &str;
 
@@ -215,7 +215,10 @@ pub trait CallModel: Send + Sync {
     /// # Errors
     /// `NotConfigured` says what is missing.
     fn facts(&self, model: &str) -> Result<ModelFacts, ModelError>;
+}
 
+/// Calls language models.
+pub trait CallModel: KnowModels {
     /// Calls the model. Pieces of its text go to `text` as they come; the answer has the whole. Dropping the future
     /// ends the call.
     ///

@@ -1,9 +1,10 @@
 //! Which domain type is stored where: the `Record` of each.
 
 use jiff::SignedDuration;
+use pvm_domain::archive::Archive;
 use pvm_domain::command::Command;
 use pvm_domain::fair_use::{OwnerLimits, Resource};
-use pvm_domain::file::{FilePointer, ProjectFile};
+use pvm_domain::file::{FilePointer, FileVersion, Manifest, ProjectFile, WorkspaceLink};
 use pvm_domain::key::ApiKey;
 use pvm_domain::project::{Member, Project};
 use pvm_domain::secret::SecretRef;
@@ -36,7 +37,16 @@ record!(Member, "member", |r| keys::member(&r.project_id, &r.principal),
     owner: Some(keys::member_listing(&r.principal, &r.project_id)));
 record!(ApiKey, "api_key", |r| keys::api_key(&r.hash),
     owner: r.revoked_at.is_none().then(|| keys::api_key_listing(&r.owner, r.key_id.as_str())));
-record!(ProjectFile, "file", |r| keys::file(&r.project_id, &r.path));
+record!(ProjectFile, "file", |r| keys::file(&r.project_id, &r.path),
+    sweep: r.uploads.iter().map(|upload| upload.until).min()
+        .map(|until| keys::sweep(keys::Sweep::Upload, until, r.file_id.as_str())),
+    count: { let bytes = r.stored_bytes(); r.counted.count(Resource::StorageBytes, r.owner.as_ref(), bytes) },
+    uncount: r.counted.uncount(Resource::StorageBytes, r.owner.as_ref()));
+record!(FileVersion, "file_version", |r| keys::file_version(&r.project_id, &r.file_id, r.number));
+record!(WorkspaceLink, "link", |r| keys::link(&r.project_id, &r.path));
+record!(Archive, "archive", |r| keys::archive(&r.project_id, &r.archive_id),
+    expires: Some(r.expires_at()));
+record!(Manifest, "manifest", |r| keys::manifest(&r.project_id));
 record!(FilePointer, "file_pointer", |r| keys::file_pointer(&r.project_id, &r.file_id));
 record!(Service, "service", |r| keys::service(&r.project_id, &r.service_id),
     count: r.counted.count(Resource::Services, r.owner.as_ref(), 1),

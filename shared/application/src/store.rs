@@ -393,6 +393,23 @@ impl Tx {
         self
     }
 
+    /// Both units of work as one.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        for op in other.ops {
+            match op {
+                Op::Count { key, used, expires_at, .. } => self = self.count(key, used, expires_at),
+                op => self.ops.push(op),
+            }
+        }
+        for (log, events) in other.appends {
+            for event in events {
+                self = self.append(&log, event);
+            }
+        }
+        self
+    }
+
     /// Demands that no counter that goes up exceeds its limit.
     #[must_use]
     pub fn within(mut self, limits: &OwnerLimits) -> Self {

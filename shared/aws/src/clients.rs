@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider, SharedHttpClient};
@@ -134,6 +135,25 @@ impl Base {
     /// A client of SQS.
     pub fn sqs(&self) -> aws_sdk_sqs::Client {
         aws_sdk_sqs::Client::new(&self.config)
+    }
+
+    /// A client of Bedrock's models in `region`, at `url` where it is not AWS's. It tries nothing again by itself: who
+    /// calls it knows whether a repetition is wanted, and a model may think for minutes before its first word.
+    pub fn bedrock(&self, region: &str, url: Option<&str>) -> aws_sdk_bedrockruntime::Client {
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT)
+            .disable_operation_attempt_timeout()
+            .disable_read_timeout()
+            .build();
+        let mut config = aws_sdk_bedrockruntime::config::Builder::from(&self.config)
+            .region(Region::new(region.to_owned()))
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(timeouts)
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
+        if let Some(url) = url {
+            config.set_endpoint_url(Some(url.to_owned()));
+        }
+        aws_sdk_bedrockruntime::Client::from_conf(config.build())
     }
 
     /// The region in use.

@@ -5,6 +5,7 @@
 pub mod clients;
 mod dynamo;
 pub mod install_secrets;
+mod managed_secrets;
 mod objects;
 pub mod save_queue;
 pub mod schema;
@@ -12,6 +13,7 @@ mod secrets;
 mod workflows;
 
 pub use dynamo::{Dynamo, DynamoSettings, Tables};
+pub use managed_secrets::ManagedSecrets;
 pub use objects::Objects;
 pub use save_queue::SaveQueue;
 pub use secrets::FileSecrets;

@@ -3,9 +3,9 @@
 //! id, so a burst makes one save.
 
 use aws_sdk_sqs::Client;
-use pvm_application::ports::{Clock, RequestSave};
+use pvm_application::ports::{Clock, RequestSave, WorkflowError};
 use pvm_contracts::lifecycle::SaveRequest;
-use pvm_domain::ids::ProjectId;
+use pvm_domain::ids::{ArchiveId, ProjectId};
 
 /// Seconds of changes that one save takes in. The queue's delivery delay must not be shorter (`DelaySeconds` in the
 /// template): a message is then delivered only after the span that it stands for is over, and misses nothing of it.
@@ -31,8 +31,26 @@ impl<C: Clock> SaveQueue<C> {
 }
 
 impl<C: Clock> RequestSave for SaveQueue<C> {
+    async fn request_archive(
+        &self,
+        project_id: &ProjectId,
+        archive_id: &ArchiveId,
+    ) -> Result<(), WorkflowError> {
+        let request = SaveRequest { project_id: project_id.clone(), archive_id: Some(archive_id.clone()) };
+        let sent = self
+            .client
+            .send_message()
+            .queue_url(&self.url)
+            .message_body(serde_json::to_string(&request).unwrap_or_default())
+            .message_group_id(project_id.as_str())
+            .message_deduplication_id(archive_id.as_str())
+            .send()
+            .await;
+        sent.map(|_| ()).map_err(|error| WorkflowError::Unavailable(error.into()))
+    }
+
     async fn request_save(&self, project_id: &ProjectId) {
-        let request = SaveRequest { project_id: project_id.clone() };
+        let request = SaveRequest { project_id: project_id.clone(), archive_id: None };
         // A struct of one string always has a JSON form.
         let body = serde_json::to_string(&request).unwrap_or_default();
         let sent = self

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use pvm_application::ports::{SecretError, SecretStore, SecretValue};
+use pvm_application::ports::{KeepSecrets, ReadSecrets, SecretError, SecretValue};
 use pvm_domain::ids::ProjectId;
 
 /// A folder of secrets: `<folder>/<project>/<name>`.
@@ -60,7 +60,19 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-impl SecretStore for FileSecrets {
+impl ReadSecrets for FileSecrets {
+    async fn get_secret(&self, project: &ProjectId, name: &str) -> Result<Option<SecretValue>, SecretError> {
+        let path = self.path(project, name)?;
+        blocking(move || match std::fs::read_to_string(&path) {
+            Ok(value) => Ok(Some(SecretValue::new(value))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("read", &path, error)),
+        })
+        .await
+    }
+}
+
+impl KeepSecrets for FileSecrets {
     async fn put_secret(
         &self,
         project: &ProjectId,
@@ -71,21 +83,20 @@ impl SecretStore for FileSecrets {
         blocking(move || write(&path, value.expose()).map_err(|error| failed("written", &path, error))).await
     }
 
-    async fn get_secret(&self, project: &ProjectId, name: &str) -> Result<Option<SecretValue>, SecretError> {
-        let path = self.path(project, name)?;
-        blocking(move || match std::fs::read_to_string(&path) {
-            Ok(value) => Ok(Some(SecretValue::new(value))),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failed("read", &path, error)),
-        })
-        .await
-    }
-
     async fn delete_secret(&self, project: &ProjectId, name: &str) -> Result<(), SecretError> {
         let path = self.path(project, name)?;
-        blocking(move || match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("removed", &path, error)),
-            _ => Ok(()),
+        blocking(move || {
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(failed("removed", &path, error));
+                }
+                _ => {}
+            }
+            // The project's folder goes with its last secret; one that is not empty stays.
+            if let Some(folder) = path.parent() {
+                let _ = std::fs::remove_dir(folder);
+            }
+            Ok(())
         })
         .await
     }

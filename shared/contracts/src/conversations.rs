@@ -159,6 +159,8 @@ pub struct Conversation {
     pub usage: Usage,
     /// The conversation that this one continues, where it is a fork.
     pub forked_from: Option<ConversationId>,
+    /// The `seq` of the last event of that conversation which this one has.
+    pub forked_at: Option<u64>,
     /// When it was begun.
     #[schemars(schema_with = "crate::time::time")]
     pub created_at: Timestamp,

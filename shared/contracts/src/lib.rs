@@ -13,6 +13,7 @@ pub mod lifecycle;
 pub mod list;
 pub mod problem;
 pub mod projects;
+pub mod secrets;
 pub mod services;
 pub mod steps;
 pub(crate) mod time;

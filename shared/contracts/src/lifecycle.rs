@@ -1,6 +1,6 @@
 //! Inputs and outputs of the steps of `vm-lifecycle`.
 
-use pvm_domain::ids::{OperationId, ProjectId};
+use pvm_domain::ids::{ArchiveId, OperationId, ProjectId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -59,4 +59,7 @@ pub struct FailVmInput {
 pub struct SaveRequest {
     /// The project whose workspace may have changed.
     pub project_id: ProjectId,
+    /// An archive that is to be built besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive_id: Option<ArchiveId>,
 }

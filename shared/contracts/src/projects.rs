@@ -53,6 +53,10 @@ pub struct UpdateProject {
     #[serde(default)]
     #[schemars(length(max = 4000))]
     pub description: Option<String>,
+    /// New template, for the next VM: one that runs keeps its own until it is deleted.
+    #[serde(default)]
+    #[schemars(length(min = 1, max = 128))]
+    pub template: Option<String>,
     /// New environment, in place of the old one; processes that run already keep theirs.
     #[serde(default)]
     pub env: Option<BTreeMap<String, String>>,

@@ -61,6 +61,8 @@ event_types! {
     FileChanged = "file.changed",
     /// Both sides changed a file; both versions are kept.
     FileConflict = "file.conflict",
+    /// A VM was given the project's files; `data` has the manifest that proves it.
+    WorkspaceRestored = "workspace.restored",
     /// A service changed its state.
     ServiceState = "service.state",
     /// A run waits for the one before it.

@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{FileId, ProjectId};
+use crate::fair_use::Counted;
+use crate::ids::{FileId, OwnerId, ProjectId};
 use crate::{Invalid, limits};
 
 /// Where the workspace is inside the VM.
@@ -98,10 +99,15 @@ pub struct ProjectFile {
     pub sha256: Option<String>,
     /// Permission bits, such as 0o644.
     pub mode: u32,
-    /// Number of the current object version; 0 while the first upload has not arrived.
+    /// Number of the current version; 0 while the first upload has not arrived.
     pub object_version: u64,
-    /// The object version an open presigned upload will create, if one is open.
-    pub upload_version: Option<u64>,
+    /// The version whose object holds the bytes, where the current one was restored from it. Objects are never copied:
+    /// what was restored shares the object of what it was restored from.
+    #[serde(default)]
+    pub restored_from: Option<u64>,
+    /// Uploads that were announced and have not arrived, oldest first.
+    #[serde(default)]
+    pub uploads: Vec<OpenUpload>,
     /// The S3 sequencer of the last event taken, left-padded hex; orders events of one key.
     pub sequencer: Option<String>,
     /// Whether the VM has it.
@@ -114,6 +120,12 @@ pub struct ProjectFile {
     pub created_at: Timestamp,
     /// When the bytes last changed.
     pub updated_at: Timestamp,
+    /// The project's owner, in whose name its bytes are counted.
+    #[serde(default)]
+    pub owner: Option<OwnerId>,
+    /// The bytes it is counted as.
+    #[serde(default)]
+    pub counted: Counted,
     /// Counts the changes of this record; the HTTP ETag.
     pub version: u64,
 }
@@ -125,13 +137,132 @@ pub struct VmCopy {
     pub vm_id: String,
     /// SHA-256 of the bytes, lower-case hex.
     pub sha256: String,
+    /// Permission bits; `None` where they were not noted.
+    #[serde(default)]
+    pub mode: Option<u32>,
+}
+
+/// An upload that was announced: its version's number is taken, its object has not arrived.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenUpload {
+    /// The version that it makes.
+    pub version: u64,
+    /// Size that was announced.
+    pub size: u64,
+    /// SHA-256 that was announced, lower-case hex: what arrives is refused unless it fits.
+    pub sha256: Option<String>,
+    /// Permission bits that the file gets with it.
+    pub mode: u32,
+    /// S3's id of an upload in parts.
+    pub parts_id: Option<String>,
+    /// When nobody waits for it any more.
+    pub until: Timestamp,
 }
 
 impl ProjectFile {
-    /// The S3 key of one version of the bytes.
-    pub fn object_key(&self, object_version: u64) -> String {
-        object_key(&self.project_id, &self.file_id, object_version)
+    /// The bytes that it takes up of its owner's storage: those of the current version, and those announced.
+    pub fn stored_bytes(&self) -> u64 {
+        let current = if self.object_version > 0 { self.size } else { 0 };
+        self.uploads.iter().fold(current, |sum, open| sum.saturating_add(open.size))
     }
+
+    /// The S3 key of the current bytes.
+    pub fn current_key(&self) -> String {
+        object_key(&self.project_id, &self.file_id, self.restored_from.unwrap_or(self.object_version))
+    }
+
+    /// The number that the next version gets: above the current one and above every upload that was announced.
+    pub fn next_version(&self) -> u64 {
+        self.uploads.iter().map(|upload| upload.version).fold(self.object_version, u64::max) + 1
+    }
+
+    /// The current version as an earlier one, for when another takes its place; `None` where there is none yet.
+    pub fn as_version(&self) -> Option<FileVersion> {
+        (self.object_version > 0).then(|| FileVersion {
+            project_id: self.project_id.clone(),
+            file_id: self.file_id.clone(),
+            number: self.object_version,
+            object: self.restored_from.unwrap_or(self.object_version),
+            path: self.path.clone(),
+            size: self.size,
+            sha256: self.sha256.clone(),
+            mode: self.mode,
+            created_at: self.updated_at,
+            version: 0,
+        })
+    }
+}
+
+/// An earlier version of a file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FileVersion {
+    /// The project.
+    pub project_id: ProjectId,
+    /// The file.
+    pub file_id: FileId,
+    /// Its number.
+    pub number: u64,
+    /// Number of the object that holds its bytes: its own, or that of the version it was restored from.
+    pub object: u64,
+    /// Where the file was then.
+    pub path: WorkspacePath,
+    /// Size in bytes.
+    pub size: u64,
+    /// SHA-256 of the bytes, lower-case hex.
+    pub sha256: Option<String>,
+    /// Permission bits.
+    pub mode: u32,
+    /// When it became current.
+    pub created_at: Timestamp,
+    /// Counts the changes of this record.
+    pub version: u64,
+}
+
+/// A symbolic link of the workspace. It has no bytes, so no object: the record is all there is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkspaceLink {
+    /// The project.
+    pub project_id: ProjectId,
+    /// Where it is in the workspace.
+    pub path: WorkspacePath,
+    /// Where it points, as it was written.
+    pub target: String,
+    /// The VM that was last seen to have it, and where it pointed there.
+    pub vm_copy: Option<LinkCopy>,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+    /// Counts the changes of this record.
+    pub version: u64,
+}
+
+/// A link as a certain VM had it when both sides were equal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkCopy {
+    /// The VM.
+    pub vm_id: String,
+    /// Where it pointed.
+    pub target: String,
+}
+
+/// That a VM has everything that is stored, shown by the hashes of all of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The project.
+    pub project_id: ProjectId,
+    /// The VM.
+    pub vm_id: String,
+    /// Files in it.
+    pub files: u64,
+    /// Links in it.
+    pub links: u64,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// SHA-256 over its lines: `<sha256> <mode> <path>` for a file, `-> <target> <path>` for a link, sorted by path.
+    pub sha256: String,
+    /// When it was made.
+    pub at: Timestamp,
+    /// Counts the changes of this record.
+    pub version: u64,
 }
 
 /// The S3 key of one version of a file's bytes: `p/<project>/<file_id>/<version>`.

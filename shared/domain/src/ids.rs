@@ -115,6 +115,8 @@ ids! {
     KeyId "key";
     /// An approval that a tool call waits for.
     ApprovalId "apr";
+    /// An archive of a project's files.
+    ArchiveId "arc";
     /// An operation on a VM's lifecycle (one execution of `vm-lifecycle`).
     OperationId "op";
 }

@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 pub mod agent;
+pub mod archive;
 pub mod command;
 pub mod conversation;
 pub mod event;

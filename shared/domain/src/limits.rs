@@ -32,6 +32,27 @@ pub const TOOL_POLLS_MAX: u32 = 20;
 pub const UPLOAD_INLINE_BYTES: u64 = 4 * 1024 * 1024;
 /// The largest presigned upload, in bytes (S3's limit of a single PUT).
 pub const UPLOAD_PRESIGNED_BYTES: u64 = 5 * 1024 * 1024 * 1024;
+/// The largest upload in parts, in bytes: twice the disk of a VM, so that what could never be there is refused at once.
+pub const UPLOAD_PARTS_BYTES: u64 = 20 * 1024 * 1024 * 1024;
+/// The most parts of an upload: their signed requests stay far below what one answer may carry.
+pub const UPLOAD_PARTS: u64 = 500;
+/// The smallest size of a part, in bytes (S3 takes 5 MiB; larger ones make fewer requests).
+pub const UPLOAD_PART_BYTES: u64 = 16 * 1024 * 1024;
+/// How long the signed requests of an upload in parts are good, in seconds.
+pub const UPLOAD_PARTS_SECS: u64 = 6 * 3600;
+/// An upload is given up this long after its signed request has run out, in seconds: one that began in time may take a
+/// while.
+pub const UPLOAD_GRACE_SECS: u64 = 3600;
+/// Uploads of one file that may be open at a time.
+pub const UPLOADS_OPEN: usize = 10;
+/// Earlier versions of a file that are kept.
+pub const FILE_VERSIONS: usize = 20;
+/// An archive of a workspace is kept this long, in seconds.
+pub const ARCHIVE_SECS: u64 = 86_400;
+/// An archive that is not ready after this time has failed, in seconds: the function that builds one ends before.
+pub const ARCHIVE_BUILD_SECS: u64 = 1_800;
+/// The longest target of a symbolic link, in bytes (Linux's PATH_MAX).
+pub const LINK_BYTES: usize = 4096;
 /// The largest JSON request body, in bytes.
 pub const JSON_BODY_BYTES: usize = 1024 * 1024;
 /// How long a presigned URL is good, in seconds.
@@ -93,6 +114,10 @@ pub const MESSAGE_BYTES: usize = 256 * 1024;
 pub const AGENTS_PER_CONVERSATION: usize = 10;
 /// The most environment variables of a project or command.
 pub const ENV_VARS: usize = 100;
+/// The most secrets of a project: each is a rule that the egress proxy looks through.
+pub const SECRETS_PER_PROJECT: usize = 50;
+/// The longest value of a secret, in bytes (servers take headers of 8 KiB).
+pub const SECRET_BYTES: usize = 8 * 1024;
 /// An idempotency key is honoured this long, in seconds.
 pub const IDEMPOTENCY_SECS: u64 = 86_400;
 /// Deltas are kept this long, in seconds.
@@ -105,6 +130,8 @@ const _: () = assert!(STEP_INLINE_WAIT_SECS < COMMAND_TIMEOUT_DEFAULT_SECS);
 const _: () = assert!(COMMAND_TIMEOUT_DEFAULT_SECS <= COMMAND_TIMEOUT_MAX_SECS);
 const _: () = assert!(TURNS_DEFAULT <= TURNS_MAX);
 const _: () = assert!(UPLOAD_INLINE_BYTES * 4 / 3 < 6 * 1024 * 1024);
+const _: () = assert!(UPLOAD_PART_BYTES * UPLOAD_PARTS < UPLOAD_PARTS_BYTES);
+const _: () = assert!(UPLOAD_PRESIGNED_BYTES < UPLOAD_PARTS_BYTES);
 const _: () = assert!(SSE_CLOSE_SECS < 15 * 60);
 const _: () = assert!(VM_IDLE_SECS < VM_TIMEOUT_SECS);
 const _: () = assert!(VM_IDLE_MIN_SECS <= VM_IDLE_SECS && VM_IDLE_SECS <= VM_IDLE_MAX_SECS);

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use pvm_aws::clients::{self, Base, ClientSettings};
 use pvm_models::{
-    ANTHROPIC_URL, ANTHROPIC_VERSION, AnthropicSettings, ModelTable, OPENAI_URL, OpenAiSettings, ProviderKey,
-    Providers,
+    ANTHROPIC_URL, ANTHROPIC_VERSION, AnthropicSettings, BedrockClient, ModelTable, OPENAI_URL,
+    OpenAiSettings, ProviderKey, Providers,
 };
 
 use crate::settings::{BadSettings, Settings};
@@ -28,11 +29,27 @@ pub fn providers(settings: &Settings, keys: &BTreeMap<String, String>) -> Result
         key,
         version: settings.anthropic_version.clone().unwrap_or_else(|| ANTHROPIC_VERSION.to_owned()),
     });
-    let known = match &settings.models_file {
-        Some(path) => table(path)?,
-        None => ModelTable::default(),
+    let known = match (&settings.models, &settings.models_file) {
+        (Some(text), _) => {
+            ModelTable::parse(text).map_err(|reason| BadSettings(vec![format!("PVM_MODELS: {reason}")]))?
+        }
+        (None, Some(path)) => table(path)?,
+        (None, None) => ModelTable::default(),
     };
-    Ok(Providers { openai, anthropic, known })
+    Ok(Providers { openai, anthropic, bedrock: None, known })
+}
+
+/// Bedrock's client over AWS's own settings, where a region is set for it.
+pub fn bedrock(settings: &Settings, base: &Base) -> Option<BedrockClient> {
+    let region = settings.bedrock_region.as_deref()?;
+    Some(base.bedrock(region, settings.bedrock_url.as_deref()))
+}
+
+/// The same for a process that has no AWS settings of its own: by what the environment says.
+pub async fn bedrock_of_environment(settings: &Settings) -> Option<BedrockClient> {
+    let region = settings.bedrock_region.clone()?;
+    let base = clients::load(ClientSettings { region: Some(region), ..ClientSettings::default() }).await;
+    bedrock(settings, &base)
 }
 
 fn table(path: &std::path::Path) -> Result<ModelTable, BadSettings> {
@@ -62,5 +79,19 @@ mod tests {
         assert_eq!(anthropic.version, ANTHROPIC_VERSION);
         let missing = providers(&of(&[("PVM_MODELS_FILE", "/nowhere.json")]), &none).unwrap_err().to_string();
         assert!(missing.contains("PVM_MODELS_FILE: /nowhere.json"), "{missing}");
+        let bad =
+            providers(&of(&[("PVM_MODELS", r#"{"a/b": {"inputs": 1}}"#)]), &none).unwrap_err().to_string();
+        assert!(bad.starts_with("PVM_MODELS: ") && bad.contains("inputs"), "{bad}");
+    }
+
+    #[tokio::test]
+    async fn bedrock_is_there_when_its_region_is() {
+        let of = |region: &'static str| {
+            let lookup = |name: &str| (name == "PVM_BEDROCK_REGION").then(|| region.to_owned());
+            Settings::from_lookup(lookup).unwrap()
+        };
+        assert!(bedrock_of_environment(&of("")).await.is_none());
+        let client = bedrock_of_environment(&of("eu-west-1")).await.unwrap();
+        assert_eq!(client.config().region().map(AsRef::as_ref), Some("eu-west-1"));
     }
 }

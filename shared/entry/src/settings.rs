@@ -225,6 +225,8 @@ settings! {
     model_keys_secret: Option<String> = "PVM_MODEL_KEYS_SECRET", "";
     /// JSON file of models' windows and prices by name; see docs/operations.md. Budgets in money need prices.
     models_file: Option<PathBuf> = "PVM_MODELS_FILE", "";
+    /// The same as JSON in the variable itself, for functions, which have no file; it goes first.
+    models: Option<String> = "PVM_MODELS", "";
     /// Key of OpenAI, or of the server at `OPENAI_BASE_URL`.
     openai_api_key: Option<Secret> = "OPENAI_API_KEY", "";
     /// A server that speaks OpenAI's Chat Completions, up to and with `/v1`; absent means OpenAI's own.
@@ -235,6 +237,10 @@ settings! {
     anthropic_base_url: Option<String> = "ANTHROPIC_BASE_URL", "";
     /// Version of Anthropic's API that is asked for; absent means 2026-10-21.
     anthropic_version: Option<String> = "PVM_ANTHROPIC_VERSION", "";
+    /// Region of Amazon Bedrock; with it agents may use `bedrock/...` models, by the AWS credentials of the process.
+    bedrock_region: Option<String> = "PVM_BEDROCK_REGION", "";
+    /// URL of Bedrock's runtime, where it is not AWS's.
+    bedrock_url: Option<String> = "PVM_BEDROCK_URL", "";
     /// E2B control plane; absent means the embedded one, or E2B's cloud by its domain.
     e2b_api_url: Option<String> = "E2B_API_URL", "";
     /// E2B sandboxes, where they are not reached by their domain.

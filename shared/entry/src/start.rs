@@ -8,16 +8,19 @@ use pvm_application::error::AppResult;
 use pvm_application::signing;
 use pvm_application::store::ReadStore;
 use pvm_aws::clients::{self, Base, ClientSettings};
-use pvm_aws::{Dynamo, DynamoSettings, MachineNames, Objects, SaveQueue, Tables, Workflows, install_secrets};
+use pvm_aws::{
+    Dynamo, DynamoSettings, MachineNames, ManagedSecrets, Objects, SaveQueue, Tables, Workflows,
+    install_secrets,
+};
 use pvm_e2b_wire::secret::Secret as VmSecret;
-use pvm_models::{Library, ModelSettings, Models, Replay};
+use pvm_models::{Library, ModelSettings, Models, Providers, Replay};
 use pvm_sandbox::{VmClient, VmClientConfig};
 use pvm_tools::Registry;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::cors::Cors;
-use crate::providers::providers;
+use crate::providers::{bedrock, providers};
 use crate::reply::Reply;
 use crate::settings::{BadSettings, Secret, Settings, required};
 use crate::signer::Signer;
@@ -147,6 +150,11 @@ impl Start {
         Ok(forever(VmClient::new(config)?))
     }
 
+    /// Values of projects' secrets.
+    pub fn secrets(&self) -> &'static ManagedSecrets {
+        forever(ManagedSecrets::new(self.base.secretsmanager(), &self.settings.deployment_id))
+    }
+
     /// The models.
     ///
     /// # Errors
@@ -166,7 +174,9 @@ impl Start {
             None => BTreeMap::new(),
         };
         let models = Models::new(ModelSettings { default_model, replay });
-        Ok(forever(models.with_providers(providers(&self.settings, &keys)?)?))
+        let bedrock = bedrock(&self.settings, &self.base);
+        let providers = Providers { bedrock, ..providers(&self.settings, &keys)? };
+        Ok(forever(models.with_providers(providers)?))
     }
 
     /// The tools of agents, over adapters of this function.

@@ -1,12 +1,15 @@
 //! Every adapter at once: what a program that embeds all routes and steps has. A Lambda function wires only its own.
 
 use pvm_application::ports::{
-    Ambient, ConnectVm, CreateVm, DeleteObject, EndVm, FindVm, GetObject, PresignObject, PutObject,
-    RequestSave, RunCommands, SendTask, StartExecution, StopExecution, VmFiles,
+    Ambient, ConnectVm, CreateVm, DeleteObject, EndVm, FindVm, GetObject, KeepSecrets, PresignObject,
+    PutObject, ReadSecrets, RequestSave, RunCommands, SendTask, SetEgress, StartExecution, StopExecution,
+    UploadParts, VmFiles,
 };
 use pvm_application::ports_model::CallModel;
 use pvm_application::ports_tools::Tools;
 use pvm_application::store::WriteStore;
+
+use pvm_aws::FileSecrets;
 
 use crate::settings::Settings;
 use crate::signer::Signer;
@@ -16,11 +19,13 @@ pub trait Wiring: Send + Sync + 'static {
     /// Records and events.
     type Store: WriteStore + Clone + 'static;
     /// File objects.
-    type Objects: PutObject + GetObject + DeleteObject + PresignObject + Clone + 'static;
+    type Objects: PutObject + GetObject + DeleteObject + PresignObject + UploadParts + Clone + 'static;
     /// The workflow engine.
     type Workflow: StartExecution + StopExecution + SendTask + Clone + 'static;
     /// The VMs.
-    type Vm: CreateVm + FindVm + ConnectVm + EndVm + RunCommands + VmFiles + Clone + 'static;
+    type Vm: CreateVm + FindVm + ConnectVm + EndVm + RunCommands + VmFiles + SetEgress + Clone + 'static;
+    /// Values of projects' secrets.
+    type Secrets: ReadSecrets + KeepSecrets + Clone + 'static;
     /// The models.
     type Models: CallModel;
     /// The tools.
@@ -42,6 +47,8 @@ pub trait Wiring: Send + Sync + 'static {
     fn workflow(&self) -> &Self::Workflow;
     /// The VMs.
     fn vm(&self) -> &Self::Vm;
+    /// Values of projects' secrets.
+    fn secrets(&self) -> &Self::Secrets;
     /// The models.
     fn models(&self) -> &Self::Models;
     /// The tools.
@@ -67,6 +74,8 @@ pub struct App<S, O, W, V, M, T, R, A> {
     pub workflow: W,
     /// The VMs.
     pub vm: V,
+    /// Values of projects' secrets.
+    pub secrets: FileSecrets,
     /// The models.
     pub models: M,
     /// The tools.
@@ -80,9 +89,9 @@ pub struct App<S, O, W, V, M, T, R, A> {
 impl<S, O, W, V, M, T, R, A> Wiring for App<S, O, W, V, M, T, R, A>
 where
     S: WriteStore + Clone + 'static,
-    O: PutObject + GetObject + DeleteObject + PresignObject + Clone + 'static,
+    O: PutObject + GetObject + DeleteObject + PresignObject + UploadParts + Clone + 'static,
     W: StartExecution + StopExecution + SendTask + Clone + 'static,
-    V: CreateVm + FindVm + ConnectVm + EndVm + RunCommands + VmFiles + Clone + 'static,
+    V: CreateVm + FindVm + ConnectVm + EndVm + RunCommands + VmFiles + SetEgress + Clone + 'static,
     M: CallModel + 'static,
     T: Tools + 'static,
     R: RequestSave + Clone + 'static,
@@ -92,6 +101,7 @@ where
     type Objects = O;
     type Workflow = W;
     type Vm = V;
+    type Secrets = FileSecrets;
     type Models = M;
     type Tools = T;
     type Saver = R;
@@ -114,6 +124,9 @@ where
     }
     fn vm(&self) -> &V {
         &self.vm
+    }
+    fn secrets(&self) -> &FileSecrets {
+        &self.secrets
     }
     fn models(&self) -> &M {
         &self.models

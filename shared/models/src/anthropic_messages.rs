@@ -8,7 +8,7 @@ use pvm_application::ports_model::{
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::endpoint::{self, ANSWER_BYTES, BadEndpoint, ProviderKey};
+use crate::endpoint::{self, ANSWER_BYTES, BadEndpoint, ProviderKey, tool_id};
 use crate::sse::Decoder;
 
 /// The name of this provider.
@@ -141,11 +141,6 @@ fn block(block: &Block) -> Option<Value> {
         Block::Opaque { provider, value } if provider == NAME => value.clone(),
         Block::Opaque { .. } => return None,
     })
-}
-
-/// Ids of other providers may have characters that this one refuses.
-fn tool_id(id: &str) -> String {
-    id.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '_' }).collect()
 }
 
 #[derive(Debug)]
@@ -329,10 +324,5 @@ mod tests {
         assert!(matches!(error("overloaded_error"), Err(ModelError::Overloaded { .. })));
         assert!(matches!(error("strange"), Err(ModelError::Broken(_))));
         assert!(matches!(gather(&[json!({"type": "ping"})]), Err(ModelError::Broken(_))));
-    }
-
-    #[test]
-    fn a_foreign_call_id_is_made_acceptable() {
-        assert_eq!(tool_id("functions.run:0"), "functions_run_0");
     }
 }

@@ -4,13 +4,12 @@ use std::fmt;
 use std::time::Duration;
 
 use pvm_application::ports_model::ModelError;
-use reqwest::header::HeaderMap;
 use serde_json::Value;
 
 /// Connecting takes this long at most.
 const CONNECT: Duration = Duration::from_secs(5);
 /// A stream without a byte for this long has stalled. Models that think before they speak send pings meanwhile.
-const SILENCE: Duration = Duration::from_secs(120);
+pub(crate) const SILENCE: Duration = Duration::from_secs(120);
 /// The most of an error's body that is read, in bytes.
 const ERROR_BYTES: usize = 64 * 1024;
 /// The most of an answer's text or arguments that is taken, in bytes: more is a model that has lost its way.
@@ -75,9 +74,9 @@ pub(crate) async fn send(
     if response.status().is_success() {
         return Ok(response);
     }
-    let headers = response.headers().clone();
+    let hints = Hints::read(|name| response.headers().get(name)?.to_str().ok());
     let body = error_body(response).await;
-    Err(refused(provider, status, &headers, &body))
+    Err(refused(provider, status, hints, &body))
 }
 
 /// An endpoint that cannot be reached may be so for a moment only.
@@ -106,6 +105,18 @@ pub(crate) struct Told {
     pub(crate) code: String,
 }
 
+impl Told {
+    /// An error of which only the text is known.
+    pub(crate) fn new(message: &str) -> Self {
+        Self { message: message.to_owned(), ..Self::default() }
+    }
+
+    /// Its text, short enough for a record.
+    pub(crate) fn shown(&self) -> String {
+        pvm_domain::text::head_and_tail(self.message.trim(), 500).0
+    }
+}
+
 pub(crate) fn told(body: &Value) -> Told {
     let error = body.get("error").unwrap_or(body);
     let text = |name: &str| match error.get(name) {
@@ -120,11 +131,37 @@ pub(crate) fn told(body: &Value) -> Told {
     Told { message, kind: text("type"), code: text("code") }
 }
 
-pub(crate) fn refused(provider: &str, status: u16, headers: &HeaderMap, body: &str) -> ModelError {
+/// What the headers of an error say of trying again.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Hints {
+    /// When the provider wants us back.
+    pub(crate) retry_after: Option<Duration>,
+    /// Whether it wants us back at all.
+    should_retry: Option<bool>,
+}
+
+impl Hints {
+    /// Reads `x-should-retry`, and `retry-after-ms` or `retry-after` in seconds. A date is not obeyed: it needs a clock
+    /// that agrees with theirs.
+    pub(crate) fn read<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Self {
+        let number = |name: &str| header(name)?.trim().parse::<f64>().ok();
+        let secs = number("retry-after-ms").map(|millis| millis / 1000.0).or_else(|| number("retry-after"));
+        let should_retry = match header("x-should-retry") {
+            Some("true") => Some(true),
+            Some("false") => Some(false),
+            _ => None,
+        };
+        let secs = secs.filter(|secs| (0.0..=86_400.0).contains(secs));
+        Self { retry_after: secs.map(Duration::from_secs_f64), should_retry }
+    }
+}
+
+/// What an answer other than 2xx means.
+pub(crate) fn refused(provider: &str, status: u16, hints: Hints, body: &str) -> ModelError {
     let json = serde_json::from_str(body).unwrap_or_else(|_| Value::String(body.to_owned()));
     let told = told(&json);
-    let shown = pvm_domain::text::head_and_tail(told.message.trim(), 500).0;
-    let retry_after = retry_after(headers);
+    let shown = told.shown();
+    let Hints { retry_after, should_retry } = hints;
     match status {
         _ if is_overflow(&told) || status == 413 => ModelError::ContextOverflow,
         401 | 403 => ModelError::NotConfigured(format!("{provider} does not accept the key: {shown}")),
@@ -133,8 +170,10 @@ pub(crate) fn refused(provider: &str, status: u16, headers: &HeaderMap, body: &s
         429 if told.code == "insufficient_quota" || told.kind == "insufficient_quota" => {
             ModelError::NotConfigured(format!("the quota at {provider} is used up: {shown}"))
         }
+        _ if should_retry == Some(false) => ModelError::Refused(format!("{status}: {shown}")),
         429 => ModelError::RateLimited { retry_after },
         408 | 409 | 500.. => ModelError::Overloaded { retry_after },
+        _ if should_retry == Some(true) => ModelError::Overloaded { retry_after },
         _ => ModelError::Refused(format!("{status}: {shown}")),
     }
 }
@@ -149,20 +188,15 @@ pub(crate) fn is_overflow(told: &Told) -> bool {
             "maximum context length",
             "context window",
             "exceeds the available context size",
+            "input is too long",
         ]
         .iter()
         .any(|words| message.contains(words))
 }
 
-/// When the provider wants us back: `retry-after-ms`, or `retry-after` in seconds. A date is not obeyed: it needs a clock
-/// that agrees with theirs.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<f64>().ok();
-    let secs = match number("retry-after-ms") {
-        Some(millis) => millis / 1000.0,
-        None => number("retry-after")?,
-    };
-    (0.0..=86_400.0).contains(&secs).then(|| Duration::from_secs_f64(secs))
+/// Ids of other providers may have characters that some refuse.
+pub(crate) fn tool_id(id: &str) -> String {
+    id.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '_' }).collect()
 }
 
 /// Reads a call's arguments: an empty text means none.
@@ -177,14 +211,9 @@ pub(crate) fn arguments(text: &str) -> Result<Value, String> {
 mod tests {
     use super::*;
 
-    fn error(status: u16, headers: &[(&'static str, &str)], body: &str) -> ModelError {
-        let headers = headers.iter().map(|(name, value)| {
-            (
-                reqwest::header::HeaderName::from_static(name),
-                reqwest::header::HeaderValue::from_str(value).unwrap(),
-            )
-        });
-        refused("p", status, &headers.collect(), body)
+    fn error(status: u16, headers: &[(&'static str, &'static str)], body: &str) -> ModelError {
+        let find = |name: &str| headers.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
+        refused("p", status, Hints::read(find), body)
     }
 
     #[test]
@@ -198,7 +227,7 @@ mod tests {
         assert!(matches!(error(400, &[], llama), ModelError::ContextOverflow));
         let quota = r#"{"error": {"message": "pay", "code": "insufficient_quota"}}"#;
         assert!(matches!(error(429, &[], quota), ModelError::NotConfigured(_)));
-        let wait = |headers: &[(&'static str, &str)]| match error(429, headers, "") {
+        let wait = |headers: &[(&'static str, &'static str)]| match error(429, headers, "") {
             ModelError::RateLimited { retry_after } => retry_after,
             other => panic!("{other:?}"),
         };
@@ -209,6 +238,10 @@ mod tests {
         );
         assert_eq!(wait(&[("retry-after", "Wed, 21 Oct 2026 07:28:00 GMT")]), None);
         assert!(matches!(error(529, &[], "overloaded"), ModelError::Overloaded { .. }));
+        let no = [("x-should-retry", "false")];
+        assert!(matches!(error(503, &no, "down"), ModelError::Refused(why) if why == "503: down"));
+        let yes = [("x-should-retry", "true"), ("retry-after", "3")];
+        assert!(matches!(error(400, &yes, "{}"), ModelError::Overloaded { retry_after: Some(_) }));
         assert!(matches!(error(401, &[], "{}"), ModelError::NotConfigured(_)));
         assert!(
             matches!(error(400, &[], r#"{"error": "bad shape"}"#), ModelError::Refused(why) if why == "400: bad shape")
@@ -220,6 +253,7 @@ mod tests {
         assert!(!format!("{:?}", ProviderKey::new("hush")).contains("hush"));
         assert!(client("ftp://x").is_err() && client("nonsense").is_err());
         assert!(client("http://127.0.0.1:1/v1").is_ok());
+        assert_eq!(tool_id("functions.run:0"), "functions_run_0");
         assert_eq!(join("http://a/v1/", "chat"), "http://a/v1/chat");
     }
 }

@@ -3,20 +3,28 @@
 #![warn(missing_docs)]
 
 mod anthropic_messages;
+mod bedrock_converse;
 mod endpoint;
 mod known;
 mod openai_chat;
 mod replay;
 mod shipped;
 mod sse;
+mod tries;
+mod without_tools;
 
 use std::sync::Arc;
 
-use pvm_application::ports_model::{CallModel, ModelAnswer, ModelError, ModelFacts, ModelRequest};
+use pvm_application::ports_model::{
+    CallModel, KnowModels, ModelAnswer, ModelError, ModelFacts, ModelRequest,
+};
 use tokio::sync::mpsc;
 
 use anthropic_messages::AnthropicMessages;
+use bedrock_converse::BedrockConverse;
 use openai_chat::OpenAiChat;
+
+pub use aws_sdk_bedrockruntime::Client as BedrockClient;
 
 pub use anthropic_messages::{ANTHROPIC_URL, ANTHROPIC_VERSION, AnthropicSettings};
 pub use endpoint::{BadEndpoint, ProviderKey};
@@ -40,6 +48,8 @@ pub struct Providers {
     pub openai: Option<OpenAiSettings>,
     /// `anthropic/...`.
     pub anthropic: Option<AnthropicSettings>,
+    /// `bedrock/...`: models of Amazon Bedrock, with the client's own credentials.
+    pub bedrock: Option<BedrockClient>,
     /// Windows and prices.
     pub known: ModelTable,
 }
@@ -55,13 +65,19 @@ struct Inner {
     settings: ModelSettings,
     openai: Option<OpenAiChat>,
     anthropic: Option<AnthropicMessages>,
+    bedrock: Option<BedrockConverse>,
     known: ModelTable,
 }
+
+/// All providers, set up or not.
+const PROVIDERS: [&str; 4] =
+    [replay::NAME, openai_chat::NAME, anthropic_messages::NAME, bedrock_converse::NAME];
 
 impl Models {
     /// The replay model alone.
     pub fn new(settings: ModelSettings) -> Self {
-        let inner = Inner { settings, openai: None, anthropic: None, known: ModelTable::default() };
+        let known = ModelTable::default();
+        let inner = Inner { settings, openai: None, anthropic: None, bedrock: None, known };
         Self { inner: Arc::new(inner) }
     }
 
@@ -74,6 +90,7 @@ impl Models {
             settings: self.inner.settings.clone(),
             openai: providers.openai.map(OpenAiChat::new).transpose()?,
             anthropic: providers.anthropic.map(AnthropicMessages::new).transpose()?,
+            bedrock: providers.bedrock.map(BedrockConverse::new),
             known: providers.known,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -84,6 +101,7 @@ impl Models {
         let mut names = vec![replay::NAME.to_owned()];
         names.extend(self.inner.openai.as_ref().map(|_| openai_chat::NAME.to_owned()));
         names.extend(self.inner.anthropic.as_ref().map(|_| anthropic_messages::NAME.to_owned()));
+        names.extend(self.inner.bedrock.as_ref().map(|_| bedrock_converse::NAME.to_owned()));
         names
     }
 
@@ -105,8 +123,12 @@ impl Models {
                 Some(anthropic) => Ok((Provider::Anthropic(anthropic), name)),
                 None => missing("ANTHROPIC_API_KEY"),
             },
+            bedrock_converse::NAME => match &self.inner.bedrock {
+                Some(bedrock) => Ok((Provider::Bedrock(bedrock), name)),
+                None => missing("PVM_BEDROCK_REGION"),
+            },
             _ => {
-                let known = [replay::NAME, openai_chat::NAME, anthropic_messages::NAME].join(", ");
+                let known = PROVIDERS.join(", ");
                 let why = format!("there is no provider {provider:?}; there are {known}");
                 Err(ModelError::NotConfigured(why))
             }
@@ -118,9 +140,26 @@ enum Provider<'a> {
     Replay(&'a Replay),
     OpenAi(&'a OpenAiChat),
     Anthropic(&'a AnthropicMessages),
+    Bedrock(&'a BedrockConverse),
 }
 
-impl CallModel for Models {
+impl Provider<'_> {
+    async fn call(
+        &self,
+        name: &str,
+        request: &ModelRequest,
+        text: &mpsc::Sender<String>,
+    ) -> Result<ModelAnswer, ModelError> {
+        match self {
+            Self::Replay(replay) => replay.call(request, text).await,
+            Self::OpenAi(openai) => openai.call(name, request, text).await,
+            Self::Anthropic(anthropic) => anthropic.call(name, request, text).await,
+            Self::Bedrock(bedrock) => bedrock.call(name, request, text).await,
+        }
+    }
+}
+
+impl KnowModels for Models {
     fn default_model(&self) -> &str {
         &self.inner.settings.default_model
     }
@@ -131,17 +170,17 @@ impl CallModel for Models {
             _ => self.inner.known.facts(model),
         })
     }
+}
 
+impl CallModel for Models {
     async fn call(
         &self,
         request: &ModelRequest,
         text: mpsc::Sender<String>,
     ) -> Result<ModelAnswer, ModelError> {
-        let mut answer = match self.provider(&request.model)? {
-            (Provider::Replay(replay), _) => replay.call(request, &text).await?,
-            (Provider::OpenAi(openai), name) => openai.call(name, request, &text).await?,
-            (Provider::Anthropic(anthropic), name) => anthropic.call(name, request, &text).await?,
-        };
+        let (provider, name) = self.provider(&request.model)?;
+        let request = without_tools::readable(request);
+        let mut answer = tries::with_short_waits(|| provider.call(name, &request, &text)).await?;
         self.inner.known.price(&request.model, &mut answer.usage);
         Ok(answer)
     }
@@ -161,7 +200,8 @@ mod tests {
         assert!(models().facts("replay/demo").is_ok());
         assert!(why("openai/gpt-5").contains("OPENAI_API_KEY"));
         assert!(why("anthropic/x").contains("ANTHROPIC_API_KEY"));
-        assert!(why("nobody/x").contains("there are replay, openai, anthropic"));
+        assert!(why("bedrock/x").contains("PVM_BEDROCK_REGION"));
+        assert!(why("nobody/x").contains("there are replay, openai, anthropic, bedrock"));
         assert!(why("gpt-5").contains("provider/model"));
     }
 
@@ -175,7 +215,7 @@ mod tests {
         };
         let openai = OpenAiSettings { base_url: "http://127.0.0.1:9/v1".to_owned(), key: Some(key) };
         let providers =
-            Providers { openai: Some(openai), anthropic: Some(anthropic), known: ModelTable::default() };
+            Providers { openai: Some(openai), anthropic: Some(anthropic), ..Providers::default() };
         let models = models().with_providers(providers).unwrap();
         assert_eq!(models.configured(), ["replay", "openai", "anthropic"]);
         assert!(!format!("{models:?}").contains("hush"));

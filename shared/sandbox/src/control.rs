@@ -4,19 +4,22 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use http::{Method, StatusCode};
-use pvm_application::ports::{ConnectVm, CreateVm, EndVm, FindVm, NewVm, VmError, VmInfo, VmTraits, VmUse};
+use pvm_application::ports::{
+    ConnectVm, CreateVm, EndVm, FindVm, HeaderRule, NewVm, SetEgress, VmError, VmInfo, VmTraits, VmUse,
+};
 use pvm_domain::limits;
 use pvm_e2b_wire::control::{
     ApiError, ConnectSandbox, ListedSandbox, NewSandbox, PauseSandbox, Sandbox, SandboxDetail, SandboxState,
 };
 use pvm_e2b_wire::envd_http::EnvdMetrics;
 use pvm_e2b_wire::list_query::ListQuery;
-use pvm_e2b_wire::network::NetworkConfig;
+use pvm_e2b_wire::network::{NetworkConfig, NetworkUpdate};
 use pvm_e2b_wire::{HEADER_API_KEY, HEADER_NEXT_TOKEN, link};
 use reqwest::{RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 
 use crate::client::{REQUEST, VmClient};
+use crate::egress;
 
 /// Metadata: which deployment a VM belongs to.
 const DEPLOYMENT: &str = "pvm_deployment";
@@ -140,7 +143,11 @@ impl CreateVm for VmClient {
             timeout: i64::try_from(vm.timeout_secs).ok(),
             auto_pause: Some(true),
             secure: Some(true),
-            network: Some(NetworkConfig { allow_public_traffic: Some(false), ..NetworkConfig::default() }),
+            network: Some(NetworkConfig {
+                allow_public_traffic: Some(false),
+                egress: egress::config(&vm.egress),
+                ..NetworkConfig::default()
+            }),
             metadata,
             env_vars: vm.env.clone(),
             ..NewSandbox::default()
@@ -151,6 +158,21 @@ impl CreateVm for VmClient {
         };
         self.learn(&made).await?;
         self.vm(&made.sandbox_id).await?.ok_or(VmError::Gone)
+    }
+}
+
+impl SetEgress for VmClient {
+    async fn set_egress(&self, vm_id: &str, rules: &[HeaderRule]) -> Result<(), VmError> {
+        let body = NetworkUpdate { egress: egress::config(rules), allow_internet_access: None };
+        let request = self.api(Method::PUT, &format!("/sandboxes/{vm_id}/network")).json(&body);
+        match self.call(request).await? {
+            Ok(_) => Ok(()),
+            Err(failure) if failure.status == StatusCode::NOT_FOUND => Err(VmError::Gone),
+            Err(failure) if failure.status == StatusCode::CONFLICT => {
+                Err(VmError::Busy { retry_after: failure.retry_after.unwrap_or(Duration::from_secs(1)) })
+            }
+            Err(failure) => Err(failure.into()),
+        }
     }
 }
 

@@ -106,6 +106,8 @@ impl VmClient {
             502 => Err(self.why_not_there(vm_id).await),
             429 | 503 => Err(VmError::Busy { retry_after }),
             404 => Err(VmError::NotFound(error.message)),
+            // Its disk is full: a fact about the VM, not a fault of the way there.
+            507 => Err(VmError::Refused(format!("The VM's disk is full: {}", error.message))),
             500.. => Err(VmError::Unavailable(anyhow::anyhow!("{status}: {}", error.message))),
             _ if error.code == Code::NotFound => Err(VmError::NotFound(error.message)),
             _ => Err(VmError::Refused(error.message)),

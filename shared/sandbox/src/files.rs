@@ -5,7 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use http::Method;
-use pvm_application::ports::{ByteStream, EntryKind, VmEntry, VmError, VmFiles};
+use pvm_application::ports::{ByteStream, EntryKind, NewEntry, VmEntry, VmError, VmFiles};
+use pvm_domain::file::WORKSPACE;
 use pvm_e2b_wire::filesystem::{
     EntryInfo, EntryResponse, FileType, ListDirRequest, ListDirResponse, PathRequest, SERVICE,
 };
@@ -16,7 +17,7 @@ use crate::client::VmClient;
 use crate::control::unreachable;
 
 /// Moving a file may take this long: 5 GiB over a slow line.
-const TRANSFER: Duration = Duration::from_hours(1);
+pub(crate) const TRANSFER: Duration = Duration::from_hours(1);
 
 fn entry(info: EntryInfo) -> VmEntry {
     let kind = match info.file_type {
@@ -155,6 +156,39 @@ impl VmFiles for VmClient {
         match self.rpc::<_, Value>(vm_id, user, &call, &PathRequest::new(path), Duration::ZERO).await {
             Ok(_) | Err(VmError::NotFound(_)) => Ok(()),
             Err(error) => Err(error),
+        }
+    }
+
+    async fn read_many(
+        &self,
+        vm_id: &str,
+        paths: &[String],
+        most: u64,
+    ) -> Result<Vec<Option<Bytes>>, VmError> {
+        if !self.access(vm_id).await?.journal {
+            return self.read_singly(vm_id, paths, most).await;
+        }
+        let found = self.read_bulk(vm_id, paths, most).await?;
+        Ok(found.into_iter().map(|(_, bytes)| bytes).collect())
+    }
+
+    async fn present(&self, vm_id: &str, paths: &[String]) -> Result<Vec<bool>, VmError> {
+        if self.access(vm_id).await?.journal {
+            let found = self.read_bulk(vm_id, paths, 0).await?;
+            return Ok(found.into_iter().map(|(present, _)| present).collect());
+        }
+        let each = paths.to_vec().into_iter().map(|path| async move {
+            let entry = self.stat(vm_id, &format!("{WORKSPACE}/{path}"), "root").await?;
+            Ok(entry.is_some_and(|entry| entry.kind == EntryKind::File))
+        });
+        futures::stream::iter(each).buffered(16).try_collect().await
+    }
+
+    async fn write_many(&self, vm_id: &str, entries: Vec<NewEntry>) -> Result<Vec<Option<String>>, VmError> {
+        if self.access(vm_id).await?.journal {
+            self.write_bulk(vm_id, entries).await
+        } else {
+            self.write_singly(vm_id, entries).await
         }
     }
 

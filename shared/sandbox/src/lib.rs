@@ -3,9 +3,11 @@
 #![warn(missing_docs)]
 
 mod access;
+mod bulk;
 mod client;
 mod config;
 mod control;
+mod egress;
 mod envd;
 mod files;
 mod process;

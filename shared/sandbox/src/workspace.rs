@@ -9,7 +9,8 @@ use pvm_e2b_wire::workspace::{SERVICE, ScanEntry, ScanKind, ScanRequest, ScanRes
 use crate::client::VmClient;
 
 /// What is never worth saving, unless `.pvmignore` takes it back: it is rebuilt by the recipe or by its own tools.
-const DEFAULT_IGNORES: [&str; 12] = [
+const DEFAULT_IGNORES: [&str; 13] = [
+    ".pvm-unfinished-*",
     "node_modules/",
     "venv/",
     ".venv/",

@@ -1,6 +1,7 @@
 //! Changes one file in one run of the journal: checks what is there, writes beside it, renames, and reports. Because the
 //! run is journaled, a repeated call reads the report of the first and never writes twice.
 
+use pvm_application::edits::{self, Writer, Wrote};
 use pvm_application::ports::{RunReport, RunState};
 use pvm_application::ports_tools::ToolResult;
 use pvm_contracts::tools::{Encoding, RunAs, WriteFileOutput};
@@ -53,7 +54,34 @@ pub(crate) async fn commit<P: Ports>(
     "/".clone_into(&mut run.working_dir);
     run.stdin = Some(change.content);
     let report = call.run(&run).await?;
-    read_report(&report, change.path)
+    let other = note(call, &report, change.expected.is_some()).await;
+    let mut out = read_report(&report, change.path)?;
+    out.replaced_work_of = other;
+    Ok(out)
+}
+
+/// Keeps who wrote which version, and tells both where two wrote the same file at once. Answers whose work was replaced.
+/// Trouble with it does not undo the write, so it is only logged.
+async fn note<P: Ports>(call: &Call<'_, P>, report: &RunReport, named_version: bool) -> Option<String> {
+    let (path, wrote) = versions(report)?;
+    let context = call.context;
+    let writer = Writer {
+        conversation_id: context.conversation_id.clone(),
+        agent_id: context.agent_id.clone(),
+        call_id: context.call_id.clone(),
+    };
+    let (store, clock) = (call.ports.store(), call.ports.ambient());
+    match edits::note(store, clock, &context.project_id, &path, &writer, wrote, named_version).await {
+        Ok(other) => other,
+        Err(error) => {
+            tracing::warn!(
+                code = error.code.as_str(),
+                "who wrote a file could not be noted: {}",
+                error.detail
+            );
+            None
+        }
+    }
 }
 
 /// Reads the script's report.
@@ -62,7 +90,7 @@ pub(crate) fn read_report(report: &RunReport, path: &str) -> Result<WriteFileOut
     let (line, diff) = text.split_once('\n').unwrap_or((&text, ""));
     let fields: Vec<&str> = line.split('\t').collect();
     match fields.as_slice() {
-        ["ok", created, changed, sha256, size, mode, owner, target] => Ok(WriteFileOutput {
+        ["ok", created, changed, _, sha256, size, mode, owner, target] => Ok(WriteFileOutput {
             path: (*target).to_owned(),
             created: *created == "1",
             changed: *changed == "1",
@@ -71,12 +99,10 @@ pub(crate) fn read_report(report: &RunReport, path: &str) -> Result<WriteFileOut
             mode: (*mode).to_owned(),
             owner: (*owner).to_owned(),
             replacements: None,
+            replaced_work_of: None,
             diff: shown_diff(diff),
         }),
-        ["conflict", found] => Err(Stop::error(format!(
-            "{path} is not as expected and was not written: its SHA-256 is {found}. Read it again and repeat the \
-             change on what is there now."
-        ))),
+        ["conflict", found, _] => Err(Stop::error(stale(path, found, diff))),
         ["fail", why @ ..] => Err(Stop::error(format!("{path} was not written: {}.", why.join(" ")))),
         _ => Err(Stop::error(match report.state {
             RunState::Lost => format!(
@@ -85,6 +111,39 @@ pub(crate) fn read_report(report: &RunReport, path: &str) -> Result<WriteFileOut
             RunState::TimedOut => format!("Writing {path} took too long and was stopped."),
             _ => format!("{path} was not written: {}", output::plain(&report.stderr.data).trim()),
         })),
+    }
+}
+
+/// The refusal of a write that was meant for another version, with what differs.
+fn stale(path: &str, found: &str, diff: &str) -> String {
+    let now = match found {
+        "absent" => "it is not there any more".to_owned(),
+        sha256 => format!("its version is {} now", output::version(sha256)),
+    };
+    let mut text = format!(
+        "{path} was not written: somebody changed it since the version that you named; {now}. Make your change on what \
+         is there now."
+    );
+    if let Some(diff) = shown_diff(diff) {
+        text.push_str(" What is there (-) and what you wanted to write (+) differ so:\n");
+        text.push_str(&diff);
+    }
+    output::fit(&text)
+}
+
+/// What a report tells of versions, for those who must hear of it.
+fn versions(report: &RunReport) -> Option<(String, Wrote)> {
+    let text = String::from_utf8_lossy(&report.stdout.data).into_owned();
+    let line = text.lines().next().unwrap_or_default();
+    match line.split('\t').collect::<Vec<_>>().as_slice() {
+        ["ok", _, "1", before, now, _, _, _, target] => {
+            let (before, now) = ((*before).to_owned(), (*now).to_owned());
+            Some(((*target).to_owned(), Wrote::Written { before, now }))
+        }
+        ["conflict", found, target] => {
+            Some(((*target).to_owned(), Wrote::Refused { found: (*found).to_owned() }))
+        }
+        _ => None,
     }
 }
 
@@ -102,7 +161,17 @@ pub(crate) fn done(out: &WriteFileOutput) -> ToolResult {
         (_, _, Some(count)) => format!("Replaced {count} occurrences in"),
         (_, true, None) => "Wrote".to_owned(),
     };
-    let mut text = format!("{what} {} ({} bytes, mode {}, {}).", out.path, out.size, out.mode, out.owner);
+    let version = output::version(&out.sha256);
+    let mut text = format!(
+        "{what} {} ({} bytes, mode {}, {}, version {version}).",
+        out.path, out.size, out.mode, out.owner
+    );
+    if let Some(other) = &out.replaced_work_of {
+        text.push_str(&format!(
+            "\nThis replaced what {other} wrote moments ago. The difference below is what it had: make sure that nothing \
+             of it is lost, and name the version that you read as if_sha256 next time."
+        ));
+    }
     if let Some(diff) = &out.diff {
         text.push('\n');
         text.push_str(diff);

@@ -13,6 +13,11 @@ pub(crate) const PROGRESS_BYTES: usize = 4 * 1024;
 /// What both streams of one result may have together; the rest of the limit is for the lines around them.
 const STREAMS_BYTES: usize = limits::OUTPUT_TO_MODEL_BYTES - 1024;
 
+/// As much of a SHA-256 as models are shown, and as write_file takes, for a file's version.
+pub(crate) fn version(sha256: &str) -> &str {
+    sha256.get(..16).unwrap_or(sha256)
+}
+
 /// Bytes of a program as plain text: invalid UTF-8 replaced, escape sequences and control characters dropped, and of a
 /// line that was overwritten (a progress bar) only what was seen last.
 pub(crate) fn plain(bytes: &[u8]) -> String {

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::call::{Answer, Call, Ports, Stop, result};
 use crate::catalogue::{Effect, Spec};
-use crate::{list_directory, paths, schema};
+use crate::{list_directory, output, paths, schema};
 
 pub(crate) type Args = ReadFileArgs;
 
@@ -18,8 +18,8 @@ pub(crate) const SPEC: Spec = Spec {
     name: "read_file",
     title: "Read a file",
     description: "Read a file of the VM. Text is returned as it is, at most 32 KiB of it: use start_line and end_line \
-        for other parts of a long file. Small files that are not text come as base64. Also answers size, SHA-256, \
-        mode, owner and time of change.",
+        for other parts of a long file. Small files that are not text come as base64. Also answers size, version \
+        (the beginning of its SHA-256), mode, owner and time of change.",
     arguments: schema::of_arguments::<Args>,
     result: schema::of_result::<ReadFileOutput>,
     effect: Effect::Reads,
@@ -172,8 +172,14 @@ fn as_base64(facts: Facts, scan: &Scan, sha256: Option<String>, range: (u64, u64
         )));
     }
     let out = facts.into_output(STANDARD.encode(&scan.kept), Encoding::Base64, sha256);
-    let text = format!("{} ({} bytes, not text, as base64)\n{}", out.path, out.size, out.content);
+    let version = version(out.sha256.as_deref());
+    let text = format!("{} ({} bytes, not text, as base64{version})\n{}", out.path, out.size, out.content);
     Ok(result(false, text, &out))
+}
+
+/// The file's version, for models, which see only the text.
+fn version(sha256: Option<&str>) -> String {
+    sha256.map_or_else(String::new, |sha256| format!(", version {}", output::version(sha256)))
 }
 
 fn as_text(
@@ -200,7 +206,8 @@ fn as_text(
         (last, Some(total)) => format!("lines {} to {last} of {total}", out.start_line),
         (last, None) => format!("lines {} to {last}", out.start_line),
     };
-    let mut text = format!("{} ({} bytes, {lines})\n{}", out.path, out.size, out.content);
+    let version = version(out.sha256.as_deref());
+    let mut text = format!("{} ({} bytes, {lines}{version})\n{}", out.path, out.size, out.content);
     if scan.overflowed {
         use std::fmt::Write as _;
         // Writing into a String cannot fail.

@@ -17,8 +17,8 @@ pub(crate) const SPEC: Spec = Spec {
     title: "Write a file",
     description: "Create a file in the VM or replace all of its content; parent directories are made. For a small \
         change of an existing file edit_file is better. Replaces at once, so that no program sees half a file, keeps \
-        mode and owner of an existing file, and answers the difference to what was there. With if_sha256 it writes \
-        only if nobody changed the file since it was read.",
+        mode and owner of an existing file, and answers the difference to what was there. With if_sha256, the version \
+        that read_file answered, it writes only if nobody changed the file since then, and else shows what differs.",
     arguments: schema::of_arguments::<Args>,
     result: schema::of_result::<WriteFileOutput>,
     effect: Effect::Acts,
@@ -58,10 +58,13 @@ fn owner(text: &str) -> Result<String, Invalid> {
 /// Checks the version that a file must have.
 fn version(text: &str) -> Result<String, Invalid> {
     let text = text.trim().to_ascii_lowercase();
-    if text == "absent" || (text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())) {
+    if text == "absent" || ((12..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())) {
         Ok(text)
     } else {
-        Err(Invalid::new("if_sha256", "must be 64 hex digits, as read_file answers, or `absent`"))
+        Err(Invalid::new(
+            "if_sha256",
+            "must be the version that read_file answered: 12 to 64 hex digits, or `absent`",
+        ))
     }
 }
 
@@ -114,6 +117,7 @@ mod tests {
         }
         assert!(owner("user:www-data").is_ok() && owner("1000").is_ok());
         assert!(owner("-R").is_err() && owner("a b").is_err() && owner("a:").is_err());
-        assert!(version("absent").is_ok() && version(&"A".repeat(64)).is_ok() && version("abc").is_err());
+        assert!(version("absent").is_ok() && version(&"A".repeat(64)).is_ok());
+        assert!(version("0123456789ab").is_ok() && version("abc").is_err() && version("*").is_err());
     }
 }

@@ -80,6 +80,7 @@ impl Lab {
         let store = store().await;
         let project_id: ProjectId = HostClock.new_id();
         let new = NewVm {
+            egress: Vec::new(),
             project_id: project_id.to_string(),
             template: Some(template.to_owned()),
             env: std::collections::BTreeMap::new(),
@@ -150,6 +151,8 @@ fn project(project_id: &ProjectId, now: Timestamp) -> Project {
         auto_setup_vm: false,
         template: None,
         env: std::collections::BTreeMap::new(),
+        vm_idle_secs: None,
+        vm_paused_secs: None,
         deleting: false,
         created_at: now,
         updated_at: now,

@@ -64,6 +64,7 @@ impl AwsStack {
         let e2b_key = keys_admin::new_e2b_secret().unwrap();
         let mut config = Config::new(home.join("sandboxes"));
         config.listen.set_port(0);
+        config.egress = crate::stack::open_loopback();
         config.authenticate = Arc::new(StaticKeys::new([(e2b_key.as_str(), "operator")]));
         let sandboxd = Server::start(config).await.unwrap();
         let e2b_url = format!("http://{}", sandboxd.address());

@@ -121,3 +121,33 @@ pub async fn running(api: &Api) {
     api.post(&format!("{path}/cancel"), json!({})).await.expect(200);
     api.post(&conversations, ask("/vm true")).await.expect(201);
 }
+
+/// Storage: an upload over the limit is refused before a byte of it is taken, and what is deleted is given back.
+pub async fn storage(api: &Api) {
+    let path = api.project("storage").await;
+    set(api, json!({"storage_bytes": 1_000})).await;
+    let files = format!("{path}/files");
+    let upload = async |name: &str, size: usize| {
+        let request = api.request(Method::POST, &format!("{files}?path={name}"));
+        let request = request.header("content-type", "application/octet-stream").body(vec![b'x'; size]);
+        api.send(request).await
+    };
+    let first = upload("one", 600).await.expect(201);
+    assert_eq!(limit(api, "storage_bytes").await, (1_000, 600));
+    assert_eq!(upload("two", 600).await.problem(429, "limit_reached")["limit"], "storage_bytes");
+    // What is announced counts before it is there.
+    let announced = api.post(&files, json!({"path": "three", "size": 401})).await;
+    assert_eq!(announced.problem(429, "limit_reached")["limit"], "storage_bytes");
+    api.post(&files, json!({"path": "three", "size": 400})).await.expect(201);
+    assert_eq!(limit(api, "storage_bytes").await.1, 1_000);
+    api.delete(&format!("{files}/{}", first["file_id"].as_str().unwrap())).await;
+    assert_eq!(limit(api, "storage_bytes").await.1, 400);
+    assert_eq!(api.get(&files).await.expect(200)["items"].to_string().matches("two").count(), 0);
+    // What the VM wrote is saved whatever the limit says, so that nothing is lost; it counts all the same.
+    api.shell(&path, "head -c 5000 /dev/zero > big").await;
+    while limit(api, "storage_bytes").await.1 < 5_400 {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(limit(api, "storage_bytes").await.1, 5_400);
+    set(api, json!({"storage_bytes": null})).await;
+}

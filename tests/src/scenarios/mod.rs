@@ -7,4 +7,5 @@ pub mod fair_use;
 pub mod files;
 pub mod input;
 pub mod projects;
+pub mod secrets;
 pub mod services;

@@ -170,3 +170,28 @@ pub async fn clocks(api: &Api) {
     );
     api.put(&path, json!({"vm_idle_secs": 0})).await.refuses("vm_idle_secs");
 }
+
+/// A VM that cannot be made leaves the project usable: it says why, and the next try works.
+pub async fn vm_failure(api: &Api) {
+    let body = json!({"name": "no VM", "template": "no-such-template", "auto_setup_vm": true});
+    let made = api.post("/api/projects", body).await.expect(201);
+    let path = format!("/api/projects/{}", made["project_id"].as_str().unwrap());
+    let failed = loop {
+        let status = api.get(&format!("{path}/status")).await.expect(200);
+        if status["vm_status"] != "starting" {
+            break status;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    };
+    assert_eq!(failed["vm_status"], "failed", "{failed}");
+    assert!(failed["reason"].as_str().unwrap().contains("no-such-template"), "{failed}");
+    // Everything that needs no VM works on.
+    let upload = api.request(reqwest::Method::POST, &format!("{path}/files?path=kept.txt"));
+    let upload = upload.header("content-type", "application/octet-stream").body("kept");
+    api.send(upload).await.expect(201);
+    api.put(&path, json!({"template": "host"})).await.expect(200);
+    let setup = api.post(&format!("{path}/vm/setup"), json!({})).await;
+    assert!(setup.status == 200 || setup.status == 202, "{}", setup.body);
+    assert_eq!(api.shell(&path, "cat kept.txt").await, "kept");
+    assert_eq!(api.get(&format!("{path}/status")).await.expect(200)["vm_status"], "active");
+}

@@ -21,7 +21,7 @@ use std::sync::{Arc, OnceLock};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use pvm_tests::aws::AwsStack;
-use pvm_tests::scenarios::{commands, conversations, fair_use, files, input, projects, services};
+use pvm_tests::scenarios::{commands, conversations, fair_use, files, input, projects, secrets, services};
 
 type Story = fn(AwsStack) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -52,6 +52,12 @@ stories! {
     a_port_opens_by_a_link_until_it_is_revoked: |aws| services::links(&aws.api);
     files_go_both_ways: |aws| files::both_ways(&aws.api);
     the_workspace_outlives_its_vm: |aws| files::outlive_the_vm(&aws.api);
+    an_upload_in_parts_is_one_file: |aws| files::in_parts(&aws.api);
+    versions_are_kept_and_brought_back: |aws| files::versions(&aws.api);
+    links_and_permission_bits_are_kept: |aws| files::links_and_modes(&aws.api);
+    the_workspace_is_downloaded_as_one_archive: |aws| files::archive(&aws.api);
+    a_secret_is_set_and_never_read_back: |aws| secrets::crud(&aws.api);
+    a_secret_is_in_force_for_its_host_and_never_inside: |aws| secrets::in_force(&aws.api);
     a_web_server_is_a_service: |aws| services::web_server(&aws.api);
     a_service_that_ends_at_once_has_failed_and_says_why: |aws| services::failure(&aws.api);
     services_come_back_on_a_new_vm: |aws| services::brought_back(&aws.api);

@@ -26,11 +26,19 @@ const ACTIONS: &[(&str, &[&str])] = &[
     ("PutObject", &["s3:AbortMultipartUpload", "s3:PutObject"]),
     ("DeleteObject", &["s3:DeleteObject", "s3:ListBucket"]),
     ("PresignObject", &["s3:GetObject", "s3:PutObject"]),
+    ("UploadParts", &["s3:AbortMultipartUpload", "s3:PutObject"]),
     ("StartExecution", &["states:StartExecution"]),
     ("StopExecution", &["states:StopExecution"]),
     ("SendTask", &["states:SendTaskSuccess"]),
     ("RequestSave", &["sqs:SendMessage"]),
-    ("CallModel", &["secretsmanager:GetSecretValue"]),
+    ("ReadSecrets", &["secretsmanager:GetSecretValue"]),
+    (
+        "KeepSecrets",
+        &["secretsmanager:CreateSecret", "secretsmanager:DeleteSecret", "secretsmanager:PutSecretValue"],
+    ),
+    ("KnowModels", &["secretsmanager:GetSecretValue"]),
+    // Bedrock's Converse, streamed, is allowed by the name of the older call.
+    ("CallModel", &["bedrock:InvokeModelWithResponseStream", "secretsmanager:GetSecretValue"]),
     ("Vm", &["secretsmanager:GetSecretValue"]),
 ];
 
@@ -69,6 +77,10 @@ const CALLS: &[(&str, Option<&[&str]>)] = &[
     ("send_task_success", Some(&["states:SendTaskSuccess"])),
     ("send_message", Some(&["sqs:SendMessage"])),
     ("get_secret_value", Some(&["secretsmanager:GetSecretValue"])),
+    ("create_secret", Some(&["secretsmanager:CreateSecret"])),
+    ("put_secret_value", Some(&["secretsmanager:PutSecretValue"])),
+    ("delete_secret", Some(&["secretsmanager:DeleteSecret"])),
+    ("converse_stream", Some(&["bedrock:InvokeModelWithResponseStream"])),
     ("create_table", None),
     ("describe_table", None),
     ("describe_time_to_live", None),

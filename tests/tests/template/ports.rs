@@ -10,7 +10,8 @@ use syn::visit::Visit;
 /// Folders with functions that programs may call.
 const CALLED: &[&str] = &["shared/application/src", "functions", "shared/tools/src"];
 /// The ports of a VM are one policy: they all speak to the VM's service with one key.
-const VM: &[&str] = &["CreateVm", "FindVm", "ConnectVm", "EndVm", "RunCommands", "VmFiles", "VmAccess"];
+const VM: &[&str] =
+    &["CreateVm", "FindVm", "ConnectVm", "EndVm", "RunCommands", "VmFiles", "VmAccess", "SetEgress"];
 /// Ports whose adapter calls AWS, each with a policy of its name.
 pub(crate) const PORTS: &[&str] = &[
     "ReadStore",
@@ -19,10 +20,14 @@ pub(crate) const PORTS: &[&str] = &[
     "GetObject",
     "DeleteObject",
     "PresignObject",
+    "UploadParts",
     "StartExecution",
     "StopExecution",
     "SendTask",
     "RequestSave",
+    "ReadSecrets",
+    "KeepSecrets",
+    "KnowModels",
     "CallModel",
     "Vm",
 ];

@@ -4,7 +4,7 @@ use lambda_http::Request;
 use pvm_application::agents;
 use pvm_application::error::AppResult;
 use pvm_application::ports::Clock;
-use pvm_application::ports_model::CallModel;
+use pvm_application::ports_model::KnowModels;
 use pvm_application::store::WriteStore;
 use pvm_entry::{Reply, principal, reply, request};
 
@@ -14,7 +14,7 @@ use pvm_entry::{Reply, principal, reply, request};
 /// Of the request and the use case.
 pub async fn handle(
     store: &impl WriteStore,
-    models: &impl CallModel,
+    models: &impl KnowModels,
     clock: &impl Clock,
     request: Request,
 ) -> AppResult<Reply> {

@@ -169,11 +169,14 @@ where
             self.queue.push_back(sse::heartbeat());
             return Ok(());
         }
+        let mut wait = LOOK;
         if self.live.report.is_none() {
+            // Not started yet. A look that starts it would wait for its end, and its first output with it.
             self.watch.ambient.sleep(PAUSE).await;
+            wait = Duration::ZERO;
         }
         let [stdout, stderr] = self.next;
-        let from = ReadFrom { stdout, stderr, limit: PIECE as u64, wait: LOOK };
+        let from = ReadFrom { stdout, stderr, limit: PIECE as u64, wait };
         self.live = self.watch.look(&self.live, from).await?;
         Ok(())
     }

@@ -4,7 +4,7 @@ use lambda_http::Request;
 use pvm_application::conversations;
 use pvm_application::error::{AppError, AppResult};
 use pvm_application::ports::{Ambient, StartExecution};
-use pvm_application::ports_model::CallModel;
+use pvm_application::ports_model::KnowModels;
 use pvm_application::store::WriteStore;
 use pvm_contracts::conversations::CreateProjectConversation;
 use pvm_domain::ids::ProjectId;
@@ -17,7 +17,7 @@ use pvm_entry::{Reply, principal, request};
 pub async fn handle(
     store: &impl WriteStore,
     workflow: &impl StartExecution,
-    models: &impl CallModel,
+    models: &impl KnowModels,
     ambient: &impl Ambient,
     request: Request,
 ) -> AppResult<Reply> {

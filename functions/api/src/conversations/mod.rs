@@ -4,6 +4,7 @@ pub mod cancel;
 pub mod create;
 pub mod create_in_project;
 pub mod decide;
+pub mod fork;
 pub mod get;
 pub mod list;
 pub mod send;

@@ -4,7 +4,7 @@ use lambda_http::Request;
 use pvm_application::conversations;
 use pvm_application::error::AppResult;
 use pvm_application::ports::{Ambient, RunCommands, SendTask, StartExecution, StopExecution};
-use pvm_application::ports_model::CallModel;
+use pvm_application::ports_model::KnowModels;
 use pvm_application::ports_tools::Tools;
 use pvm_application::store::WriteStore;
 use pvm_entry::{Reply, principal, reply, request};
@@ -17,7 +17,7 @@ pub async fn handle(
     store: &impl WriteStore,
     workflow: &(impl StartExecution + StopExecution + SendTask),
     vm: &impl RunCommands,
-    models: &impl CallModel,
+    models: &impl KnowModels,
     tools: &impl Tools,
     ambient: &impl Ambient,
     request: Request,

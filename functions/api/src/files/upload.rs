@@ -3,18 +3,19 @@
 use bytes::Bytes;
 use lambda_http::{Request, RequestExt};
 use pvm_application::error::{AppError, AppResult, ErrorCode};
-use pvm_application::files::upload::{self, NewUpload};
+use pvm_application::files::upload::{self, Announced, NewUpload, Way};
 use pvm_application::idempotency::Claim;
-use pvm_application::ports::{Ambient, PresignObject, PutObject};
+use pvm_application::ports::{Ambient, PresignObject, PutObject, UploadParts};
 use pvm_application::store::WriteStore;
-use pvm_contracts::files::{CreateUpload, File, Upload};
+use pvm_contracts::files::{CreateUpload, File, SignedRequest, Upload, UploadParts as SignedParts};
 use pvm_domain::file::WorkspacePath;
 use pvm_domain::ids::ProjectId;
 use pvm_domain::key::Principal;
+use pvm_domain::limits;
 use pvm_entry::{Reply, principal, reply, request};
 use sha2::{Digest, Sha256};
 
-use crate::files::{multipart, signed};
+use crate::files::{multipart, signed, signed_for};
 
 /// A file that came in the body.
 pub(super) struct Sent {
@@ -29,7 +30,7 @@ pub(super) struct Sent {
 /// Of the request and the use case.
 pub async fn handle(
     store: &impl WriteStore,
-    objects: &(impl PutObject + PresignObject),
+    objects: &(impl PutObject + PresignObject + UploadParts),
     ambient: &impl Ambient,
     request: Request,
 ) -> AppResult<Reply> {
@@ -97,20 +98,33 @@ fn claim(
 
 async fn presigned(
     store: &impl WriteStore,
-    objects: &impl PresignObject,
+    objects: &(impl PresignObject + UploadParts),
     ambient: &impl Ambient,
     request: &Request,
     principal: &Principal,
     project_id: &ProjectId,
 ) -> AppResult<Reply> {
-    let CreateUpload { path, size, sha256, mode: bits } = request::json(request)?;
+    let CreateUpload { path, size, sha256, mode: bits, in_parts } = request::json(request)?;
     let upload = NewUpload { path: WorkspacePath::parse("path", &path)?, mode: mode(bits.as_deref())? };
     let claim = request::claim(request, principal, request.body())?;
-    let (claim, hash) = (claim.as_ref(), sha256.as_deref());
+    let announced = Announced { size, sha256, in_parts };
+    let claim = claim.as_ref();
     let (file, way) =
-        upload::presigned(store, objects, ambient, principal, project_id, claim, upload, size, hash).await?;
+        upload::presigned(store, objects, ambient, principal, project_id, claim, upload, announced).await?;
     let location = format!("{}/{}", request.raw_http_path(), file.file_id);
-    Ok(reply::created(&Upload { file: file.into(), upload: signed(way, ambient) }, &location))
+    let (upload, parts) = shown(way, ambient);
+    Ok(reply::created(&Upload { file: file.into(), upload, parts }, &location))
+}
+
+fn shown(way: Way, clock: &impl Ambient) -> (Option<SignedRequest>, Option<SignedParts>) {
+    match way {
+        Way::Whole(request) => (Some(signed(request, clock)), None),
+        Way::Parts(parts) => {
+            let each = |request| signed_for(request, clock, limits::UPLOAD_PARTS_SECS);
+            let requests = parts.requests.into_iter().map(each).collect();
+            (None, Some(SignedParts { part_size: parts.part_size, requests }))
+        }
+    }
 }
 
 /// Permission bits from their octal text.

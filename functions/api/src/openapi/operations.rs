@@ -8,11 +8,14 @@ use pvm_contracts::conversations::{
 };
 use pvm_contracts::events::{CreateTicket, EventPage, Ticket};
 use pvm_contracts::fair_use::{Limits, SetLimits};
-use pvm_contracts::files::{CreateUpload, Download, File, Upload};
+use pvm_contracts::files::{
+    Archive, CompleteUpload, CreateUpload, Download, File, Upload, Version, VersionDownload,
+};
 use pvm_contracts::health::Health;
 use pvm_contracts::keys::{CreateKey, Key, NewKey};
 use pvm_contracts::list::List;
 use pvm_contracts::projects::{CreateProject, Project, ProjectDeletion, UpdateProject};
+use pvm_contracts::secrets::{PutSecret, Secret};
 use pvm_contracts::services::{CreateLink, Link, Service, ServiceLogs, StartService};
 use pvm_contracts::vm::{Status, Vm};
 use pvm_domain::agent::AgentDefinition;
@@ -192,6 +195,7 @@ pub(super) fn operation(name: &str) -> Option<Operation> {
     project(name)
         .or_else(|| machine(name))
         .or_else(|| file(name))
+        .or_else(|| secret(name))
         .or_else(|| conversation(name))
         .or_else(|| account(name))
 }
@@ -327,6 +331,43 @@ fn file(name: &str) -> Option<Operation> {
             .answers::<List<File>>(200, "One page of them."),
         "get-file" => about("Show a file with a presigned download").answers::<Download>(200, "The file."),
         "delete-file" => about("Delete a file, in the VM too").answers_nothing("It is gone."),
+        "complete-upload" => about("Complete an upload in parts")
+            .once()
+            .takes::<CompleteUpload>()
+            .answers::<File>(202, "The file; its bytes are taken over and synced into the VM next."),
+        "abort-upload" => {
+            about("Give an upload in parts up").answers_nothing("It is over, its parts are gone.")
+        }
+        "list-file-versions" => about("List the versions of a file, the current one first")
+            .answers::<List<Version>>(200, "All that are kept, in one page."),
+        "get-file-version" => about("Show a version of a file with a presigned download")
+            .answers::<VersionDownload>(200, "The version."),
+        "restore-file-version" => about("Make an earlier version of a file the newest one, in the VM too")
+            .once()
+            .answers::<File>(200, "The file as it is now."),
+        "create-archive" => about("Ask for all files as one tar.zst")
+            .once()
+            .answers::<Archive>(202, "It is being built; ask for it by its id."),
+        "get-archive" => about("Show an archive, with a presigned download once it is ready")
+            .waits()
+            .answers::<Archive>(200, "The archive as it stands."),
+        _ => return None,
+    })
+}
+
+fn secret(name: &str) -> Option<Operation> {
+    let about = |summary| Operation::new("secrets", summary);
+    Some(match name {
+        "list-secrets" => about("List secrets, without their values")
+            .answers::<List<Secret>>(200, "All of them, in one page."),
+        "put-secret" => {
+            about("Set a secret: a header that requests from the VM to one host get on their way out")
+                .takes::<PutSecret>()
+                .answers::<Secret>(200, "It was there before, and is changed.")
+                .answers::<Secret>(201, "It is new.")
+        }
+        "get-secret" => about("Show a secret, without its value").answers::<Secret>(200, "The secret."),
+        "delete-secret" => about("Forget a secret and take it out of force").answers_nothing("It is gone."),
         _ => return None,
     })
 }
@@ -355,6 +396,15 @@ fn conversation(name: &str) -> Option<Operation> {
         "cancel-conversation" => about("End the run under way and those that wait")
             .once()
             .answers::<Conversation>(200, "The conversation as it was left."),
+        "fork-conversation" => about("Go on from any point of a conversation in a new one")
+            .once()
+            .number(
+                "at",
+                "The `seq` of the last event that the new one has; without it, all of them.",
+                1,
+                None,
+            )
+            .answers::<Conversation>(201, "The new conversation; it works in the same VM."),
         "decide-approval" => about("Approve or deny a call that waits")
             .once()
             .takes::<DecideApproval>()

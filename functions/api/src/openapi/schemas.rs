@@ -50,6 +50,8 @@ impl Schemas {
             "command_id" => self.answer::<ids::CommandId>(),
             "approval_id" => self.answer::<ids::ApprovalId>(),
             "key_id" => self.answer::<ids::KeyId>(),
+            "archive_id" => self.answer::<ids::ArchiveId>(),
+            "number" => json!({"type": "integer", "minimum": 1}),
             // Also a client's own name for a conversation, and the name of an agent.
             _ => json!({"type": "string"}),
         }

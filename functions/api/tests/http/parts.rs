@@ -16,7 +16,7 @@ use pvm_application::ports::*;
 use pvm_application::store::{Tx, WriteStore};
 use pvm_authorizer::{Authorizer, FetchJson};
 use pvm_aws::clients::{self, ClientSettings, StaticCredentials};
-use pvm_aws::{Dynamo, DynamoSettings, Tables, schema};
+use pvm_aws::{Dynamo, DynamoSettings, FileSecrets, Tables, schema};
 use pvm_domain::ids::{OwnerId, ProjectId};
 use pvm_domain::vm::{VmLease, VmStatus};
 use pvm_embedded::dynamo::EmbeddedDynamo;
@@ -62,6 +62,12 @@ impl PutObject for Shelf {
         self.0.lock().unwrap().insert(key.to_owned(), bytes);
         Ok(())
     }
+    async fn put_new(&self, key: &str, bytes: Bytes, sha256: &str) -> Result<(), ObjectError> {
+        self.put(key, bytes, Some(sha256)).await
+    }
+    async fn put_new_stream(&self, key: &str, bytes: ByteStream) -> Result<ObjectInfo, ObjectError> {
+        self.put_stream(key, bytes).await
+    }
     async fn put_stream(&self, key: &str, mut bytes: ByteStream) -> Result<ObjectInfo, ObjectError> {
         let mut whole = Vec::new();
         while let Some(piece) = bytes.next().await {
@@ -70,6 +76,17 @@ impl PutObject for Shelf {
         let size = whole.len() as u64;
         self.0.lock().unwrap().insert(key.to_owned(), whole.into());
         Ok(ObjectInfo { size, sha256: None })
+    }
+}
+impl UploadParts for Shelf {
+    async fn begin_parts(&self, _: &str) -> Result<String, ObjectError> {
+        Ok("parts".to_owned())
+    }
+    async fn complete_parts(&self, _: &str, _: &str, _: &[UploadedPart]) -> Result<(), ObjectError> {
+        Err(ObjectError::NotFound)
+    }
+    async fn abort_parts(&self, _: &str, _: &str) -> Result<(), ObjectError> {
+        Ok(())
     }
 }
 impl GetObject for Shelf {
@@ -100,6 +117,18 @@ impl DeleteObject for Shelf {
 impl PresignObject for Shelf {
     async fn presign_get(&self, key: &str, _: &str, _: Duration) -> Result<Presigned, ObjectError> {
         Ok(Presigned { method: "GET".to_owned(), url: format!("http://store/{key}"), headers: vec![] })
+    }
+    async fn presign_part(
+        &self,
+        key: &str,
+        id: &str,
+        number: u32,
+        size: u64,
+        _: Duration,
+    ) -> Result<Presigned, ObjectError> {
+        let headers = vec![("content-length".to_owned(), size.to_string())];
+        let url = format!("http://store/{key}?partNumber={number}&uploadId={id}");
+        Ok(Presigned { method: "PUT".to_owned(), url, headers })
     }
     async fn presign_put(
         &self,
@@ -218,6 +247,11 @@ impl EndVm for Computer {
         Ok(())
     }
 }
+impl SetEgress for Computer {
+    async fn set_egress(&self, _: &str, _: &[HeaderRule]) -> Result<(), VmError> {
+        Ok(())
+    }
+}
 impl VmFiles for Computer {
     async fn read_file(&self, _: &str, path: &str, _: &str, _: u64) -> Result<Bytes, VmError> {
         Err(VmError::NotFound(path.to_owned()))
@@ -330,6 +364,8 @@ pub(crate) async fn house() -> House {
         objects: Shelf::default(),
         workflow: workflow.clone(),
         vm: vm.clone(),
+        // Nothing is written: no test of this suite sets a secret.
+        secrets: FileSecrets::new("/nonexistent"),
         models: Models::new(ModelSettings { default_model: "replay/demo".to_owned(), replay }),
         tools: Registry::new(store.clone(), workflow, vm, System),
         saver: NoSaver,

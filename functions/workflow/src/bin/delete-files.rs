@@ -8,7 +8,10 @@ async fn main() -> Outcome {
     let start = Start::new("delete-files").await?;
     let store = start.store()?;
     let objects = start.objects()?;
+    let secrets = start.secrets();
     start
-        .step(|input| async { erase::delete_files(store, objects, input).await.map_err(StepError::from) })
+        .step(|input| async {
+            erase::delete_files(store, objects, secrets, input).await.map_err(StepError::from)
+        })
         .await
 }

@@ -7,8 +7,11 @@ use pvm_workflow::lifecycle::setup;
 async fn main() -> Outcome {
     let start = Start::new("provision-vm").await?;
     let store = start.store()?;
+    let secrets = start.secrets();
     let vm = start.vm().await?;
     start
-        .step(|input| async { setup::provision(store, vm, &System, input).await.map_err(StepError::from) })
+        .step(|input| async {
+            setup::provision(store, secrets, vm, &System, input).await.map_err(StepError::from)
+        })
         .await
 }

@@ -2,7 +2,9 @@
 
 use pvm_application::erase;
 use pvm_application::error::AppResult;
-use pvm_application::ports::{Ambient, DeleteObject, RunCommands, SendTask, StartExecution, StopExecution};
+use pvm_application::ports::{
+    Ambient, DeleteObject, KeepSecrets, RunCommands, SendTask, StartExecution, StopExecution,
+};
 use pvm_application::ports_tools::Tools;
 use pvm_application::store::WriteStore;
 use pvm_contracts::lifecycle::{LifecycleInput, LifecycleOutput};
@@ -30,16 +32,17 @@ where
     Ok(LifecycleOutput::more(more))
 }
 
-/// Removes stored objects.
+/// Removes stored objects and values of secrets.
 ///
 /// # Errors
-/// Of the store or the objects.
-pub async fn delete_files<S: WriteStore, O: DeleteObject>(
+/// Of the store, the objects or the secrets.
+pub async fn delete_files<S: WriteStore, O: DeleteObject, K: KeepSecrets>(
     store: &S,
     objects: &O,
+    secrets: &K,
     input: LifecycleInput,
 ) -> AppResult<LifecycleOutput> {
-    Ok(LifecycleOutput::more(erase::objects(store, objects, &input.project_id).await?))
+    Ok(LifecycleOutput::more(erase::objects(store, objects, secrets, &input.project_id).await?))
 }
 
 /// Removes records and events; the project's own record goes last.

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use pvm_application::error::AppResult;
+use pvm_application::files::manifest;
 use pvm_application::files::save::{self, Budget};
 use pvm_application::ports::{
-    Ambient, ConnectVm, CreateVm, DeleteObject, FindVm, GetObject, PutObject, RunCommands, VmFiles,
+    Ambient, ConnectVm, CreateVm, DeleteObject, FindVm, GetObject, PutObject, ReadSecrets, RunCommands,
+    SetEgress, VmFiles,
 };
 use pvm_application::store::WriteStore;
 use pvm_application::vm::provision::{self, of_operation};
@@ -14,21 +16,32 @@ use pvm_application::{commands, services};
 use pvm_contracts::lifecycle::{FailVmInput, LifecycleInput, LifecycleOutput};
 use pvm_domain::limits;
 
-/// Finds, resumes or makes the VM.
+/// Rounds of making both sides equal before what differs is told instead.
+const RESTORE_ROUNDS: u32 = 3;
+
+/// Finds, resumes or makes the VM, and tells its egress proxy the project's secrets.
 ///
 /// # Errors
-/// Of the provider or the store.
-pub async fn provision<S: WriteStore, V: CreateVm + FindVm + ConnectVm, A: Ambient>(
+/// Of the provider, the secrets or the store.
+pub async fn provision<S, K, V, A>(
     store: &S,
+    secrets: &K,
     vm: &V,
     ambient: &A,
     input: LifecycleInput,
-) -> AppResult<LifecycleOutput> {
-    provision::provision(store, vm, ambient, &input.project_id, &input.operation_id).await?;
+) -> AppResult<LifecycleOutput>
+where
+    S: WriteStore,
+    K: ReadSecrets,
+    V: CreateVm + FindVm + ConnectVm + SetEgress,
+    A: Ambient,
+{
+    provision::provision(store, secrets, vm, ambient, &input.project_id, &input.operation_id).await?;
     Ok(LifecycleOutput::done())
 }
 
-/// Makes the VM's workspace equal to the stored files.
+/// Makes the VM's workspace equal to the stored files, and proves it by a manifest of their hashes. What still differs
+/// (a process of a resumed VM may write at the same time) is made equal again, a few times.
 ///
 /// # Errors
 /// Of the VM, the objects or the store.
@@ -47,9 +60,19 @@ where
 {
     let (_, ready) = of_operation(store, ambient, &input.project_id, &input.operation_id).await?;
     let Some(ready) = ready else { return Ok(LifecycleOutput::done()) };
-    let budget = Budget::step();
-    let done = save::reconcile(store, objects, vm, ambient, &input.project_id, &ready.vm_id, budget).await?;
-    Ok(LifecycleOutput::more(done.more))
+    let (project_id, vm_id) = (&input.project_id, ready.vm_id.as_str());
+    for round in 1.. {
+        let done = save::reconcile(store, objects, vm, ambient, project_id, vm_id, Budget::step()).await?;
+        if done.more {
+            return Ok(LifecycleOutput::more(true));
+        }
+        let proof = manifest::compare(store, vm, ambient, project_id, vm_id).await?;
+        if proof.differing.is_empty() || round == RESTORE_ROUNDS {
+            manifest::note(store, ambient, proof).await?;
+            break;
+        }
+    }
+    Ok(LifecycleOutput::done())
 }
 
 /// Replays recorded installs that the VM does not have.

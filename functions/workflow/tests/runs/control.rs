@@ -55,9 +55,13 @@ async fn a_cancel_stops_the_models_stream_and_keeps_what_was_said() {
         rig.store.wait_for_append(&log, u64::MAX, std::time::Duration::from_millis(20)).await;
     }
     rig.cancel(&made.conversation_id).await;
+    let cancelled = pvm_asl::Clock::now(&rig.clock);
     rig.settle().await;
     let transcript = rig.transcript(&made.conversation_id).await;
     assert_eq!(transcript, ["user: Talk", "dev_agent: I begin to speak (Cut)"]);
+    let dropped = rig.models.dropped.lock().unwrap();
+    assert_eq!(dropped.len(), 1, "the stream is not left open");
+    assert!(dropped[0].duration_since(cancelled).as_secs() <= 2, "{dropped:?}, cancelled at {cancelled}");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use pvm_application::ports_model::{ModelError, Stop, TokenUsage};
+use pvm_application::store::{ReadStore, Tx, WriteStore};
 use pvm_contracts::conversations::CreateConversation;
 use pvm_domain::conversation::{Budget, CallStatus, ConversationStatus, Delivery, Mode, OutcomeKind};
 use serde_json::json;
@@ -147,7 +148,82 @@ async fn a_nearly_full_window_is_summarised_before_the_next_call() {
     rig.settle().await;
     rig.send(&made.conversation_id, "Two", Delivery::Queue).await;
     rig.settle().await;
-    assert_eq!(rig.models.requests.lock().unwrap().len(), 2, "each run begins with a fresh count");
+    let requests = rig.models.requests.lock().unwrap();
+    let summarises: Vec<bool> = requests.iter().map(|one| one.system.contains("hand-over notes")).collect();
+    assert_eq!(summarises, [false, true, false], "also where the next call is of the next run");
+    let told = serde_json::to_string(&requests[2].messages).unwrap();
+    assert!(told.contains("Notes.") && told.contains("Two") && !told.contains("Long."), "{told}");
+    // The originals stay for people.
+    assert_eq!(rig.transcript(&made.conversation_id).await[1], "dev_agent: Long.");
+}
+
+#[tokio::test]
+async fn a_model_that_never_ends_its_answer_is_given_up_after_its_time() {
+    let rig = Rig::new(|_| say("And then").hangs()).await;
+    let started = pvm_asl::Clock::now(&rig.clock);
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Go").await;
+    rig.settle().await;
+    assert_eq!(outcome(&rig, &made).await, (OutcomeKind::Failed, Some("model_broken".to_owned())));
+    let run = rig.run(&made.conversation_id, &made.run_id).await;
+    let took = run.finished_at.unwrap().duration_since(started).as_secs();
+    assert!((1200..1300).contains(&took), "four tries of 300 seconds, not {took}");
+    assert_eq!(rig.models.dropped.lock().unwrap().len(), 4);
+    assert_eq!(rig.transcript(&made.conversation_id).await, ["user: Go", "dev_agent: And then (Cut)"]);
+    rig.events(&made.conversation_id).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_mid_way_is_begun_again_and_its_text_is_not_doubled() {
+    let rig = Rig::new(|_| say("Once upon a time.").takes(2)).await;
+    *rig.models.breaks.lock().unwrap() = 2;
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Go").await;
+    rig.settle().await;
+    assert_eq!(rig.transcript(&made.conversation_id).await, ["user: Go", "dev_agent: Once upon a time."]);
+    let story = kinds(&rig.events(&made.conversation_id).await);
+    assert_eq!(story.iter().filter(|kind| **kind == "message.reset").count(), 2);
+}
+
+#[tokio::test]
+async fn of_ten_thousand_calls_ten_run_and_the_model_is_told() {
+    let rig = Rig::new(|request| match request.place.agent_step {
+        0 => (0..10_000).fold(say(""), |say, n| say.call("look", json!({"what": n.to_string()}))),
+        _ => say("Fewer, then."),
+    })
+    .await;
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Go").await;
+    rig.settle().await;
+    assert_eq!(outcome(&rig, &made).await, (OutcomeKind::Completed, None));
+    assert_eq!(rig.vm.starts().len(), 10);
+    let requests = rig.models.requests.lock().unwrap();
+    assert!(
+        serde_json::to_string(&requests[1].messages).unwrap().contains("9990 further calls were not run")
+    );
+}
+
+#[tokio::test]
+async fn a_project_that_is_deleted_under_a_run_ends_it_and_leaves_nothing() {
+    let rig = Rig::new(|_| say("On it.").call("change", json!({"what": "gate"}))).await;
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Go").await;
+    let id = &made.conversation_id;
+    let gate = rig.vm.gate();
+    gate.reached().await;
+    let key = pvm_application::keys::project(&rig.project_id);
+    let mut project: pvm_domain::project::Project = rig.store.get(&key).await.unwrap().unwrap();
+    project.deleting = true;
+    rig.store.commit(Tx::new().update(&mut project)).await.unwrap();
+    let (store, flow, vm, tools) = (&rig.store, &rig.flow, &rig.vm, &rig.tools);
+    let stopped = pvm_application::erase::stop_runs(store, flow, vm, tools, &rig.ambient, &rig.project_id);
+    stopped.await.unwrap();
+    assert_eq!(rig.vm.killed(), ["gate"]);
+    let story = rig.events(id).await;
+    assert_eq!(story.last().unwrap().data["outcome"], "cancelled");
+    while pvm_application::erase::records(&rig.store, &rig.project_id).await.unwrap() {}
+    // The tool's step comes back to a conversation that is gone.
+    gate.open();
+    rig.settle().await;
+    assert!(rig.events(id).await.is_empty(), "nothing is written after the end");
+    assert!(rig.messages(id).await.is_empty() && rig.calls(id).await.is_empty());
+    assert!(rig.store.get::<pvm_domain::project::Project>(&key).await.unwrap().is_none());
 }
 
 #[tokio::test]

@@ -29,7 +29,8 @@ const BATCH: usize = 512 * 1024;
 /// Bytes under which a piece is put together with its neighbour.
 const SMALL_PIECE: usize = 4 * 1024;
 
-type Pieces = std::pin::Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+/// A body as it comes in.
+pub type Pieces = std::pin::Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
 /// Serves the request.
 pub async fn serve(daemon: &Arc<Daemon>, request: Request) -> Response {
@@ -84,7 +85,12 @@ async fn receive(daemon: &Arc<Daemon>, request: Request) -> Result<Vec<UploadedF
             let content_type = header(&head.headers, "content-type").unwrap_or_default();
             let boundary = multer::parse_boundary(content_type)
                 .map_err(|error| FileError::bad(format!("error parsing multipart form: {error}")))?;
-            receive_form(body, boundary, path.as_deref(), &target).await
+            let resolve = |name: &str| target.resolve(name);
+            let write = |pieces, path| {
+                let target = target.clone();
+                async move { write(pieces, path, &target).await }
+            };
+            receive_form(body, boundary, path.as_deref(), resolve, write).await
         }
         other => Err(FileError::bad(format!(
             "unsupported content type: '{other}', expected multipart/form-data or application/octet-stream"
@@ -92,11 +98,17 @@ async fn receive(daemon: &Arc<Daemon>, request: Request) -> Result<Vec<UploadedF
     }
 }
 
-async fn receive_form(
+/// Takes a form apart: each part called `file` goes to `write` with its place, which is `path` or, without one, the
+/// part's own file name as `resolve` understands it.
+///
+/// # Errors
+/// What the form has wrong, and what the two functions refuse.
+pub async fn receive_form<W: Future<Output = Result<UploadedFile, FileError>>>(
     body: Pieces,
     boundary: String,
     path: Option<&str>,
-    target: &Target,
+    resolve: impl Fn(&str) -> Result<PathBuf, FileError>,
+    mut write: impl FnMut(Pieces, PathBuf) -> W,
 ) -> Result<Vec<UploadedFile>, FileError> {
     let broken = |error: multer::Error| {
         // What the file system says comes in the guise of the stream it was read through.
@@ -114,7 +126,7 @@ async fn receive_form(
                 FileError::bad("a part of the form has no filename, and there is no path parameter")
             })?,
         };
-        let path = target.resolve(&name)?;
+        let path = resolve(&name)?;
         if files.iter().any(|file| Path::new(&file.path) == path) {
             return Err(FileError::bad(format!(
                 "you cannot upload multiple files to the same path '{}' in one upload request, only the first \
@@ -123,7 +135,7 @@ async fn receive_form(
             )));
         }
         let pieces = field.map(|piece| piece.map_err(io::Error::other));
-        files.push(write(Box::pin(pieces), path, target).await?);
+        files.push(write(Box::pin(pieces), path).await?);
     }
     Ok(files)
 }

@@ -42,7 +42,9 @@ fn checked(step: &str, answer: libc::c_int) -> Result<(), EnterError> {
 
 /// Becomes uid and gid 0 of the sandbox, sheds the server's groups and signal state, and starts a cgroup
 /// namespace where the server has put this process by now.
-pub(super) fn become_namespace_root() -> Result<(), EnterError> {
+///
+/// With a single id the kernel lets nobody change groups, and the server's stay: they mean nothing inside.
+pub(super) fn become_namespace_root(single_id: bool) -> Result<(), EnterError> {
     // SAFETY: all of these change only the state of this single-threaded process; the pointers are to locals.
     unsafe {
         let mut none: libc::sigset_t = std::mem::zeroed();
@@ -52,7 +54,9 @@ pub(super) fn become_namespace_root() -> Result<(), EnterError> {
             "unblocking signals",
             libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()),
         )?;
-        checked("dropping groups", libc::setgroups(0, std::ptr::null()))?;
+        if !single_id {
+            checked("dropping groups", libc::setgroups(0, std::ptr::null()))?;
+        }
         checked("becoming group 0", libc::setresgid(0, 0, 0))?;
         checked("becoming user 0", libc::setresuid(0, 0, 0))?;
         // Going over the disk quota then fails a write instead of ending the writer, children included.
@@ -69,13 +73,13 @@ pub(super) fn set_hostname(name: &str) -> Result<(), EnterError> {
 }
 
 /// Limits that every process inherits; the totals are bounded by the control groups.
-pub(super) fn set_limits(limits: &LaunchLimits) -> Result<(), EnterError> {
+pub(super) fn set_limits(limits: &LaunchLimits, bound_processes: bool) -> Result<(), EnterError> {
     set_limit(libc::RLIMIT_NOFILE, OPEN_FILES)?;
     // A core file could fill the disk, and a host's core handler would run outside the sandbox.
     set_limit(libc::RLIMIT_CORE, 0)?;
     set_limit(libc::RLIMIT_FSIZE, limits.disk_mb.saturating_mul(1024 * 1024))?;
     // Given back to the default where the server's own environment was stricter.
-    set_limit(libc::RLIMIT_NPROC, libc::RLIM_INFINITY)
+    set_limit(libc::RLIMIT_NPROC, if bound_processes { limits.pids } else { libc::RLIM_INFINITY })
 }
 
 /// Sets soft and hard limit, within what the server itself was allowed.
@@ -92,11 +96,11 @@ fn set_limit(resource: libc::__rlimit_resource_t, value: libc::rlim_t) -> Result
 
 /// The last step. The order inside matters: the filter is installed while `CAP_SYS_ADMIN` is still held, because
 /// the other way, `no_new_privs`, would break sudo for everything in the sandbox.
-pub(super) fn give_up_privileges() -> Result<(), EnterError> {
+pub(super) fn give_up_privileges(single_id: bool) -> Result<(), EnterError> {
     // Kept from being raised again by dropping CAP_SYS_RESOURCE; the filter refuses nested ones as well.
     std::fs::write("/proc/sys/user/max_user_namespaces", "0").ok();
     drop_bounding_set()?;
-    seccomp::install()?;
+    seccomp::install(single_id)?;
     set_capabilities()?;
     // Nothing in the sandbox may read the daemon's memory, descriptors or environment by way of /proc/1.
     // SAFETY: changes a flag of this process.

@@ -9,6 +9,7 @@
 mod lockdown;
 mod mounts;
 mod network;
+mod own_root;
 mod receive;
 mod seccomp;
 
@@ -83,13 +84,16 @@ fn set_up(socket: &mut UnixStream) -> Result<Entered, EnterError> {
     let control =
         descriptors.pop().ok_or_else(|| EnterError::new("launch message", "no control listener"))?;
 
-    lockdown::become_namespace_root()?;
+    let own_root = launch.own_root.as_ref();
+    let single_id = own_root.is_some_and(|root| root.single_id);
+    lockdown::become_namespace_root(single_id)?;
     mounts::build(&launch, descriptors)?;
     network::bring_up_loopback()?;
     network::set_sysctls();
     lockdown::set_hostname(&launch.hostname)?;
-    lockdown::set_limits(&launch.limits)?;
-    lockdown::give_up_privileges()?;
+    // Where there are no control groups, the number of processes is bounded by the kernel's older limit.
+    lockdown::set_limits(&launch.limits, own_root.is_some())?;
+    lockdown::give_up_privileges(single_id)?;
     receive::keep_from_children(&control.as_fd(), &data.as_fd())?;
     Ok(Entered { launch, control, data })
 }

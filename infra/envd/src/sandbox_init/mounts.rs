@@ -5,14 +5,14 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use pvm_e2b_wire::launch::Launch;
+use pvm_e2b_wire::launch::{Launch, OwnOverlay, OwnView};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_change,
     move_mount, open_tree, unmount,
 };
 
-use super::EnterError;
+use super::{EnterError, own_root};
 
 /// Device nodes of the host that are harmless to everybody.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -20,6 +20,9 @@ const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 const STAGING: [&str; 4] = ["/tmp", "/mnt", "/dev", "/proc"];
 /// Size of `/run`, in MiB: sockets, pid files and locks, charged to the sandbox's memory.
 const RUN_MB: u64 = 64;
+
+/// The sandbox's boot id, as seen from the folder that will be its root.
+const BOOT_ID: &str = "run/pvm/boot_id";
 
 type Step<T> = Result<T, EnterError>;
 
@@ -34,16 +37,17 @@ pub(super) fn build(launch: &Launch, descriptors: Vec<OwnedFd>) -> Step<()> {
         .map(|name| clone_device(name).map(|mount| (*name, mount)))
         .collect::<Step<Vec<_>>>()?;
 
-    let mut mounts = launch.attach.iter().zip(descriptors);
-    let root = mounts.next().ok_or_else(|| EnterError::new("attaching the root", "none was sent"))?;
+    let mut mounts = sources(launch, descriptors).into_iter();
+    let (_, root) = mounts.next().ok_or_else(|| EnterError::new("attaching the root", "none was sent"))?;
     let staging = STAGING
         .iter()
         .find(|path| Path::new(path).is_dir())
         .ok_or_else(|| EnterError::new("attaching the root", "no folder to attach it to"))?;
-    attach(&root.1, Path::new(staging))?;
+    root.put(Path::new(staging))?;
     std::env::set_current_dir(staging).map_err(|error| EnterError::new("entering the new root", error))?;
 
-    make_dev(&devices, launch.limits.memory_mb)?;
+    let single_id = launch.own_root.as_ref().is_some_and(|root| root.single_id);
+    make_dev(&devices, launch.limits.memory_mb, single_id)?;
     mount_fresh("proc", "proc", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, "")?;
     mount_fresh(
         "sysfs",
@@ -52,12 +56,42 @@ pub(super) fn build(launch: &Launch, descriptors: Vec<OwnedFd>) -> Step<()> {
         "",
     )?;
     make_run(launch)?;
-    for (target, descriptor) in mounts {
+    show_boot_id()?;
+    for (target, source) in mounts {
         let inside = relative(target);
         make_folder(&inside)?;
-        attach(&descriptor, &inside)?;
+        source.put(&inside)?;
     }
     leave_the_host()
+}
+
+/// What is mounted somewhere inside.
+enum Source<'a> {
+    /// A mount that the server made.
+    Ready(OwnedFd),
+    /// One that is made here.
+    Overlay(&'a OwnOverlay),
+    /// A folder of the host.
+    View(&'a OwnView),
+}
+
+impl Source<'_> {
+    fn put(&self, target: &Path) -> Step<()> {
+        match self {
+            Self::Ready(mount) => attach(mount, target),
+            Self::Overlay(overlay) => own_root::mount_overlay(overlay, target),
+            Self::View(view) => own_root::mount_view(view, target),
+        }
+    }
+}
+
+/// Everything to be mounted with its place, the root first.
+fn sources(launch: &Launch, descriptors: Vec<OwnedFd>) -> Vec<(&str, Source<'_>)> {
+    let sent = launch.attach.iter().map(String::as_str).zip(descriptors.into_iter().map(Source::Ready));
+    let Some(own) = &launch.own_root else { return sent.collect() };
+    let overlays = own.overlays.iter().map(|overlay| (overlay.target.as_str(), Source::Overlay(overlay)));
+    let views = own.views.iter().map(|view| (view.target.as_str(), Source::View(view)));
+    overlays.chain(views).collect()
 }
 
 fn clone_device(name: &str) -> Step<OwnedFd> {
@@ -77,7 +111,7 @@ fn mount_fresh(kind: &str, target: &str, flags: MountFlags, options: &str) -> St
         .map_err(|error| EnterError::new(&format!("mounting {kind} on /{target}"), error))
 }
 
-fn make_dev(devices: &[(&str, OwnedFd)], memory_mb: u64) -> Step<()> {
+fn make_dev(devices: &[(&str, OwnedFd)], memory_mb: u64, single_id: bool) -> Step<()> {
     // mode=755: with tmpfs' default of 1777 a redirection to /dev/null fails (fs.protected_regular), and apt then
     // reports that gpgv is missing.
     mount_fresh("tmpfs", "dev", MountFlags::NOSUID | MountFlags::NOEXEC, "mode=755,size=1m,nr_inodes=4096")?;
@@ -90,7 +124,12 @@ fn make_dev(devices: &[(&str, OwnedFd)], memory_mb: u64) -> Step<()> {
         "devpts",
         "dev/pts",
         MountFlags::NOSUID | MountFlags::NOEXEC,
-        "newinstance,ptmxmode=0666,mode=0620,gid=5",
+        // Group 5 (tty) is not there where there is one id only.
+        if single_id {
+            "newinstance,ptmxmode=0666,mode=0620"
+        } else {
+            "newinstance,ptmxmode=0666,mode=0620,gid=5"
+        },
     )?;
     // tmpfs is charged to the sandbox's memory: half of it leaves room for the processes that use it.
     let options = format!("mode=1777,size={}m", (memory_mb / 2).max(16));
@@ -114,8 +153,21 @@ fn make_run(launch: &Launch) -> Step<()> {
     make_folder(Path::new("run/pvm"))?;
     fs::set_permissions("run/lock", fs::Permissions::from_mode(0o1777))
         .map_err(|error| EnterError::new("opening /run/lock", error))?;
-    fs::write("run/pvm/boot_id", format!("{}\n", launch.boot_id))
+    fs::write(BOOT_ID, format!("{}\n", launch.boot_id))
         .map_err(|error| EnterError::new("writing /run/pvm/boot_id", error))
+}
+
+/// Shows the sandbox's own boot id where programs look for the machine's: it tells them that they were started anew,
+/// and nothing about the host.
+fn show_boot_id() -> Step<()> {
+    let failed = |error: rustix::io::Errno| EnterError::new("showing the boot id", error);
+    let file = open_tree(CWD, BOOT_ID, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
+        .map_err(failed)?;
+    let target = Path::new("proc/sys/kernel/random/boot_id");
+    if target.exists() {
+        attach(&file, target)?;
+    }
+    Ok(())
 }
 
 fn make_folder(path: &Path) -> Step<()> {

@@ -18,6 +18,10 @@ const OFFSET_ARCHITECTURE: u32 = 4;
 /// Low half of the first argument (both supported machines are little endian).
 const OFFSET_FIRST_ARGUMENT: u32 = 16;
 
+#[cfg(target_arch = "x86_64")]
+const OFFSET_SECOND_ARGUMENT: u32 = 24;
+const OFFSET_THIRD_ARGUMENT: u32 = 32;
+
 /// Calls from x86-64's other ABI (x32) have this bit set in their number.
 #[cfg(target_arch = "x86_64")]
 const X32_BIT: u32 = 0x4000_0000;
@@ -145,6 +149,19 @@ impl Program {
         self.answer(ALLOW);
     }
 
+    /// Answers the call `number` with success, undone, when the mode at `offset` is a device's; pipes and sockets are
+    /// made.
+    fn pretend_device(&mut self, number: libc::c_long, offset: u32) {
+        self.unless_equal_skip(number as u32, 7);
+        self.load(offset);
+        self.push(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, libc::S_IFMT);
+        self.unless_equal_skip(libc::S_IFCHR, 1);
+        self.answer(refuse(0));
+        self.unless_equal_skip(libc::S_IFBLK, 1);
+        self.answer(refuse(0));
+        self.answer(ALLOW);
+    }
+
     /// Allows the call `number` only with one of `values` as its first argument.
     fn only_with(&mut self, number: libc::c_long, values: &[libc::c_int], otherwise: u32) {
         self.unless_equal_skip(number as u32, (2 * values.len() + 2) as u8);
@@ -157,7 +174,26 @@ impl Program {
     }
 }
 
-fn program() -> Vec<libc::sock_filter> {
+/// Answered with success and not done where there is a single id: package tools give files to users that cannot be.
+const PRETENDED: &[libc::c_long] = &[
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_setuid,
+    libc::SYS_setgid,
+    libc::SYS_setreuid,
+    libc::SYS_setregid,
+    libc::SYS_setresuid,
+    libc::SYS_setresgid,
+    libc::SYS_setfsuid,
+    libc::SYS_setfsgid,
+    libc::SYS_setgroups,
+];
+#[cfg(target_arch = "x86_64")]
+const PRETENDED_HERE: &[libc::c_long] = &[libc::SYS_chown, libc::SYS_lchown];
+#[cfg(target_arch = "aarch64")]
+const PRETENDED_HERE: &[libc::c_long] = &[];
+
+fn program(single_id: bool) -> Vec<libc::sock_filter> {
     let mut program = Program::default();
     program.load(OFFSET_ARCHITECTURE);
     // 32-bit programs would come in by other numbers; they do not run here.
@@ -177,13 +213,21 @@ fn program() -> Vec<libc::sock_filter> {
     for number in DENIED.iter().chain(DENIED_HERE) {
         program.when_number(*number, refuse(libc::EPERM));
     }
+    if single_id {
+        for number in PRETENDED.iter().chain(PRETENDED_HERE) {
+            program.when_number(*number, refuse(0));
+        }
+        program.pretend_device(libc::SYS_mknodat, OFFSET_THIRD_ARGUMENT);
+        #[cfg(target_arch = "x86_64")]
+        program.pretend_device(libc::SYS_mknod, OFFSET_SECOND_ARGUMENT);
+    }
     program.answer(ALLOW);
     program.0
 }
 
 /// Installs the filter for this process and all that come after it. Needs `CAP_SYS_ADMIN` in the user namespace.
-pub(super) fn install() -> Result<(), EnterError> {
-    let mut filter = program();
+pub(super) fn install(single_id: bool) -> Result<(), EnterError> {
+    let mut filter = program(single_id);
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
     // SAFETY: the program points to a vector that outlives the call and has the length given.
     let answer = unsafe {
@@ -201,7 +245,11 @@ mod tests {
 
     /// Runs the filter as the kernel would.
     fn verdict(number: libc::c_long, first_argument: u32, architecture: u32) -> u32 {
-        let filter = program();
+        run(&program(false), number, first_argument, architecture)
+    }
+
+    /// The same for any filter; every argument has the same value.
+    fn run(filter: &[libc::sock_filter], number: libc::c_long, argument: u32, architecture: u32) -> u32 {
         let mut accumulator = 0;
         let mut at = 0;
         loop {
@@ -212,8 +260,10 @@ mod tests {
                 accumulator = match step.k {
                     OFFSET_NUMBER => number as u32,
                     OFFSET_ARCHITECTURE => architecture,
-                    _ => first_argument,
+                    _ => argument,
                 };
+            } else if code == libc::BPF_ALU | libc::BPF_AND | libc::BPF_K {
+                accumulator &= step.k;
             } else if code == libc::BPF_RET | libc::BPF_K {
                 return step.k;
             } else {
@@ -261,6 +311,20 @@ mod tests {
         assert_eq!(here(libc::SYS_socket, libc::AF_INET.cast_unsigned()), ALLOW);
         assert_eq!(here(libc::SYS_socket, libc::AF_VSOCK.cast_unsigned()), refuse(libc::EAFNOSUPPORT));
         assert_eq!(here(libc::SYS_socket, libc::AF_ALG.cast_unsigned()), refuse(libc::EAFNOSUPPORT));
+    }
+
+    #[test]
+    fn with_a_single_id_changes_of_owner_succeed_without_being_done() {
+        let filter = program(true);
+        let verdict = |number, argument| run(&filter, number, argument, ARCHITECTURE);
+        for number in PRETENDED.iter().chain(PRETENDED_HERE) {
+            assert_eq!(verdict(*number, 5), refuse(0), "{number}");
+        }
+        assert_eq!(verdict(libc::SYS_mknodat, libc::S_IFBLK | 0o600), refuse(0));
+        assert_eq!(verdict(libc::SYS_mknodat, libc::S_IFIFO | 0o600), ALLOW);
+        assert_eq!(verdict(libc::SYS_bpf, 0), refuse(libc::EPERM));
+        assert_eq!(verdict(libc::SYS_read, 0), ALLOW);
+        assert_eq!(here(libc::SYS_fchown, 5), ALLOW, "with many ids they are done");
     }
 
     #[test]

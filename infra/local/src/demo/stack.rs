@@ -82,7 +82,7 @@ async fn start(url: &str) -> anyhow::Result<Child> {
 
 /// The demo wants the full `base` system; building it once takes about half a minute.
 async fn wait_for_template() -> anyhow::Result<()> {
-    crate::template::ensure("base", |progress| say(&format!("  template base: {progress}"))).await
+    crate::template::ensure("base", None, |progress| say(&format!("  template base: {progress}"))).await
 }
 
 impl Stack {

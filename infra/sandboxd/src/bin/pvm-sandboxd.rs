@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 /// Whom sandboxes belong to: this program has one user, whatever key is used.
 const OWNER: &str = "operator";
 
-/// An E2B-compatible sandbox server on this machine. Needs root.
+/// An E2B-compatible sandbox server on this machine. Sandboxes are kept apart best when root runs it.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -23,7 +23,7 @@ struct Arguments {
     #[arg(long, env = "PVM_E2B_ADDR", default_value_t = DEFAULT_LISTEN)]
     listen: SocketAddr,
     /// Folder for sandboxes and snapshots.
-    #[arg(long, env = "PVM_SANDBOXD_STATE", default_value = "/var/lib/pvm-sandboxd")]
+    #[arg(long, env = "PVM_SANDBOXD_STATE", default_value_os_t = default_state_dir())]
     state: PathBuf,
     /// Folder for root file systems, shared between servers.
     #[arg(long, env = "PVM_TEMPLATES", default_value_os_t = default_template_dir())]
@@ -43,6 +43,16 @@ struct Arguments {
     /// Unpack a root file system archive as the template of this name (`name=archive.tar.gz`) and exit.
     #[arg(long, value_name = "NAME=ARCHIVE")]
     import: Option<String>,
+}
+
+/// Root's is the system's; everybody else's is in the home.
+fn default_state_dir() -> PathBuf {
+    match std::env::var_os("HOME") {
+        Some(home) if !rustix::process::geteuid().is_root() => {
+            PathBuf::from(home).join(".local/state/pvm-sandboxd")
+        }
+        _ => PathBuf::from("/var/lib/pvm-sandboxd"),
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -14,9 +14,10 @@ use tokio::io::AsyncWriteExt as _;
 use super::Call;
 use super::reply::{Failure, Reply, json as reply, read};
 use super::snapshots::check_name;
+use super::templates::check_tag;
 use crate::body;
-use crate::engine::{BuildRequest, BuildState, Engine, EngineError, Step, limits_with};
-use crate::templates::StartCommand;
+use crate::engine::{BuildLine, BuildRequest, BuildState, Engine, EngineError, Step, limits_with};
+use crate::templates::{DEFAULT_TAG, StartCommand, plain_name, tag_of};
 
 /// Largest archive of files for one COPY step.
 const MAX_ARCHIVE: u64 = 2 * 1024 * 1024 * 1024;
@@ -51,10 +52,7 @@ pub(super) async fn request(call: Call) -> Reply {
     let name = body.name.or(body.alias).filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| Failure::bad_request("name is required"))?;
     check_name(&name)?;
-    let (plain, tag) = match name.split_once(':') {
-        Some((plain, tag)) => (plain.to_owned(), Some(tag.to_owned())),
-        None => (name, None),
-    };
+    let (plain, tag) = (plain_name(&name).to_owned(), tag_of(&name).map(str::to_owned));
     if matches!(plain.as_str(), "base" | "host") {
         return Err(Failure::bad_request(format!(
             "{plain} is a template of the server; choose another name"
@@ -68,8 +66,11 @@ pub(super) async fn request(call: Call) -> Reply {
     }
     let mut tags = body.tags.unwrap_or_default();
     tags.extend(tag);
+    for tag in &tags {
+        check_tag(tag)?;
+    }
     if tags.is_empty() {
-        tags.push("default".into());
+        tags.push(DEFAULT_TAG.into());
     }
     let limits = limits_with(engine.config.limits, body.cpu_count, body.memory_mb);
     // Building under a known name replaces what the name stands for.
@@ -317,17 +318,8 @@ pub(super) fn status(call: &Call, id: &str, build_id: &str) -> Reply {
             _ => {}
         }
     }
-    let lines: Vec<&crate::engine::BuildLine> = build.lines.iter().skip(offset).take(limit).collect();
-    let entries: Vec<Value> = lines
-        .iter()
-        .map(|line| {
-            let mut entry = json!({ "timestamp": line.at, "message": line.message, "level": line.level });
-            if let Some(step) = line.step {
-                entry["step"] = json!(step.to_string());
-            }
-            entry
-        })
-        .collect();
+    let lines: Vec<&BuildLine> = build.lines.iter().skip(offset).take(limit).collect();
+    let entries: Vec<Value> = lines.iter().map(|line| entry(line)).collect();
     let texts: Vec<&str> = lines.iter().map(|line| line.message.as_str()).collect();
     let state = match build.state {
         BuildState::Waiting => "waiting",
@@ -343,7 +335,63 @@ pub(super) fn status(call: &Call, id: &str, build_id: &str) -> Reply {
         "logEntries": entries,
     });
     if let Some(reason) = build.reason {
-        answer["reason"] = json!({ "message": reason });
+        answer["reason"] =
+            json!({ "message": reason, "logEntries": failed_lines(&build.lines, build.failed_step) });
+        if let Some(step) = build.failed_step {
+            answer["reason"]["step"] = json!(step.to_string());
+        }
     }
     Ok(reply(StatusCode::OK, &answer))
+}
+
+/// The last lines of the step that failed.
+fn failed_lines(lines: &[BuildLine], step: Option<usize>) -> Vec<Value> {
+    let of_step: Vec<&BuildLine> = lines.iter().filter(|line| step.is_some() && line.step == step).collect();
+    of_step.iter().skip(of_step.len().saturating_sub(MAX_LINES)).map(|line| entry(line)).collect()
+}
+
+fn entry(line: &BuildLine) -> Value {
+    let mut entry = json!({ "timestamp": line.at, "message": line.message, "level": line.level });
+    if let Some(step) = line.step {
+        entry["step"] = json!(step.to_string());
+    }
+    entry
+}
+
+/// Lines of a build's log from a cursor in Unix milliseconds on.
+pub(super) fn logs(call: &Call, id: &str, build_id: &str) -> Reply {
+    let missing = || {
+        Failure::new(StatusCode::NOT_FOUND, format!("build {build_id:?} of template {id:?} was not found"))
+    };
+    let build = call.engine.builds.find(&call.owner, id, build_id).ok_or_else(missing)?;
+    let (mut limit, mut cursor, mut backward) = (MAX_LINES, None, false);
+    for (key, value) in parameters(call.request.uri().query().unwrap_or_default()) {
+        match key.as_str() {
+            "limit" => {
+                limit = value
+                    .parse()
+                    .ok()
+                    .filter(|limit| (1..=MAX_LINES).contains(limit))
+                    .ok_or_else(|| Failure::bad_request(format!("limit must be 1 to {MAX_LINES}")))?;
+            }
+            "cursor" => {
+                let at: i64 =
+                    value.parse().map_err(|_| Failure::bad_request("cursor must be Unix milliseconds"))?;
+                cursor = Some(at);
+            }
+            "direction" => backward = value == "backward",
+            _ => {}
+        }
+    }
+    let fits = |line: &&BuildLine| {
+        let at = line.at.as_millisecond();
+        cursor.is_none_or(|cursor| if backward { at <= cursor } else { at >= cursor })
+    };
+    let lines: Vec<&BuildLine> = build.lines.iter().filter(fits).collect();
+    let entries: Vec<Value> = if backward {
+        lines.iter().rev().take(limit).map(|line| entry(line)).collect()
+    } else {
+        lines.iter().take(limit).map(|line| entry(line)).collect()
+    };
+    Ok(reply(StatusCode::OK, &json!({ "logs": entries })))
 }

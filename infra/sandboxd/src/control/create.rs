@@ -106,9 +106,11 @@ fn check(
             return Err(Failure::bad_request("allowPublicTraffic=false needs a secure sandbox"));
         }
         if let Some(host) = &network.mask_request_host
-            && http::HeaderValue::from_str(host).is_err()
+            && !is_host_mask(host)
         {
-            return Err(Failure::bad_request("maskRequestHost is not a host name"));
+            return Err(Failure::bad_request(format!(
+                "maskRequestHost: {host:?} is not a host name with an optional port or ${{PORT}}"
+            )));
         }
     }
     let kind = if keeps_memory { PauseKind::Memory } else { PauseKind::Filesystem };
@@ -127,7 +129,10 @@ fn check(
     })
 }
 
-fn check_map(field: &str, map: &std::collections::BTreeMap<String, String>) -> Result<(), Failure> {
+pub(super) fn check_map(
+    field: &str,
+    map: &std::collections::BTreeMap<String, String>,
+) -> Result<(), Failure> {
     let bytes: usize = map.iter().map(|(key, value)| key.len() + value.len()).sum();
     if bytes > MAX_MAP_BYTES {
         return Err(Failure::bad_request(format!("{field} is larger than {MAX_MAP_BYTES} bytes")));
@@ -136,6 +141,21 @@ fn check_map(field: &str, map: &std::collections::BTreeMap<String, String>) -> R
         return Err(Failure::bad_request(format!("{field} contains a NUL character")));
     }
     Ok(())
+}
+
+/// A host name or address as it stands in a `Host` header, where `${PORT}` means the port.
+fn is_host_mask(mask: &str) -> bool {
+    let plain = mask.replace("${PORT}", "1");
+    let Ok(authority) = plain.parse::<http::uri::Authority>() else { return false };
+    let host = authority.host();
+    let is_name = host.split('.').all(|label| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    });
+    let is_address = host.starts_with('[') && host.ends_with(']');
+    (is_name || is_address) && !authority.as_str().contains('@')
 }
 
 /// A timeout in seconds as milliseconds.
@@ -173,4 +193,19 @@ pub(super) fn body_of(engine: &Engine, sandbox: &Sandbox) -> SandboxBody {
 
 pub(super) const fn client_id() -> &'static str {
     CLIENT_ID
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_mask_is_a_host_with_an_optional_port() {
+        for good in ["localhost", "localhost:${PORT}", "a.example:80", "127.0.0.1", "[::1]:${PORT}"] {
+            assert!(is_host_mask(good), "{good}");
+        }
+        for bad in ["", "-https://abcd", "http://a", "a b", "-a", "a@b", "a/b"] {
+            assert!(!is_host_mask(bad), "{bad}");
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! Changing sandboxes: kill, connect, pause, timeouts, network rules.
 
-use http::{Response, StatusCode};
+use std::collections::BTreeMap;
+
+use http::{Method, Response, StatusCode};
 use pvm_e2b_wire::control::{
     ConnectSandbox, DEFAULT_TIMEOUT_V1_SECS, DEFAULT_TIMEOUT_V2_SECS, PauseSandbox, RefreshSandbox,
     ResumeSandbox, SetTimeout,
@@ -8,7 +10,7 @@ use pvm_e2b_wire::control::{
 use pvm_e2b_wire::network::NetworkUpdate;
 
 use super::Call;
-use super::create::{body_of, checked_timeout, within_limit};
+use super::create::{body_of, check_map, checked_timeout, within_limit};
 use super::reply::{Failure, Reply, json, no_content, read, read_optional};
 use crate::body::Body;
 use crate::engine::{Connected, Sandbox};
@@ -67,14 +69,15 @@ pub(super) async fn resume(call: Call, id: &str) -> Reply {
 pub(super) async fn pause(call: Call, id: &str) -> Reply {
     let body: PauseSandbox = read_optional(call.request.into_body()).await?;
     let sandbox = call.engine.owned(id, &call.owner)?;
-    if body.require_healthy_guest == Some(true)
+    let kind = if body.memory.unwrap_or(true) { PauseKind::Memory } else { PauseKind::Filesystem };
+    // Without memory a daemon that does not answer could not be told to end its processes in order.
+    if (body.require_healthy_guest == Some(true) || kind == PauseKind::Filesystem)
         && let Some(runtime) = sandbox.running()
         && !runtime.envd.is_healthy().await
     {
         let failure = Failure::new(StatusCode::SERVICE_UNAVAILABLE, "the sandbox's daemon does not answer");
         return Err(failure.with_error_code("sandbox_snapshot_guest_agent_unresponsive"));
     }
-    let kind = if body.memory.unwrap_or(true) { PauseKind::Memory } else { PauseKind::Filesystem };
     call.engine.pause(&sandbox, kind).await?;
     Ok(no_content())
 }
@@ -85,7 +88,10 @@ pub(super) async fn set_timeout(call: Call, id: &str) -> Reply {
     let sandbox = call.engine.owned(id, &call.owner)?;
     let timeout = within_limit(&call.engine, body.timeout)?;
     must_run(&sandbox)?;
-    call.engine.move_end(&sandbox, call.engine.now_ms() + timeout)?;
+    let end = call.engine.now_ms() + timeout;
+    if !body.extend_only || end > sandbox.with(|record| record.end_at_ms) {
+        call.engine.move_end(&sandbox, end)?;
+    }
     Ok(no_content())
 }
 
@@ -120,6 +126,27 @@ pub(super) async fn revoke_links(call: &Call, id: &str, port: &str) -> Reply {
     };
     let sandbox = call.engine.owned(id, &call.owner)?;
     call.engine.revoke_links(&sandbox, port).await?;
+    Ok(no_content())
+}
+
+/// Labels to set, and with nothing or an empty text to remove.
+type MetadataPatch = BTreeMap<String, Option<String>>;
+
+/// `PUT` replaces all labels, `PATCH` changes the ones it names.
+pub(super) async fn update_metadata(call: Call, id: &str) -> Reply {
+    let replaces = call.request.method() == Method::PUT;
+    let patch: MetadataPatch = read_optional(call.request.into_body()).await?;
+    let sandbox = call.engine.owned(id, &call.owner)?;
+    let mut metadata =
+        if replaces { BTreeMap::new() } else { sandbox.with(|record| record.metadata.clone()) };
+    for (key, value) in patch {
+        match value.filter(|value| replaces || !value.is_empty()) {
+            Some(value) => drop(metadata.insert(key, value)),
+            None => drop(metadata.remove(&key)),
+        }
+    }
+    check_map("metadata", &metadata)?;
+    call.engine.set_metadata(&sandbox, metadata)?;
     Ok(no_content())
 }
 

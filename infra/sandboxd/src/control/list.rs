@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderValue, StatusCode};
-use pvm_e2b_wire::control::{Lifecycle, ListedSandbox, OnTimeout, SandboxDetail, SandboxState};
+use pvm_e2b_wire::control::{Lifecycle, ListedSandbox, OnTimeout, PauseMode, SandboxDetail, SandboxState};
 use pvm_e2b_wire::list_query::{ListQuery, MAX_LIMIT, SortOrder};
 use pvm_e2b_wire::{ENVD_VERSION, HEADER_NEXT_TOKEN, HEADER_TOTAL_RUNNING};
 
@@ -11,7 +11,7 @@ use super::Call;
 use super::create::client_id;
 use super::reply::{Failure, Reply, json};
 use crate::clock::timestamp;
-use crate::store::{Phase, Record};
+use crate::store::{PauseKind, Phase, Record};
 
 pub(super) fn detail(call: &Call, id: &str) -> Reply {
     let sandbox = call.engine.owned(id, &call.owner)?;
@@ -25,6 +25,11 @@ pub(super) fn detail(call: &Call, id: &str) -> Reply {
             auto_resume: record.auto_resume,
             on_timeout: if record.auto_pause.is_some() { OnTimeout::Pause } else { OnTimeout::Kill },
         }),
+        pause_mode: match record.phase {
+            Phase::Paused(PauseKind::Memory) => Some(PauseMode::Full),
+            Phase::Paused(PauseKind::Filesystem) => Some(PauseMode::Filesystem),
+            Phase::Creating | Phase::Running | Phase::Killing => None,
+        },
     });
     Ok(json(StatusCode::OK, &detail))
 }

@@ -82,6 +82,7 @@ async fn route(method: &Method, segments: &[&str], call: Call) -> Reply {
         ("POST", ["sandboxes", id, "ports", port, "revoke-links"]) => {
             lifecycle::revoke_links(&call, id, port).await
         }
+        ("PATCH" | "PUT", ["sandboxes", id, "metadata"]) => lifecycle::update_metadata(call, id).await,
         ("PUT", ["sandboxes", id, "network"]) => lifecycle::update_network(call, id).await,
         ("POST", ["sandboxes", id, "snapshots"]) => snapshots::create(call, id).await,
         ("POST", ["sandboxes", id, "fork"]) => snapshots::fork(call, id).await,
@@ -89,6 +90,9 @@ async fn route(method: &Method, segments: &[&str], call: Call) -> Reply {
         ("GET", ["sandboxes", id, "metrics"]) => logs::metrics(&call, id).await,
         ("GET", ["sandboxes", id, "logs"] | ["v2", "sandboxes", id, "logs"]) => logs::logs(&call, id).await,
         ("GET", ["templates"]) => templates::list(&call),
+        ("GET", ["v2", "templates"]) => templates::list_v2(&call),
+        // Templates of the platform, for its dashboard.
+        ("GET", ["default-templates"]) => Ok(reply::json(StatusCode::OK, &[(); 0])),
         ("GET", ["templates", "aliases", alias]) => templates::alias(&call, alias),
         ("POST", ["v3", "templates"] | ["v2", "templates"]) => builds::request(call).await,
         ("POST", ["templates", "tags"]) => templates::assign_tags(call).await,
@@ -96,9 +100,11 @@ async fn route(method: &Method, segments: &[&str], call: Call) -> Reply {
         ("GET", ["templates", id, "tags"]) => templates::tags(&call, id),
         ("GET", ["templates", id]) => templates::detail(&call, id),
         ("DELETE", ["templates", id]) => templates::delete(&call, id),
+        ("PATCH", ["templates", id] | ["v2", "templates", id]) => templates::update(call, id).await,
         ("GET", ["templates", id, "files", hash]) => builds::file(&call, id, hash),
         ("POST", ["v2", "templates", id, "builds", build]) => builds::start(call, id, build).await,
         ("GET", ["templates", id, "builds", build, "status"]) => builds::status(&call, id, build),
+        ("GET", ["templates", id, "builds", build, "logs"]) => builds::logs(&call, id, build),
         (_, ["volumes" | "volumecontent" | "secrets", ..]) => Err(Failure::new(
             StatusCode::NOT_IMPLEMENTED,
             format!("{} are a cloud feature that this server does not have", segments[0]),

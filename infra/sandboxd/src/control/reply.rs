@@ -52,6 +52,9 @@ impl From<EngineError> for Failure {
                 Self::new(StatusCode::NOT_FOUND, message)
             }
             EngineError::Conflict(_) => Self::new(StatusCode::CONFLICT, message),
+            EngineError::KeyReused(_) => {
+                Self::new(StatusCode::CONFLICT, message).with_error_code("idempotency_request_mismatch")
+            }
             EngineError::Invalid(_) => Self::bad_request(message),
             EngineError::Capacity(_) => Self {
                 error: ApiError::new(503, message).with_error_code("sandbox_capacity_unavailable"),

@@ -10,7 +10,7 @@ use pvm_e2b_wire::list_query::parameters;
 use super::Call;
 use super::create::{body_of, checked_timeout};
 use super::reply::{Failure, Reply, json, read_optional};
-use crate::templates::{TemplateKind, TemplateRecord};
+use crate::templates::{TemplateKind, TemplateRecord, plain_name, tag_of};
 
 /// Most forks of one request.
 const MAX_FORKS: u32 = 100;
@@ -26,8 +26,8 @@ pub(super) async fn create(call: Call, id: &str) -> Reply {
     if let Some(name) = &name {
         check_name(name)?;
     }
-    let snapshot = call.engine.snapshot(&sandbox, name).await?;
-    Ok(json(StatusCode::CREATED, &row(snapshot)))
+    let kept = call.engine.snapshot(&sandbox, name).await?;
+    Ok(json(StatusCode::CREATED, &Snapshot { snapshot_id: kept.id, names: kept.names }))
 }
 
 /// Names of templates and snapshots: what can stand in a URL, with an optional tag.
@@ -72,7 +72,7 @@ pub(super) fn list(call: &Call) -> Reply {
             }
             TemplateKind::Built => false,
         })
-        .filter(|record| name.as_ref().is_none_or(|wanted| record.names.contains(wanted)))
+        .filter(|record| name.as_ref().is_none_or(|wanted| is_named(record, wanted)))
         .collect();
     found.reverse();
     if let Some(after) = after {
@@ -92,8 +92,15 @@ pub(super) fn list(call: &Call) -> Reply {
     Ok(response)
 }
 
+/// Whether a snapshot has a name and, if one is wanted, a tag.
+fn is_named(record: &TemplateRecord, wanted: &str) -> bool {
+    let (name, tag) = (plain_name(wanted), tag_of(wanted));
+    (record.id == name || record.names.iter().any(|known| known == name))
+        && tag.is_none_or(|tag| record.tags.contains_key(tag))
+}
+
 fn row(record: TemplateRecord) -> Snapshot {
-    Snapshot { snapshot_id: record.id, names: record.names }
+    Snapshot { names: record.tagged_names(), snapshot_id: record.id }
 }
 
 pub(super) async fn fork(call: Call, id: &str) -> Reply {

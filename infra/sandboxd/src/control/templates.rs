@@ -1,8 +1,9 @@
 //! Templates as clients see them: names, tags, removal.
 
 use http::StatusCode;
-use pvm_e2b_wire::ENVD_VERSION;
 use pvm_e2b_wire::control::TemplateAlias;
+use pvm_e2b_wire::list_query::parameters;
+use pvm_e2b_wire::{ENVD_VERSION, HEADER_NEXT_TOKEN};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -10,7 +11,7 @@ use super::Call;
 use super::reply::{Failure, Reply, json as reply, no_content, read};
 use super::snapshots::check_name;
 use crate::clock::timestamp;
-use crate::templates::{TemplateKind, TemplateRecord};
+use crate::templates::{DEFAULT_TAG, TemplateBuild, TemplateKind, TemplateRecord, tag_of};
 
 pub(super) fn alias(call: &Call, alias: &str) -> Reply {
     let found = call.engine.templates.resolve(alias, &call.owner).ok_or_else(|| missing(alias))?;
@@ -26,36 +27,119 @@ fn own(call: &Call, id: &str) -> Result<TemplateRecord, Failure> {
     call.engine.templates.record(id, &call.owner).ok_or_else(|| missing(id))
 }
 
+/// Rows of a page when the request names no number, and the most it can name.
+const MAX_ROWS: usize = 100;
+
 pub(super) fn list(call: &Call) -> Reply {
-    let records = call.engine.templates.records(&call.owner);
-    let rows: Vec<Value> = records
-        .iter()
-        .filter(|record| record.kind == TemplateKind::Built)
-        .map(|record| row(call, record))
-        .collect();
+    let rows: Vec<Value> = built(call).iter().map(|record| row(call, record)).collect();
     Ok(reply(StatusCode::OK, &rows))
 }
 
+/// The same in pages.
+pub(super) fn list_v2(call: &Call) -> Reply {
+    let (mut limit, mut after) = (MAX_ROWS, None);
+    for (key, value) in parameters(call.request.uri().query().unwrap_or_default()) {
+        match key.as_str() {
+            "limit" => {
+                limit = value
+                    .parse()
+                    .ok()
+                    .filter(|limit| (1..=MAX_ROWS).contains(limit))
+                    .ok_or_else(|| Failure::bad_request(format!("limit must be 1 to {MAX_ROWS}")))?;
+            }
+            "nextToken" if !value.is_empty() => after = Some(value),
+            _ => {}
+        }
+    }
+    let mut found = built(call);
+    if let Some(after) = after {
+        let place = found.iter().position(|record| record.id == after);
+        let place =
+            place.ok_or_else(|| Failure::bad_request("nextToken is not one that this server gave out"))?;
+        found.drain(..=place);
+    }
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let rows: Vec<Value> = found.iter().map(|record| row(call, record)).collect();
+    let mut response = reply(StatusCode::OK, &rows);
+    if more && let Some(next) = found.last().and_then(|record| record.id.parse().ok()) {
+        response.headers_mut().insert(HEADER_NEXT_TOKEN, next);
+    }
+    Ok(response)
+}
+
+fn built(call: &Call) -> Vec<TemplateRecord> {
+    let mut records = call.engine.templates.records(&call.owner);
+    records.retain(|record| record.kind == TemplateKind::Built);
+    records
+}
+
 pub(super) fn detail(call: &Call, id: &str) -> Reply {
-    Ok(reply(StatusCode::OK, &row(call, &own(call, id)?)))
+    let record = own(call, id)?;
+    let builds: Vec<Value> = record.builds.iter().rev().map(|build| build_row(call, build)).collect();
+    let mut answer = row(call, &record);
+    answer["builds"] = json!(builds);
+    Ok(reply(StatusCode::OK, &answer))
 }
 
 fn row(call: &Call, record: &TemplateRecord) -> Value {
-    let limits = record.limits.unwrap_or(call.engine.config.limits);
+    let latest = record.latest();
+    let limits = latest.and_then(|build| build.limits).unwrap_or(call.engine.config.limits);
+    let updated_at_ms = latest.map_or(record.created_at_ms, |build| build.created_at_ms);
     json!({
         "templateID": record.id,
+        "buildID": latest.map(|build| build.id.as_str()).unwrap_or_default(),
         "names": record.names,
         "aliases": record.names,
-        "tags": record.tags,
-        "public": false,
+        "tags": record.tags.keys().collect::<Vec<_>>(),
+        "public": record.public,
         "cpuCount": limits.cpu_count,
         "memoryMB": limits.memory_mb,
         "diskSizeMB": limits.disk_mb,
         "envdVersion": ENVD_VERSION,
         "createdAt": timestamp(record.created_at_ms),
-        "updatedAt": timestamp(record.created_at_ms),
+        "updatedAt": timestamp(updated_at_ms),
+        "createdBy": null,
+        "lastSpawnedAt": record.last_spawned_at_ms.map(timestamp),
+        "spawnCount": record.spawn_count,
+        "buildCount": record.builds.len(),
         "buildStatus": "ready",
     })
+}
+
+fn build_row(call: &Call, build: &TemplateBuild) -> Value {
+    let limits = build.limits.unwrap_or(call.engine.config.limits);
+    let at = timestamp(build.created_at_ms);
+    json!({
+        "buildID": build.id,
+        "status": "ready",
+        "createdAt": at,
+        "updatedAt": at,
+        "finishedAt": at,
+        "cpuCount": limits.cpu_count,
+        "memoryMB": limits.memory_mb,
+        "diskSizeMB": limits.disk_mb,
+        "envdVersion": ENVD_VERSION,
+    })
+}
+
+/// Body of `PATCH /templates/{id}`.
+#[derive(Debug, Deserialize)]
+struct Update {
+    #[serde(default)]
+    public: Option<bool>,
+}
+
+pub(super) async fn update(call: Call, id: &str) -> Reply {
+    let mut record = own(&call, id)?;
+    let engine = call.engine;
+    let body: Update = read(call.request.into_body()).await?;
+    if let Some(public) = body.public {
+        record.public = public;
+    }
+    let answer = json!({ "names": record.names });
+    engine.templates.save(record).map_err(crate::engine::EngineError::at("recording the template"))?;
+    Ok(reply(StatusCode::OK, &answer))
 }
 
 /// Removes a snapshot or built template. Sandboxes made from it go on.
@@ -75,7 +159,9 @@ pub(super) fn tags(call: &Call, id: &str) -> Reply {
     let rows: Vec<Value> = record
         .tags
         .iter()
-        .map(|tag| json!({ "tag": tag, "buildID": record.id, "createdAt": timestamp(record.created_at_ms) }))
+        .map(|(tag, assigned)| {
+            json!({ "tag": tag, "buildID": assigned.build_id, "createdAt": timestamp(assigned.at_ms) })
+        })
         .collect();
     Ok(reply(StatusCode::OK, &rows))
 }
@@ -83,7 +169,7 @@ pub(super) fn tags(call: &Call, id: &str) -> Reply {
 /// Body of `POST /templates/tags`.
 #[derive(Debug, Deserialize)]
 struct AssignTags {
-    /// Name of the template, perhaps with a tag.
+    /// Name of the template, perhaps with the tag of the build that is meant.
     target: String,
     tags: Vec<String>,
 }
@@ -91,16 +177,28 @@ struct AssignTags {
 pub(super) async fn assign_tags(call: Call) -> Reply {
     let (engine, owner) = (call.engine, call.owner);
     let body: AssignTags = read(call.request.into_body()).await?;
-    let mut record = engine.templates.record(&body.target, &owner).ok_or_else(|| missing(&body.target))?;
-    for tag in body.tags {
-        check_name(&tag)?;
-        if !record.tags.contains(&tag) {
-            record.tags.push(tag);
-        }
+    if body.tags.is_empty() {
+        return Err(Failure::bad_request("tags must name at least one tag"));
     }
-    let answer = json!({ "buildID": record.id, "tags": record.tags });
+    for tag in &body.tags {
+        check_tag(tag)?;
+    }
+    let mut record = engine.templates.record(&body.target, &owner).ok_or_else(|| missing(&body.target))?;
+    let build = record.build(tag_of(&body.target)).ok_or_else(|| missing(&body.target))?.id.clone();
+    let now = engine.now_ms();
+    for tag in &body.tags {
+        record.assign(tag, &build, now);
+    }
     engine.templates.save(record).map_err(crate::engine::EngineError::at("recording the tags"))?;
-    Ok(reply(StatusCode::CREATED, &answer))
+    Ok(reply(StatusCode::CREATED, &json!({ "buildID": build, "tags": body.tags })))
+}
+
+/// A tag stands behind a colon, so it has none itself.
+pub(super) fn check_tag(tag: &str) -> Result<(), Failure> {
+    if tag.is_empty() || tag.contains([':', '/']) {
+        return Err(Failure::bad_request(format!("{tag:?} is not a tag")));
+    }
+    check_name(tag)
 }
 
 /// Body of `DELETE /templates/tags`.
@@ -114,7 +212,13 @@ pub(super) async fn delete_tags(call: Call) -> Reply {
     let (engine, owner) = (call.engine, call.owner);
     let body: DeleteTags = read(call.request.into_body()).await?;
     let mut record = engine.templates.record(&body.name, &owner).ok_or_else(|| missing(&body.name))?;
-    record.tags.retain(|tag| !body.tags.contains(tag));
+    if let Some(unknown) = body.tags.iter().find(|tag| !record.tags.contains_key(*tag)) {
+        return Err(missing(&format!("{}:{unknown}", body.name)));
+    }
+    if body.tags.iter().any(|tag| tag == DEFAULT_TAG) {
+        return Err(Failure::bad_request(format!("the tag {DEFAULT_TAG} cannot be removed")));
+    }
+    record.tags.retain(|tag, _| !body.tags.contains(tag));
     engine.templates.save(record).map_err(crate::engine::EngineError::at("recording the tags"))?;
     Ok(no_content())
 }

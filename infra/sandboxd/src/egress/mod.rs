@@ -9,6 +9,7 @@ mod intercept;
 mod policy;
 mod serve;
 mod settings;
+mod socks;
 mod upstream;
 
 use std::collections::HashMap;
@@ -42,7 +43,8 @@ pub(crate) struct Egress {
 
 impl Egress {
     pub(crate) fn new(settings: EgressSettings) -> std::io::Result<Self> {
-        Ok(Self { settings, tls: upstream::tls_client()?, identities: Mutex::default() })
+        let tls = upstream::tls_client(settings.ca_file.as_deref())?;
+        Ok(Self { settings, tls, identities: Mutex::default() })
     }
 
     /// Serves a sandbox's way out until its process is gone or the server stops.

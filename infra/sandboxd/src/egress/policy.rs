@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use pvm_e2b_wire::ENVD_PORT;
 use pvm_e2b_wire::network::{ALL_TRAFFIC, EgressConfig};
 use pvm_e2b_wire::secret::Secret;
 
 use super::cidr::Cidr;
+use super::socks::SocksProxy;
 use crate::store::Record;
 
 /// Ports on which TLS is expected, and header rules therefore work by interception.
@@ -23,6 +25,7 @@ pub(crate) struct Policy {
     deny_all: bool,
     headers: BTreeMap<String, Vec<(String, Secret)>>,
     tls_ports: Vec<u16>,
+    socks: Option<SocksProxy>,
 }
 
 /// Where a connection goes: what the client named, and the address that it would really lead to.
@@ -54,6 +57,7 @@ impl Policy {
         policy.deny = egress.deny_out.iter().filter_map(|entry| entry.parse().ok()).collect();
         policy.deny_all |= policy.deny.iter().any(Cidr::is_all);
         policy.tls_ports.extend(egress.https_ports.iter().flatten());
+        policy.socks = egress.egress_proxy.as_ref().and_then(|proxy| SocksProxy::parse(proxy).ok());
         for (domain, rules) in &egress.rules {
             let headers = rules
                 .iter()
@@ -84,10 +88,17 @@ impl Policy {
         self.headers
             .get(host)
             .or_else(|| {
-                self.headers.iter().find(|(pattern, _)| name_fits(pattern, host)).map(|(_, rule)| rule)
+                // The longest pattern says most.
+                let fitting = self.headers.iter().filter(|(pattern, _)| name_fits(pattern, host));
+                fitting.max_by_key(|(pattern, _)| pattern.len()).map(|(_, rule)| rule)
             })
             .map(Vec::as_slice)
             .filter(|headers| !headers.is_empty())
+    }
+
+    /// The proxy that everything goes through.
+    pub(super) fn socks(&self) -> Option<&SocksProxy> {
+        self.socks.as_ref()
     }
 
     /// Whether TLS is expected on a port.
@@ -118,8 +129,11 @@ pub(crate) fn check_rules(rules: &EgressConfig) -> Result<(), String> {
     if rules.allow_out.len() + rules.deny_out.len() + rules.rules.len() > MAX_RULES {
         return Err(format!("at most {MAX_RULES} network rules are possible"));
     }
-    if rules.egress_proxy.is_some() {
-        return Err("egressProxy is not supported by this server".into());
+    if let Some(proxy) = &rules.egress_proxy {
+        SocksProxy::parse(proxy).map_err(|problem| format!("egressProxy: {problem}"))?;
+    }
+    if rules.https_ports.iter().flatten().any(|port| *port == ENVD_PORT) {
+        return Err(format!("httpsPorts: {ENVD_PORT} is the sandbox's own daemon"));
     }
     for entry in &rules.deny_out {
         entry
@@ -142,6 +156,9 @@ pub(crate) fn check_rules(rules: &EgressConfig) -> Result<(), String> {
     }
     for (domain, entries) in &rules.rules {
         check_name(domain).map_err(|problem| format!("rules: {problem}"))?;
+        if normal_name(domain) == "*" {
+            return Err("rules: \"*\" would give the headers to every host; name a domain".into());
+        }
         for (name, value) in
             entries.iter().filter_map(|rule| rule.transform.as_ref()).flat_map(|t| &t.headers)
         {

@@ -1,11 +1,15 @@
 //! The operator's settings of the way out.
 
 use std::env;
+use std::path::PathBuf;
 
 use super::cidr::Cidr;
 
 /// Ranges opened on purpose, separated by commas: for package mirrors with private addresses.
 pub(super) const ALLOW_CIDRS_VARIABLE: &str = "PVM_EGRESS_ALLOW_CIDRS";
+/// A PEM file of authorities that servers with header rules may have their certificates from, besides the machine's own:
+/// for private hosts.
+pub(super) const CA_FILE_VARIABLE: &str = "PVM_EGRESS_CA_FILE";
 /// Connections one sandbox may have open to the outside at a time.
 const DEFAULT_CONNECTIONS: usize = 256;
 
@@ -37,6 +41,8 @@ pub struct EgressSettings {
     pub https_proxy: Option<UpstreamProxy>,
     /// Names and addresses that need no proxy; `*` for all.
     pub no_proxy: Vec<String>,
+    /// Authorities that servers with header rules may have their certificates from, besides the machine's own; PEM.
+    pub ca_file: Option<PathBuf>,
     /// Open connections of one sandbox.
     pub connections: usize,
 }
@@ -48,6 +54,7 @@ impl Default for EgressSettings {
             http_proxy: None,
             https_proxy: None,
             no_proxy: Vec::new(),
+            ca_file: None,
             connections: DEFAULT_CONNECTIONS,
         }
     }
@@ -84,6 +91,7 @@ impl EgressSettings {
             no_proxy: list(&variable(&["no_proxy", "NO_PROXY"]).unwrap_or_default())
                 .map(|entry| entry.trim_start_matches("*.").trim_start_matches('.').to_ascii_lowercase())
                 .collect(),
+            ca_file: variable(&[CA_FILE_VARIABLE]).map(PathBuf::from),
             connections: DEFAULT_CONNECTIONS,
         }
     }

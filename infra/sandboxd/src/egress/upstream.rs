@@ -13,6 +13,7 @@ use super::addresses::forbidden;
 use super::gate::{Gate, Passage};
 use super::policy::{Policy, Target, normal_name};
 use super::settings::UpstreamProxy;
+use super::socks::SocksProxy;
 
 /// How long one address may take to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -68,6 +69,9 @@ impl Egress {
     ) -> Result<Connected, Refusal> {
         let host = normal_name(host);
         let policy = gate.policy();
+        if let Some(socks) = policy.socks() {
+            return self.connect_by_socks(socks, gate, &policy, host, port).await;
+        }
         if let Some(proxy) = self.settings.proxy_for(&host, purpose == Use::PlainHttp) {
             return self.connect_through(proxy, gate, &policy, host, port, purpose).await;
         }
@@ -160,6 +164,45 @@ impl Egress {
         Ok(Connected { stream, passage, through_proxy: plain, is_loopback: false })
     }
 
+    /// By way of the proxy that the sandbox's rules name. The destination is judged as far as this machine can know
+    /// it, and so is the proxy's own address: rules must not open what no rule can open.
+    async fn connect_by_socks(
+        &self,
+        socks: &SocksProxy,
+        gate: &Arc<Gate>,
+        policy: &Policy,
+        host: String,
+        port: u16,
+    ) -> Result<Connected, Refusal> {
+        let known = resolve(&host, port).await.unwrap_or_default();
+        for address in &known {
+            self.judge(policy, &Target { host: host.clone(), port, address: Some(address.ip()) })?;
+        }
+        let target = Target { host: host.clone(), port, address: known.first().map(SocketAddr::ip) };
+        self.judge(policy, &target)?;
+        let unreachable = |problem: String| {
+            Refusal::Unreachable(format!("the egress proxy ({}:{}): {problem}", socks.host, socks.port))
+        };
+        let proxies =
+            resolve(&socks.host, socks.port).await.map_err(|error| unreachable(error.to_string()))?;
+        let proxy = proxies.first().copied().ok_or_else(|| unreachable("it has no address".into()))?;
+        if let Some(why) = forbidden(proxy.ip(), &self.settings.allow_cidrs) {
+            return Err(Refusal::Denied(format!("the egress proxy's address {proxy}: {}", why.reason())));
+        }
+        let passage = gate.enter(target, self.settings.connections).ok_or(Refusal::TooMany)?;
+        let opening = async {
+            let mut stream = TcpStream::connect(proxy).await?;
+            stream.set_nodelay(true).ok();
+            socks.open(&mut stream, &host, port).await?;
+            Ok::<_, io::Error>(stream)
+        };
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, opening)
+            .await
+            .map_err(|_| unreachable("no answer".into()))?
+            .map_err(|error| unreachable(error.to_string()))?;
+        Ok(Connected { stream, passage, through_proxy: false, is_loopback: false })
+    }
+
     /// What an outer proxy wants to see on plain requests.
     pub(super) fn proxy_authorization(&self, host: &str) -> Option<&str> {
         self.settings.proxy_for(host, true)?.authorization.as_deref()
@@ -210,11 +253,22 @@ async fn open_tunnel(stream: &mut TcpStream, proxy: &UpstreamProxy, host: &str, 
     }
 }
 
-/// A TLS client that trusts what the host trusts.
-pub(super) fn tls_client() -> io::Result<Arc<rustls::ClientConfig>> {
+/// A TLS client that trusts what the host trusts, and the authorities of a file besides.
+pub(super) fn tls_client(more: Option<&std::path::Path>) -> io::Result<Arc<rustls::ClientConfig>> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject as _;
     let mut roots = rustls::RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     roots.add_parsable_certificates(found.certs);
+    if let Some(path) = more {
+        let unusable = |why: String| io::Error::other(format!("{}: {why}", path.display()));
+        let certificates =
+            CertificateDer::pem_file_iter(path).map_err(|error| unusable(error.to_string()))?;
+        for certificate in certificates {
+            let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
+            roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
+        }
+    }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -18,7 +18,7 @@ use super::create::new_id;
 use super::{CreateRequest, End, Engine, EngineError, Sandbox};
 use crate::body;
 use crate::envd::EnvdError;
-use crate::templates::{Origin, StartCommand, TemplateKind, TemplateRecord};
+use crate::templates::{Origin, StartCommand, TemplateBuild, TemplateKind, TemplateRecord, new_uuid};
 
 /// How long one step may take.
 const STEP_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -99,6 +99,8 @@ pub(crate) struct Build {
     pub(crate) lines: Vec<BuildLine>,
     /// Why it failed.
     pub(crate) reason: Option<String>,
+    /// Number of the step that failed.
+    pub(crate) failed_step: Option<usize>,
     begun_at_ms: u64,
 }
 
@@ -155,7 +157,7 @@ impl Engine {
         limits: LaunchLimits,
     ) -> (String, String) {
         let template_id = template_id.unwrap_or_else(new_id);
-        let build_id = new_id();
+        let build_id = new_uuid();
         let build = Build {
             owner: owner.to_owned(),
             template_id: template_id.clone(),
@@ -165,6 +167,7 @@ impl Engine {
             state: BuildState::Waiting,
             lines: Vec::new(),
             reason: None,
+            failed_step: None,
             begun_at_ms: self.now_ms(),
         };
         let mut builds = self.builds.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -249,9 +252,10 @@ impl Engine {
         let mut settings = Settings { env: BTreeMap::new(), workdir: None, user: None };
         for (index, step) in request.steps.iter().enumerate() {
             let number = index + 1;
-            self.take_step(sandbox, request, number, step, &mut settings)
-                .await
-                .map_err(|reason| format!("step {number} failed: {reason}"))?;
+            if let Err(reason) = self.take_step(sandbox, request, number, step, &mut settings).await {
+                self.builds.change(&request.build_id, |build| build.failed_step = Some(number));
+                return Err(format!("step {number} failed: {reason}"));
+            }
         }
         let build = self
             .builds
@@ -266,20 +270,30 @@ impl Engine {
         let origin = self.keep_files(sandbox, Some(changed)).await.map_err(|error| error.to_string())?;
         let mut env = before.env_vars;
         env.extend(settings.env);
-        self.templates
-            .save(TemplateRecord {
-                id: request.template_id.clone(),
-                owner: request.owner.clone(),
-                names: build.names,
-                tags: build.tags,
-                kind: TemplateKind::Built,
-                created_at_ms: self.now_ms(),
-                origin,
-                env,
-                limits: Some(build.limits),
-                start: request.start.clone(),
-            })
-            .map_err(|error| format!("recording the template: {error}"))
+        let made = TemplateBuild {
+            id: request.build_id.clone(),
+            created_at_ms: self.now_ms(),
+            origin,
+            env,
+            limits: Some(build.limits),
+            start: request.start.clone(),
+        };
+        let known = self.templates.record(&request.template_id, &request.owner);
+        let template = match known {
+            Some(mut known) => {
+                known.add_build(made, &build.tags);
+                known
+            }
+            None => TemplateRecord::new(
+                request.template_id.clone(),
+                request.owner.clone(),
+                build.names.first().cloned(),
+                TemplateKind::Built,
+                made,
+                &build.tags,
+            ),
+        };
+        self.templates.save(template).map_err(|error| format!("recording the template: {error}"))
     }
 
     async fn take_step(

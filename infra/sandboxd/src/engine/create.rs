@@ -44,6 +44,23 @@ pub(crate) struct CreateRequest {
     pub(crate) idempotency_key: Option<String>,
 }
 
+impl CreateRequest {
+    /// What tells one request from another under the same key; nothing without a key, since nobody asks then.
+    fn digest(&self) -> Option<String> {
+        use sha2::{Digest as _, Sha256};
+        self.idempotency_key.as_ref()?;
+        let text = format!(
+            "{:?}",
+            (
+                (&self.template, self.timeout_ms, self.end, self.auto_resume, self.secure),
+                (&self.metadata, self.allow_internet_access, serde_json::to_string(&self.network).ok()),
+                &self.env_vars,
+            )
+        );
+        Some(hex::encode(&Sha256::digest(text)[..16]))
+    }
+}
+
 impl Engine {
     /// Makes a sandbox and waits until it serves.
     pub(crate) async fn create(
@@ -57,9 +74,11 @@ impl Engine {
             sandbox
                 .with(|record| record.owner == request.owner && record.idempotency_key.as_ref() == Some(&key))
         });
-        match made {
-            Some(sandbox) => Ok(sandbox),
-            None => self.create_new(request).await,
+        let Some(sandbox) = made else { return self.create_new(request).await };
+        if sandbox.with(|record| record.request_digest == request.digest()) {
+            Ok(sandbox)
+        } else {
+            Err(EngineError::KeyReused(key))
         }
     }
 
@@ -71,6 +90,7 @@ impl Engine {
         let start = resolved.start.clone();
         let record = self.new_record(request, resolved)?;
         let sandbox = self.make(record).await?;
+        self.templates.count_spawn(&sandbox.with(|record| record.template_id.clone()), self.now_ms());
         if let Some(start) = start {
             self.run_start_command(&sandbox, &start).await;
         }
@@ -82,6 +102,7 @@ impl Engine {
         let private =
             request.network.as_ref().is_some_and(|network| network.allow_public_traffic == Some(false));
         let now = self.now_ms();
+        let request_digest = request.digest();
         let range = self.take_range()?;
         let mut env_vars = resolved.env;
         env_vars.extend(request.env_vars);
@@ -113,6 +134,7 @@ impl Engine {
             process: None,
             group: None,
             authority: None,
+            request_digest,
             idempotency_key: request.idempotency_key,
         };
         if record.network.as_ref().is_some_and(|network| !network.egress.rules.is_empty()) {

@@ -19,6 +19,9 @@ pub(crate) enum EngineError {
     /// The caller asked for what makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// An idempotency key came again with another request.
+    #[error("the idempotency key {0:?} was used for another request: use a new key for a new sandbox")]
+    KeyReused(String),
     /// No room for another one.
     #[error("{0}")]
     Capacity(String),

@@ -5,41 +5,92 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::create::{blocking, new_id, new_token};
 use super::{Engine, EngineError, Sandbox};
 use crate::store::{Phase, Record};
 use crate::templates::copy::{Owners, copy_tree};
-use crate::templates::{Origin, TemplateKind, TemplateRecord};
+use crate::templates::{
+    DEFAULT_TAG, Origin, TemplateBuild, TemplateKind, TemplateRecord, new_uuid, plain_name, tag_of,
+};
 
 /// What of a layer belongs to the one sandbox it comes from: the journal of its commands.
 const LEFT_OUT: &str = "var/lib/pvm/runs";
 
+/// A snapshot as it was made.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    /// The template's id.
+    pub(crate) id: String,
+    /// The name with the tag, if one was asked for.
+    pub(crate) names: Vec<String>,
+}
+
+/// The right to take a snapshot: of one sandbox one at a time, as E2B has it.
+struct SnapshotTurn(Arc<Sandbox>);
+
+impl SnapshotTurn {
+    fn take(sandbox: &Arc<Sandbox>) -> Result<Self, EngineError> {
+        if sandbox.snapshotting.swap(true, Ordering::SeqCst) {
+            let message = format!("a snapshot of sandbox {} is being taken", sandbox.id());
+            return Err(EngineError::Conflict(message));
+        }
+        Ok(Self(Arc::clone(sandbox)))
+    }
+}
+
+impl Drop for SnapshotTurn {
+    fn drop(&mut self) {
+        self.0.snapshotting.store(false, Ordering::SeqCst);
+    }
+}
+
 impl Engine {
     /// Keeps the files of a sandbox as they are now, as a template. A running sandbox stands still while they are
-    /// copied and goes on.
+    /// copied and goes on. `name` may carry a tag; an existing snapshot of that name gets a new build.
     pub(crate) async fn snapshot(
         self: &Arc<Self>,
         sandbox: &Arc<Sandbox>,
         name: Option<String>,
-    ) -> Result<TemplateRecord, EngineError> {
+    ) -> Result<Kept, EngineError> {
+        let _only = SnapshotTurn::take(sandbox)?;
         let record = sandbox.snapshot();
         let kind = TemplateKind::Snapshot { sandbox_id: record.id.clone() };
-        let template = TemplateRecord {
-            id: new_id(),
-            owner: record.owner.clone(),
-            names: name.into_iter().collect(),
-            tags: Vec::new(),
-            kind,
+        let build = TemplateBuild {
+            id: new_uuid(),
             created_at_ms: self.now_ms(),
             origin: self.keep_files(sandbox, None).await?,
             env: BTreeMap::new(),
             limits: Some(record.limits),
             start: None,
         };
-        self.templates.save(template.clone()).map_err(EngineError::at("recording the snapshot"))?;
+        let plain = name.as_deref().map(|name| plain_name(name).to_owned());
+        let tag = name.as_deref().and_then(tag_of).unwrap_or(DEFAULT_TAG).to_owned();
+        let known = plain.as_ref().and_then(|plain| self.templates.record(plain, &record.owner));
+        let known = known.filter(|known| matches!(known.kind, TemplateKind::Snapshot { .. }));
+        let template = match known {
+            Some(mut known) => {
+                known.kind = kind;
+                known.add_build(build, std::slice::from_ref(&tag));
+                known
+            }
+            None => TemplateRecord::new(
+                new_id(),
+                record.owner.clone(),
+                plain.clone(),
+                kind,
+                build,
+                std::slice::from_ref(&tag),
+            ),
+        };
+        let kept = Kept {
+            id: template.id.clone(),
+            names: plain.map(|plain| format!("{plain}:{tag}")).into_iter().collect(),
+        };
+        self.templates.save(template).map_err(EngineError::at("recording the snapshot"))?;
         sandbox.note(self.now_ms(), "info", "Snapshot created");
-        Ok(template)
+        Ok(kept)
     }
 
     /// Makes `count` sandboxes that start with the files of this one.
@@ -49,6 +100,11 @@ impl Engine {
         count: u32,
         timeout_ms: u64,
     ) -> Result<Vec<Result<Arc<Sandbox>, EngineError>>, EngineError> {
+        if matches!(sandbox.with(|record| record.phase), Phase::Paused(_)) {
+            let message = format!("sandbox {} is paused: connect to it before it is forked", sandbox.id());
+            return Err(EngineError::Conflict(message));
+        }
+        let _only = SnapshotTurn::take(sandbox)?;
         let origin = self.keep_files(sandbox, None).await?;
         let parent = sandbox.snapshot();
         let mut forks = Vec::new();
@@ -79,6 +135,7 @@ impl Engine {
             process: None,
             group: None,
             idempotency_key: None,
+            request_digest: None,
             // A certificate authority is one sandbox's alone; its certificate in the copied files opens nothing.
             authority: match &parent.authority {
                 Some(_) => Some(

@@ -1,5 +1,6 @@
 //! Pausing, resuming and the end of a sandbox's time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -190,6 +191,15 @@ impl Engine {
         sandbox
             .update(|record| record.auto_pause = auto_pause)
             .map_err(EngineError::at("recording what happens at the timeout"))
+    }
+
+    /// Replaces a sandbox's labels.
+    pub(crate) fn set_metadata(
+        &self,
+        sandbox: &Arc<Sandbox>,
+        metadata: BTreeMap<String, String>,
+    ) -> Result<(), EngineError> {
+        sandbox.update(|record| record.metadata = metadata).map_err(EngineError::at("recording the labels"))
     }
 
     /// Sets when a sandbox's time is over.

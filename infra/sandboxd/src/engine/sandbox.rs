@@ -26,6 +26,8 @@ pub(crate) struct Sandbox {
     runtime: Mutex<Option<Arc<Runtime>>>,
     /// Held while the sandbox goes from one state to another, so that these happen one after the other.
     pub(super) transition: tokio::sync::Mutex<()>,
+    /// Set while a snapshot or fork is made of it.
+    pub(super) snapshotting: AtomicBool,
     /// Unix milliseconds of the last request that came through the proxy.
     last_activity_ms: AtomicU64,
     pub(super) metrics: Mutex<VecDeque<SandboxMetric>>,
@@ -95,6 +97,7 @@ impl Sandbox {
             record: Mutex::new(record),
             runtime: Mutex::new(runtime),
             transition: tokio::sync::Mutex::default(),
+            snapshotting: AtomicBool::new(false),
             metrics: Mutex::default(),
             quota: super::quota::QuotaState::default(),
         })

@@ -171,7 +171,7 @@ fn launch(record: &Record, limits: &LaunchLimits) -> Launch {
     };
     Launch {
         sandbox_id: record.id.clone(),
-        boot_id: hex::encode(rand::random::<[u8; 16]>()),
+        boot_id: crate::templates::new_uuid(),
         hostname: HOSTNAME.into(),
         attach: Vec::new(),
         limits: *limits,
@@ -179,6 +179,7 @@ fn launch(record: &Record, limits: &LaunchLimits) -> Launch {
         init: serde_json::to_value(init).unwrap_or_default(),
         egress_socket: Some(format!("{EGRESS_FOLDER}/{}", crate::egress::SOCKET)),
         end_at_unix_ms: Some(record.end_at_ms),
+        own_root: None,
     }
 }
 

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use pvm_e2b_wire::launch::LaunchLimits;
 use serde::{Deserialize, Serialize};
 
+use super::tree::ProcessTree;
+
 /// Folder of all our groups in each hierarchy.
 const PARENT: &str = "pvm";
 /// Controllers a sandbox is bounded by; the freezer is part of v2 and a controller of v1.
@@ -30,6 +32,8 @@ pub(crate) enum Hierarchy {
     V2(PathBuf),
     /// A tree per controller, by its name.
     V1(BTreeMap<String, PathBuf>),
+    /// None that this user could use.
+    Absent,
 }
 
 /// One sandbox's groups. Stored with the sandbox, so that a restarted server finds them whatever group it runs
@@ -41,6 +45,8 @@ pub(crate) enum Group {
     V2(PathBuf),
     /// A folder per controller, by its name.
     V1(BTreeMap<String, PathBuf>),
+    /// No groups: the processes themselves.
+    Tree(ProcessTree),
 }
 
 /// What a sandbox uses at one time.
@@ -108,6 +114,7 @@ impl Hierarchy {
                     enable_controllers(folder)?;
                 }
             }
+            Self::Absent => {}
         }
         Ok(())
     }
@@ -120,6 +127,7 @@ impl Hierarchy {
             Self::V1(trees) => {
                 Group::V1(trees.iter().map(|(controller, root)| (controller.clone(), inside(root))).collect())
             }
+            Self::Absent => Group::Tree(ProcessTree::default()),
         }
     }
 
@@ -128,6 +136,7 @@ impl Hierarchy {
         let roots: Vec<&PathBuf> = match self {
             Self::V2(root) => vec![root],
             Self::V1(trees) => trees.values().collect(),
+            Self::Absent => Vec::new(),
         };
         let mut names: Vec<String> = roots
             .into_iter()
@@ -147,6 +156,7 @@ impl Hierarchy {
         let roots: Vec<&PathBuf> = match self {
             Self::V2(root) => vec![root],
             Self::V1(trees) => trees.values().collect(),
+            Self::Absent => Vec::new(),
         };
         for root in roots {
             // Fails, as it should, while a sandbox or another server has groups there.
@@ -213,6 +223,14 @@ impl Groups {
 }
 
 impl Group {
+    /// The same for a process that was just started: where there are no groups, that is what they are.
+    pub(crate) fn around(self, pid: u32) -> io::Result<Self> {
+        match self {
+            Self::Tree(_) => ProcessTree::below(pid).map(Self::Tree),
+            other => Ok(other),
+        }
+    }
+
     /// Sets the limits.
     pub(crate) fn limit(&self, limits: &LaunchLimits) -> io::Result<()> {
         let memory = limits.memory_mb.saturating_mul(1024 * 1024).to_string();
@@ -234,6 +252,8 @@ impl Group {
                 write(&file("cpu", "cpu.cfs_period_us"), &CPU_PERIOD_US.to_string()).ok();
                 write(&file("cpu", "cpu.cfs_quota_us"), &quota.to_string())
             }
+            // Set from inside, as far as it can be: see `sandbox_init::lockdown`.
+            Self::Tree(_) => Ok(()),
         }
     }
 
@@ -242,6 +262,7 @@ impl Group {
         let mut folders: Vec<&Path> = match self {
             Self::V2(folder) => vec![folder],
             Self::V1(folders) => folders.values().map(PathBuf::as_path).collect(),
+            Self::Tree(_) => Vec::new(),
         };
         folders.sort_unstable();
         folders.dedup();
@@ -260,6 +281,7 @@ impl Group {
         let (file, value) = match self {
             Self::V2(folder) => (folder.join("cgroup.freeze"), "1"),
             Self::V1(folders) => (freezer(folders)?.join("freezer.state"), "FROZEN"),
+            Self::Tree(tree) => return tree.stop(SETTLE),
         };
         write(&file, value)?;
         let start = Instant::now();
@@ -280,6 +302,7 @@ impl Group {
         match self {
             Self::V2(folder) => write(&folder.join("cgroup.freeze"), "0"),
             Self::V1(folders) => write(&freezer(folders)?.join("freezer.state"), "THAWED"),
+            Self::Tree(tree) => tree.go_on(),
         }
     }
 
@@ -292,6 +315,7 @@ impl Group {
             Self::V1(folders) => {
                 Ok(fs::read_to_string(freezer(folders)?.join("freezer.state"))?.trim() == "FROZEN")
             }
+            Self::Tree(tree) => Ok(tree.stands_still()),
         }
     }
 
@@ -300,6 +324,7 @@ impl Group {
         let folder = match self {
             Self::V2(folder) => Some(folder),
             Self::V1(folders) => folders.get("pids"),
+            Self::Tree(tree) => return tree.pids(),
         };
         folder
             .and_then(|folder| fs::read_to_string(folder.join("cgroup.procs")).ok())
@@ -325,6 +350,10 @@ impl Group {
                     .and_then(|folder| field(&read(folder.join("memory.stat")), "total_cache"))
                     .unwrap_or_default(),
             ),
+            Self::Tree(tree) => {
+                let (cpu_us, memory) = tree.usage();
+                (cpu_us, memory, 0)
+            }
         };
         Usage { cpu_us, memory: total.saturating_sub(cache), cache }
     }

@@ -167,7 +167,7 @@ impl Spares {
             .map(|_| {
                 let group = self.groups.make(&self.limits)?;
                 match cloner.spawn() {
-                    Ok(shell) => Ok(Spare { shell, group }),
+                    Ok(shell) => Ok(Spare { group: group.around(shell.pid)?, shell }),
                     Err(error) => {
                         group.remove()?;
                         Err(error)

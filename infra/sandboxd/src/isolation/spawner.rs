@@ -10,12 +10,13 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pvm_e2b_wire::launch::{Launch, LaunchLimits};
+use pvm_e2b_wire::launch::{Launch, LaunchLimits, OwnOverlay, OwnRoot, OwnView};
 use tokio::sync::oneshot;
 
 use super::cgroup::{Group, Groups};
 use super::clone::Shell;
 use super::ids::IdRange;
+use super::mode::{self, Isolation};
 use super::overlay::{self, Layers};
 use super::spares::{Spare, Spares};
 use super::{launch, process};
@@ -136,9 +137,12 @@ impl Spawner {
     }
 }
 
-/// A mount namespace of this thread's own.
+/// A mount namespace of this thread's own, where it is allowed one; a plain user's thread mounts nothing.
 #[expect(unsafe_code, reason = "leaving the process's mount namespace is unsafe by its interface")]
 pub(super) fn own_mounts() -> io::Result<()> {
+    if !Isolation::current().is_root() {
+        return Ok(());
+    }
     // SAFETY: only this thread's own view of mounts and working directory changes; it was started for this and
     // runs no code that relies on sharing them.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS)? };
@@ -177,6 +181,10 @@ fn become_sandbox(
     present: &LaunchLimits,
     blueprint: &Blueprint,
 ) -> io::Result<u64> {
+    let mode = Isolation::current();
+    if !mode.is_root() {
+        return become_plain_sandbox(pid, socket, mode, blueprint);
+    }
     let map = blueprint.range.map();
     std::fs::write(format!("/proc/{pid}/uid_map"), &map)
         .map_err(|error| step("writing the id map", &error))?;
@@ -206,6 +214,42 @@ fn become_sandbox(
         .chain([blueprint.control.as_fd(), blueprint.data.as_fd()])
         .collect();
     launch::send(socket, &message, &descriptors)?;
+    process::start_ticks(pid)
+}
+
+/// The same for the server of a plain user: the mounts are left to envd, which is root over its own.
+fn become_plain_sandbox(
+    pid: u32,
+    socket: UnixStream,
+    mode: Isolation,
+    blueprint: &Blueprint,
+) -> io::Result<u64> {
+    mode::write_maps(pid, mode).map_err(|error| step("writing the id map", &error))?;
+    let text = |path: &PathBuf| {
+        path.to_str()
+            .map(str::to_owned)
+            .ok_or_else(|| io::Error::other("the state folder's path is not UTF-8"))
+    };
+    let overlays = blueprint.parts.iter().map(|part| {
+        Ok(OwnOverlay {
+            target: part.target.clone(),
+            lower: part.lower.iter().map(text).collect::<io::Result<_>>()?,
+            upper: text(&part.upper)?,
+            work: text(&part.work)?,
+        })
+    });
+    let views = blueprint
+        .views
+        .iter()
+        .map(|view| Ok(OwnView { target: view.target.clone(), source: text(&view.source)? }));
+    let mut message = blueprint.launch.clone();
+    message.attach.clear();
+    message.own_root = Some(OwnRoot {
+        overlays: overlays.collect::<io::Result<_>>()?,
+        views: views.collect::<io::Result<_>>()?,
+        single_id: mode == Isolation::Single,
+    });
+    launch::send(socket, &message, &[blueprint.control.as_fd(), blueprint.data.as_fd()])?;
     process::start_ticks(pid)
 }
 

@@ -13,8 +13,10 @@ pub(super) enum Access {
     Granted,
     /// It may pass, and shall be remembered by this cookie.
     GrantedByLink(HeaderValue),
-    /// It may not.
-    Refused,
+    /// It may not: it shows nothing.
+    Missing,
+    /// It may not: what it shows is wrong.
+    Invalid,
 }
 
 /// Checks a request for `port` of the sandbox whose traffic token is `token`.
@@ -42,7 +44,7 @@ pub(super) fn check(
     if cookies(headers).any(|(name, value)| name == PARAMETER && opens(value)) {
         return Access::Granted;
     }
-    Access::Refused
+    if given.is_some() { Access::Invalid } else { Access::Missing }
 }
 
 /// Lives as long as the link.
@@ -101,7 +103,7 @@ mod tests {
         let link = sign("t", "i1", 80, Period { issued_at_ms: 5_000, expires_at: 1000 });
         let mut headers = HeaderMap::new();
         let plain: Uri = "/a?b=1".parse().unwrap();
-        assert_eq!(check(&token, "i1", 80, &plain, &headers, 10, None), Access::Refused);
+        assert_eq!(check(&token, "i1", 80, &plain, &headers, 10, None), Access::Missing);
         let with_link: Uri = format!("/a?b=1&{PARAMETER}={link}").parse().unwrap();
         let Access::GrantedByLink(cookie) = check(&token, "i1", 80, &with_link, &headers, 10, None) else {
             panic!("refused")
@@ -109,8 +111,10 @@ mod tests {
         assert!(cookie.to_str().unwrap().ends_with("Max-Age=990"));
         headers.insert(header::COOKIE, format!("x=y; {PARAMETER}={link}").parse().unwrap());
         assert_eq!(check(&token, "i1", 80, &plain, &headers, 10, None), Access::Granted);
-        assert_eq!(check(&token, "i1", 80, &plain, &headers, 1001, None), Access::Refused);
-        assert_eq!(check(&token, "i1", 80, &plain, &headers, 10, Some(5_000)), Access::Refused);
+        assert_eq!(check(&token, "i1", 80, &plain, &headers, 1001, None), Access::Missing);
+        assert_eq!(check(&token, "i1", 80, &plain, &headers, 10, Some(5_000)), Access::Missing);
+        headers.insert(HEADER_TRAFFIC_TOKEN, "u".parse().unwrap());
+        assert_eq!(check(&token, "i1", 80, &plain, &headers, 1001, None), Access::Invalid);
         headers.insert(HEADER_TRAFFIC_TOKEN, "t".parse().unwrap());
         assert_eq!(check(&token, "i1", 80, &plain, &headers, 1001, None), Access::Granted);
     }

@@ -15,17 +15,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::Target;
 use super::access::{self, Access};
+use super::refusal::{self, Reader, Refusal};
+use super::tls;
 use crate::body::{self, Body};
 use crate::engine::{Engine, Runtime, Sandbox};
 use crate::envd::{DialError, EnvdError};
-use crate::store::{PauseKind, Phase};
+use crate::store::{PauseKind, Phase, Record};
 
 /// Least time a sandbox gets when traffic wakes it, in milliseconds: E2B's five minutes.
 const WAKE_AT_LEAST_MS: u64 = 300_000;
 /// Longest message that is held in memory before it is passed on.
 const MAX_SHORT_CALL: usize = 256 * 1024;
-/// E2B's code interpreter; a service of its own that the templates here do not have.
-const CODE_INTERPRETER_PORT: u16 = 49_999;
 
 /// Answers a data-plane request.
 pub(crate) async fn serve(
@@ -34,7 +34,10 @@ pub(crate) async fn serve(
     request: Request<Incoming>,
     client: SocketAddr,
 ) -> Response<Body> {
-    let Some(sandbox) = engine.sandbox(&target.sandbox_id) else { return not_found(&target) };
+    let reader = Reader::of(request.headers());
+    let Some(sandbox) = engine.sandbox(&target.sandbox_id) else {
+        return Refusal::NotFound.answer(&target, reader);
+    };
     let now = engine.now_ms();
     let mut cookie = None;
     if target.port != ENVD_PORT
@@ -46,10 +49,13 @@ pub(crate) async fn serve(
         match access::check(&token, sandbox.id(), target.port, uri, headers, seconds, void) {
             Access::Granted => {}
             Access::GrantedByLink(value) => cookie = Some(value),
-            Access::Refused => return refused(&target),
+            Access::Missing => return Refusal::TokenMissing.answer(&target, reader),
+            Access::Invalid => return Refusal::TokenInvalid.answer(&target, reader),
         }
     }
-    let Some(runtime) = awake(engine, &sandbox).await else { return not_found(&target) };
+    let Some(runtime) = awake(engine, &sandbox).await else {
+        return Refusal::NotFound.answer(&target, reader);
+    };
     sandbox.touch(now);
     let mut response = if target.port == ENVD_PORT {
         to_envd(&sandbox, &runtime, request).await
@@ -85,12 +91,13 @@ async fn to_envd(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let target = Target { sandbox_id: sandbox.id().to_owned(), port: ENVD_PORT };
+    let reader = Reader::of(request.headers());
     if sandbox.quota.is_over()
         && request.method() == Method::POST
         && request.uri().path().starts_with("/files")
     {
-        let error = ApiError::new(507, "the sandbox's disk limit is reached: remove files first");
-        return json(StatusCode::INSUFFICIENT_STORAGE, &error);
+        let message = "the sandbox's disk limit is reached: remove files first";
+        return api_error(StatusCode::INSUFFICIENT_STORAGE, message);
     }
     let upgrades = request.headers().contains_key(header::UPGRADE);
     let (mut parts, incoming) = request.into_parts();
@@ -103,7 +110,7 @@ async fn to_envd(
     let body = if is_short_call(&parts.headers, parts.uri.path()) {
         match whole(incoming).await {
             Ok(body) => body,
-            Err(error) => return json(StatusCode::BAD_REQUEST, &ApiError::new(400, error.to_string())),
+            Err(error) => return api_error(StatusCode::BAD_REQUEST, &error.to_string()),
         }
     } else {
         body::incoming(incoming)
@@ -123,7 +130,7 @@ async fn to_envd(
     };
     result.unwrap_or_else(|error| {
         tracing::debug!(sandbox.id = sandbox.id(), %error, "envd did not answer");
-        not_found(&target)
+        Refusal::NotFound.answer(&target, reader)
     })
 }
 
@@ -157,12 +164,13 @@ async fn to_port(
     client: SocketAddr,
 ) -> Response<Body> {
     let target = Target { sandbox_id: sandbox.id().to_owned(), port };
+    let reader = Reader::of(request.headers());
     let stream = match runtime.envd.dial(port).await {
         Ok(stream) => stream,
-        Err(DialError::Refused) => return port_closed(&target),
+        Err(DialError::Refused) => return Refusal::PortClosed.answer(&target, reader),
         Err(DialError::Envd(error)) => {
             tracing::debug!(sandbox.id = sandbox.id(), %error, "envd did not connect");
-            return not_found(&target);
+            return Refusal::NotFound.answer(&target, reader);
         }
     };
     let upgrades = request.headers().contains_key(header::UPGRADE);
@@ -174,24 +182,43 @@ async fn to_port(
     parts.uri = origin_form(&parts.uri);
     mask_host(sandbox, port, &mut parts.headers);
     let request = Request::from_parts(parts, body::incoming(incoming));
-    match exchange(stream, request, &runtime.streams).await {
+    let answer = if serves_tls(sandbox, port) {
+        match tls::open(stream).await {
+            Ok(secured) => exchange(TokioIo::new(secured), request, &runtime.streams).await,
+            Err(error) => {
+                tracing::debug!(sandbox.id = sandbox.id(), %error, "no TLS on a port that should have it");
+                return Refusal::PortClosed.answer(&target, reader);
+            }
+        }
+    } else {
+        // The pipe wraps one of hyper's streams.
+        exchange(stream.into_inner(), request, &runtime.streams).await
+    };
+    match answer {
         Ok(response) => finish(response, client_upgrade, &runtime.streams),
         Err(error) => {
             let message = format!("The service in the sandbox closed the connection: {error}");
-            proxy_error(&ProxyError { sandbox_id: target.sandbox_id, message, code: 502, port: Some(port) })
+            refusal::json(&ProxyError { sandbox_id: target.sandbox_id, message, code: 502, port: Some(port) })
         }
     }
 }
 
+/// Whether a port was said to serve HTTPS.
+fn serves_tls(sandbox: &Sandbox, port: u16) -> bool {
+    let ports = |record: &Record| record.network.as_ref()?.egress.https_ports.clone();
+    sandbox.with(|record| ports(record).is_some_and(|ports| ports.contains(&port)))
+}
+
 /// One request on a connection of its own, which ends with the answer or the sandbox.
-async fn exchange(
-    stream: TokioIo<hyper::upgrade::Upgraded>,
+async fn exchange<S>(
+    stream: S,
     request: Request<Body>,
     ended: &CancellationToken,
-) -> Result<Response<Incoming>, EnvdError> {
-    // The pipe is a tokio stream already; hyper wants its own traits.
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake::<_, Body>(stream.into_inner()).await?;
+) -> Result<Response<Incoming>, EnvdError>
+where
+    S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Body>(stream).await?;
     let ended = ended.clone();
     tokio::spawn(async move {
         tokio::select! {
@@ -298,36 +325,8 @@ fn origin_form(uri: &Uri) -> Uri {
     uri.path_and_query().map_or_else(|| Uri::from_static("/"), |path| path.clone().into())
 }
 
-fn not_found(target: &Target) -> Response<Body> {
-    proxy_error(&ProxyError::sandbox_not_found(&target.sandbox_id))
-}
-
-fn port_closed(target: &Target) -> Response<Body> {
-    let mut error = ProxyError::port_closed(&target.sandbox_id, target.port);
-    if target.port == CODE_INTERPRETER_PORT {
-        error.message.push_str(" (it belongs to E2B's code interpreter, which this server does not have)");
-    }
-    proxy_error(&error)
-}
-
-fn refused(target: &Target) -> Response<Body> {
-    proxy_error(&ProxyError {
-        sandbox_id: target.sandbox_id.clone(),
-        message: "The sandbox's ports are private: send its traffic access token or a valid link".into(),
-        code: 403,
-        port: Some(target.port),
-    })
-}
-
-fn proxy_error(error: &ProxyError) -> Response<Body> {
-    json(StatusCode::from_u16(error.code).unwrap_or(StatusCode::BAD_GATEWAY), error)
-}
-
-fn json(status: StatusCode, value: &impl serde::Serialize) -> Response<Body> {
-    let mut response = Response::new(body::full(serde_json::to_vec(value).unwrap_or_default()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    // Pages of any origin read envd's answers; they shall be able to read why there is none.
-    response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    response
+/// An error as envd itself would tell it.
+fn api_error(status: StatusCode, message: &str) -> Response<Body> {
+    let error = ApiError::new(status.as_u16(), message);
+    refusal::of(status, "application/json", serde_json::to_vec(&error).unwrap_or_default())
 }

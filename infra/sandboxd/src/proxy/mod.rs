@@ -2,7 +2,9 @@
 
 mod access;
 mod forward;
+mod refusal;
 mod target;
+mod tls;
 
 pub(crate) use forward::serve;
 pub(crate) use target::{Target, target_of};

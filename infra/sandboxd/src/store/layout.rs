@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FlockOperation, flock};
 
+use crate::isolation::mode::{self, Isolation};
+
 /// The right to use the state folder, until dropped.
 #[derive(Debug)]
 pub(crate) struct Lock(File);
@@ -177,7 +179,10 @@ impl SandboxFolder {
         for part in 0..parts {
             let upper = self.upper(part);
             if make_folder(&upper, 0o755)? {
-                std::os::unix::fs::chown(&upper, Some(owner), Some(owner))?;
+                // A plain user's own id is root inside.
+                if Isolation::current().is_root() {
+                    std::os::unix::fs::chown(&upper, Some(owner), Some(owner))?;
+                }
             }
             // Scratch space of one start; the mark that an earlier one left in it would prevent this one.
             remove_tree(&self.work(part))?;
@@ -207,7 +212,27 @@ fn make_private(path: &Path) -> io::Result<()> {
 /// Removes a tree; one that is gone is no error.
 pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => remove_locked_tree(path),
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// For a plain user: folders that an overlay or a tenant has closed, and what belongs to ids inside.
+fn remove_locked_tree(path: &Path) -> io::Result<()> {
+    if Isolation::current() == Isolation::Subordinate {
+        return mode::run_mapped("rm", &["-rf".as_ref(), "--".as_ref(), path.as_os_str()]);
+    }
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut waiting = vec![path.to_owned()];
+    while let Some(folder) = waiting.pop() {
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                waiting.push(entry.path());
+            }
+        }
+    }
+    fs::remove_dir_all(path)
 }

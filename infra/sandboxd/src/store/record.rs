@@ -89,6 +89,9 @@ pub(crate) struct Record {
     /// The caller's name for the request that made it.
     #[serde(default)]
     pub(crate) idempotency_key: Option<String>,
+    /// Digest of that request, when it had such a name.
+    #[serde(default)]
+    pub(crate) request_digest: Option<String>,
 }
 
 /// A certificate authority of one sandbox.

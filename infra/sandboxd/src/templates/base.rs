@@ -9,6 +9,7 @@ use super::definition::Definition;
 use super::fixups::{self, Tree};
 use super::host::matching;
 use super::{Progress, ROOT, sources};
+use crate::isolation::mode::Isolation;
 
 /// What a root file system depends on besides the definition.
 pub(super) fn version() -> io::Result<String> {
@@ -24,6 +25,12 @@ pub(super) fn version() -> io::Result<String> {
 
 /// Builds the root file system in the folder `target`; takes half a minute and the package mirror.
 pub(super) fn build(definition: &Definition, target: &Path, progress: &dyn Fn(Progress)) -> io::Result<()> {
+    if !Isolation::current().is_root() {
+        return Err(io::Error::other(
+            "the template base is made by root: run this once as root with the same template folder, or import a root \
+             file system archive",
+        ));
+    }
     progress(Progress::new("checking tools", 0.0));
     require_mmdebstrap(progress)?;
     let root = target.join(ROOT);

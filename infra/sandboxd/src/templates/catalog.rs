@@ -7,30 +7,15 @@ use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock};
 
 use pvm_e2b_wire::launch::LaunchLimits;
-use serde::{Deserialize, Serialize};
 
 use super::Templates;
+use super::record::{DEFAULT_TAG, Origin, StartCommand, TemplateRecord};
 use crate::store::{Layout, read_json, write_json};
 
 /// Most parts a root is made of: `/`, and `/usr` where that is the host's.
 pub(crate) const MAX_PARTS: usize = 2;
 /// User of processes that name none.
 const DEFAULT_USER: &str = "user";
-
-/// What a sandbox's root is made of.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Origin {
-    /// Folder name of the root file system below the template folder.
-    pub(crate) root: String,
-    /// Layers above it, the topmost first.
-    #[serde(default)]
-    pub(crate) layers: Vec<String>,
-    /// User of processes that name none.
-    pub(crate) user: String,
-    /// Working directory of processes that name none; absent means the user's home.
-    #[serde(default)]
-    pub(crate) workdir: Option<String>,
-}
 
 /// A template as a sandbox needs it.
 #[derive(Debug, Clone)]
@@ -46,48 +31,6 @@ pub(crate) struct Resolved {
     /// Limits of its own.
     pub(crate) limits: Option<LaunchLimits>,
     /// Command that its sandboxes start with, and the one that tells when that is ready.
-    pub(crate) start: Option<StartCommand>,
-}
-
-/// What a built template starts in each of its sandboxes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct StartCommand {
-    /// Run in the background.
-    pub(crate) start: String,
-    /// Waited for until it succeeds.
-    #[serde(default)]
-    pub(crate) ready: Option<String>,
-}
-
-/// How a template came about.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum TemplateKind {
-    /// From a sandbox, by `POST /sandboxes/{id}/snapshots`.
-    Snapshot {
-        /// The sandbox.
-        sandbox_id: String,
-    },
-    /// By a template build.
-    Built,
-}
-
-/// A snapshot or built template, as stored.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct TemplateRecord {
-    pub(crate) id: String,
-    pub(crate) owner: String,
-    pub(crate) names: Vec<String>,
-    #[serde(default)]
-    pub(crate) tags: Vec<String>,
-    pub(crate) kind: TemplateKind,
-    pub(crate) created_at_ms: u64,
-    pub(crate) origin: Origin,
-    #[serde(default)]
-    pub(crate) env: BTreeMap<String, String>,
-    #[serde(default)]
-    pub(crate) limits: Option<LaunchLimits>,
-    #[serde(default)]
     pub(crate) start: Option<StartCommand>,
 }
 
@@ -129,16 +72,21 @@ impl Catalog {
     /// Finds a template by id or name, as `owner` may use it. A name may carry a namespace and a tag.
     pub(crate) fn resolve(&self, wanted: &str, owner: &str) -> Option<Resolved> {
         if let Some(record) = self.record(wanted, owner) {
+            let build = record.build(tag_of(wanted))?.clone();
             return Some(Resolved {
                 template_id: record.id,
-                alias: record.names.first().cloned(),
-                origin: record.origin,
-                env: record.env,
-                limits: record.limits,
-                start: record.start,
+                alias: record.names.into_iter().next(),
+                origin: build.origin,
+                env: build.env,
+                limits: build.limits,
+                start: build.start,
             });
         }
         let name = plain_name(wanted);
+        // Built-in templates have one build, the default one.
+        if tag_of(wanted).is_some_and(|tag| tag != DEFAULT_TAG) {
+            return None;
+        }
         let root = match name {
             // Until `base` is built, the host stands in for it.
             "base" => self.roots.find("base").or_else(|| self.roots.find("host")),
@@ -163,9 +111,7 @@ impl Catalog {
         }
         records
             .values()
-            .filter(|record| {
-                record.owner == owner && record.names.iter().any(|known| plain_name(known) == name)
-            })
+            .filter(|record| record.owner == owner && record.names.iter().any(|known| known == name))
             .max_by_key(|record| record.created_at_ms)
             .cloned()
     }
@@ -185,6 +131,16 @@ impl Catalog {
         Ok(())
     }
 
+    /// Counts a sandbox that was made of a template. Only kept in memory until the template changes next: the
+    /// number is for people.
+    pub(crate) fn count_spawn(&self, id: &str, now_ms: u64) {
+        let mut records = self.records.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(record) = records.get_mut(id) {
+            record.spawn_count += 1;
+            record.last_spawned_at_ms = Some(now_ms);
+        }
+    }
+
     /// Forgets a template; its layers stay until no sandbox needs them.
     pub(crate) fn delete(&self, id: &str) -> io::Result<()> {
         match fs::remove_file(self.layout.template(id)) {
@@ -198,7 +154,8 @@ impl Catalog {
     /// The layers that templates need.
     pub(crate) fn layers_in_use(&self) -> BTreeSet<String> {
         let records = self.records.read().unwrap_or_else(PoisonError::into_inner);
-        records.values().flat_map(|record| record.origin.layers.iter().cloned()).collect()
+        let builds = records.values().flat_map(|record| &record.builds);
+        builds.flat_map(|build| build.origin.layers.iter().cloned()).collect()
     }
 
     /// The parts of a sandbox's root.
@@ -214,13 +171,20 @@ impl Catalog {
 }
 
 /// A name without namespace and tag: `team/name:tag` is `name`.
-fn plain_name(wanted: &str) -> &str {
+pub(crate) fn plain_name(wanted: &str) -> &str {
     let name = wanted.rsplit_once('/').map_or(wanted, |(_, name)| name);
     name.split_once(':').map_or(name, |(name, _)| name)
 }
 
+/// The tag of a name that has one.
+pub(crate) fn tag_of(wanted: &str) -> Option<&str> {
+    let name = wanted.rsplit_once('/').map_or(wanted, |(_, name)| name);
+    name.split_once(':').map(|(_, tag)| tag).filter(|tag| !tag.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::record::{TemplateBuild, TemplateKind};
     use super::*;
 
     #[test]
@@ -237,17 +201,17 @@ mod tests {
         let catalog = Catalog::open(roots.clone(), &layout).unwrap();
         let origin =
             Origin { root: "r".into(), layers: vec!["l".into()], user: "user".into(), workdir: None };
-        let record = |id: &str, at| TemplateRecord {
+        let build = |id: &str, at| TemplateBuild {
             id: id.into(),
-            owner: "ann".into(),
-            names: vec!["mine:v1".into()],
-            tags: Vec::new(),
-            kind: TemplateKind::Built,
             created_at_ms: at,
             origin: origin.clone(),
             env: BTreeMap::new(),
             limits: None,
             start: None,
+        };
+        let record = |id: &str, at| {
+            let (name, kind) = (Some("mine".to_owned()), TemplateKind::Built);
+            TemplateRecord::new(id.into(), "ann".into(), name, kind, build("b1", at), &["v1".into()])
         };
         catalog.save(record("t1", 1)).unwrap();
         catalog.save(record("t2", 2)).unwrap();
@@ -255,7 +219,8 @@ mod tests {
         assert!(catalog.resolve("t1", "bob").is_none());
         let reopened = Catalog::open(roots, &layout).unwrap();
         reopened.delete("t2").unwrap();
-        assert_eq!(reopened.resolve("team/mine:x", "ann").unwrap().template_id, "t1");
+        assert_eq!(reopened.resolve("team/mine:v1", "ann").unwrap().template_id, "t1");
+        assert!(reopened.resolve("team/mine:v2", "ann").is_none(), "no build has that tag");
         assert!(reopened.layers_in_use().contains("l"));
     }
 }

@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, chownat, mk
 use walkdir::WalkDir;
 
 use crate::isolation::ids::RANGE_LEN;
+use crate::isolation::mode::{Isolation, run_mapped};
 
 /// How owners change on the way.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +45,9 @@ pub(crate) fn copy_tree(
     owners: Owners,
     leave_out: &dyn Fn(&Path) -> bool,
 ) -> io::Result<()> {
+    if Isolation::current() == Isolation::Subordinate && matches!(owners, Owners::FromRange(_)) {
+        return copy_mapped(source, target, leave_out);
+    }
     let mut first_names: HashMap<(u64, u64), PathBuf> = HashMap::new();
     // Times of folders are set last: filling them changes them.
     let mut folders = Vec::new();
@@ -53,7 +57,12 @@ pub(crate) fn copy_tree(
         relative.as_os_str().is_empty() || !leave_out(relative)
     });
     for entry in walk {
-        let entry = entry?;
+        let entry = match entry {
+            Ok(entry) => entry,
+            // What a plain user may not read of the host's is no part of what he can show.
+            Err(error) if matches!(owners, Owners::Kept) && is_denied(error.io_error()) => continue,
+            Err(error) => return Err(error.into()),
+        };
         let from = entry.path();
         let to = match from.strip_prefix(source) {
             Ok(relative) if !relative.as_os_str().is_empty() => target.join(relative),
@@ -73,7 +82,13 @@ pub(crate) fn copy_tree(
         } else if kind.is_symlink() {
             symlink(fs::read_link(from)?, &to)?;
         } else if kind.is_file() {
-            fs::copy(from, &to)?;
+            match fs::copy(from, &to) {
+                Err(error) if matches!(owners, Owners::Kept) && is_denied(Some(&error)) => {
+                    fs::remove_file(&to).ok();
+                    continue;
+                }
+                other => other.map(|_| ())?,
+            }
         } else {
             let kind = if kind.is_char_device() {
                 FileType::CharacterDevice
@@ -99,15 +114,36 @@ pub(crate) fn copy_tree(
     Ok(())
 }
 
+fn is_denied(error: Option<&io::Error>) -> bool {
+    !Isolation::current().is_root()
+        && error.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+}
+
+/// The copy of a layer whose owners are a plain user's subordinate ids: they stay, and only a process with these ids
+/// can make it.
+fn copy_mapped(source: &Path, target: &Path, leave_out: &dyn Fn(&Path) -> bool) -> io::Result<()> {
+    fs::create_dir(target)?;
+    let contents = source.join(".");
+    run_mapped("cp", &["-a".as_ref(), "--".as_ref(), contents.as_os_str(), target.as_os_str()])?;
+    let walk = WalkDir::new(target).follow_links(false).into_iter().filter_map(Result::ok);
+    let left_out: Vec<PathBuf> = walk
+        .filter(|entry| entry.path().strip_prefix(target).is_ok_and(leave_out))
+        .map(walkdir::DirEntry::into_path)
+        .collect();
+    left_out.iter().try_for_each(|path| run_mapped("rm", &["-rf".as_ref(), "--".as_ref(), path.as_os_str()]))
+}
+
 /// Owner first: changing it clears set-uid bits and capabilities, which are restored after it.
 fn keep_attributes(from: &Path, to: &Path, metadata: &fs::Metadata, owners: Owners) -> io::Result<()> {
-    chownat(
-        CWD,
-        to,
-        Some(rustix::process::Uid::from_raw(owners.apply(metadata.uid()))),
-        Some(rustix::process::Gid::from_raw(owners.apply(metadata.gid()))),
-        AtFlags::SYMLINK_NOFOLLOW,
-    )?;
+    if Isolation::current().is_root() {
+        chownat(
+            CWD,
+            to,
+            Some(rustix::process::Uid::from_raw(owners.apply(metadata.uid()))),
+            Some(rustix::process::Gid::from_raw(owners.apply(metadata.gid()))),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )?;
+    }
     if !metadata.file_type().is_symlink() {
         fs::set_permissions(to, fs::Permissions::from_mode(metadata.mode() & 0o7777))?;
     }
@@ -120,7 +156,11 @@ fn keep_attributes(from: &Path, to: &Path, metadata: &fs::Metadata, owners: Owne
         let Some(value) = xattr::get(from, &name)? else { continue };
         if is_kept(&name) {
             let value = if name == CAPABILITY { for_any_root(value, owners) } else { value };
-            xattr::set(to, &name, &value)?;
+            match xattr::set(to, &name, &value) {
+                // Capabilities of files are root's to give.
+                Err(error) if is_denied(Some(&error)) => {}
+                other => other?,
+            }
         }
     }
     Ok(())

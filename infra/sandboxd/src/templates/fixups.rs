@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use super::definition::{Definition, User, mode};
+use crate::isolation::mode::chown;
 
 /// The bundle that programs read.
 pub(super) const CA_BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
@@ -40,7 +41,7 @@ pub(super) fn apply(definition: &Definition, tree: Tree<'_>) -> io::Result<()> {
         make_folders(&path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(mode(&folder.mode)?))?;
         let owner = if folder.user { user.id } else { 0 };
-        chown(&path, Some(owner), Some(owner))?;
+        chown(&path, owner, owner)?;
     }
     for file in &definition.files {
         put(&tree.at(&file.path), file.contents()?.as_bytes(), mode(&file.mode)?)?;
@@ -152,7 +153,7 @@ fn furnish_home(user: &User, root: &Path) -> io::Result<()> {
             let path = home.join(name);
             if !path.exists() {
                 put(&path, &contents, 0o644)?;
-                chown(&path, Some(*owner), Some(*owner))?;
+                chown(&path, *owner, *owner)?;
             }
         }
     }

@@ -12,6 +12,7 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use super::copy::{Owners, copy_tree};
 use super::definition::Definition;
 use super::fixups::{self, Tree};
+use crate::isolation::mode::Isolation;
 
 /// Folder of everything but /usr.
 pub(super) const SKELETON: &str = "skeleton";
@@ -203,7 +204,15 @@ fn copy_etc(root: &Path) -> io::Result<()> {
         } else if metadata.is_symlink() {
             symlink(fs::read_link(&source)?, &target)?;
         } else {
-            fs::copy(&source, &target)?;
+            match fs::copy(&source, &target) {
+                // A plain user's sandboxes do without what he may not read.
+                Err(error)
+                    if error.kind() == io::ErrorKind::PermissionDenied && !Isolation::current().is_root() =>
+                {
+                    fixups::remove_if_there(&target)?;
+                }
+                other => other.map(|_| ())?,
+            }
         }
     }
     // Keys of package archives, without anything that logs in to them.
@@ -258,7 +267,9 @@ fn cover_usr(definition: &Definition, usr: &Path) -> io::Result<()> {
     for folder in ["bin", "sbin", "lib", "share", "include", "src", "etc", "games", "share/ca-certificates"] {
         fixups::make_folders(&local.join(folder))?;
     }
-    xattr::set(&local, "trusted.overlay.opaque", b"y")?;
+    let opaque =
+        if Isolation::current().is_root() { "trusted.overlay.opaque" } else { "user.overlay.opaque" };
+    xattr::set(&local, opaque, b"y")?;
     for pattern in definition.removed.iter().filter_map(|pattern| pattern.strip_prefix("/usr/")) {
         for found in matching(Path::new("/usr"), pattern)? {
             let Ok(relative) = found.strip_prefix("/usr") else { continue };

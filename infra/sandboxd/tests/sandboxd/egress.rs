@@ -133,3 +133,58 @@ async fn a_sandbox_has_only_so_many_connections() {
     assert_eq!(seen.stdout, "200\n200\n200\n503\n");
     lab.finish().await;
 }
+
+/// A SOCKS5 proxy that knows one name, whose connections lead to `server`; it notes what was asked for.
+async fn socks_proxy(
+    server: std::net::SocketAddr,
+) -> (std::net::SocketAddr, std::sync::Arc<std::sync::Mutex<Vec<String>>>) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let noted = std::sync::Arc::clone(&asked);
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let noted = std::sync::Arc::clone(&noted);
+            tokio::spawn(async move {
+                let mut greeting = [0; 3];
+                stream.read_exact(&mut greeting).await?;
+                stream.write_all(&[5, greeting[2]]).await?;
+                let mut head = [0; 5];
+                stream.read_exact(&mut head).await?;
+                let mut name = vec![0; usize::from(head[4]) + 2];
+                stream.read_exact(&mut name).await?;
+                name.truncate(usize::from(head[4]));
+                noted.lock().unwrap().push(String::from_utf8_lossy(&name).into_owned());
+                let mut outside = tokio::net::TcpStream::connect(server).await?;
+                stream.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).await?;
+                tokio::io::copy_bidirectional(&mut stream, &mut outside).await
+            });
+        }
+    });
+    (address, asked)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_goes_through_the_proxy_that_the_rules_name() {
+    let lab = Lab::with(Lab::open_loopback).await;
+    let server = echo_server().await;
+    let (proxy, asked) = socks_proxy(server).await;
+    let network = json!({"egressProxy": {"address": proxy.to_string()}});
+    let sandbox = lab.create_with(json!({"network": network})).await;
+    let seen = lab.sh(&sandbox, "curl -s http://no-such-name.example/path").await;
+    assert!(seen.stdout.starts_with("GET /path"), "{seen:?}");
+    assert_eq!(*asked.lock().unwrap(), ["no-such-name.example"]);
+    lab.finish().await;
+
+    // Its own address is judged like any other.
+    let strict = Lab::start().await;
+    let sandbox = strict.create_with(json!({"network": network})).await;
+    let seen =
+        strict.sh(&sandbox, "curl -s -o /dev/null -w '%{http_code}' http://no-such-name.example/").await;
+    assert_eq!(seen.stdout, "403");
+    let bad = json!({"templateID": "host", "network": {"egressProxy": {"address": "nowhere"}}});
+    strict.must(400, "POST", "/v2/sandboxes", bad).await;
+    strict.finish().await;
+}

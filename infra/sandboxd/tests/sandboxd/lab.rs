@@ -22,12 +22,13 @@ pub(crate) const STRANGER: &str = "e2b_9999999999999999999999999999999999999999"
 /// How long something that happens in the background may take before a test gives up on it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A server with its state folder.
+/// A server with its state folder, or the address of one that runs elsewhere.
 pub(crate) struct Lab {
     server: Option<ServerHandle>,
     config: Config,
     // Removed last.
     folder: tempfile::TempDir,
+    elsewhere: Option<SocketAddr>,
 }
 
 /// An answer.
@@ -71,7 +72,14 @@ impl Lab {
         config.authenticate = Arc::new(StaticKeys::new([(KEY, "me"), (STRANGER, "stranger")]));
         change(&mut config);
         let server = Server::start(config.clone()).await.unwrap();
-        Self { server: Some(server), config, folder }
+        Self { server: Some(server), config, folder, elsewhere: None }
+    }
+
+    /// A client of a server that runs by itself and knows [`KEY`].
+    pub(crate) fn at(address: SocketAddr) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config::new(folder.path());
+        Self { server: None, config, folder, elsewhere: Some(address) }
     }
 
     /// Lets sandboxes reach this machine's loopback, where tests have their servers.
@@ -80,7 +88,7 @@ impl Lab {
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.server.as_ref().unwrap().address()
+        self.elsewhere.unwrap_or_else(|| self.server.as_ref().unwrap().address())
     }
 
     pub(crate) fn state(&self) -> std::path::PathBuf {
@@ -136,6 +144,22 @@ impl Lab {
         let answer = self.call(method, path, body).await;
         assert_eq!(answer.status, status, "{method} {path}: {}", answer.text());
         answer
+    }
+
+    /// Calls a server that may go away in the middle.
+    pub(crate) async fn try_call(&self, method: &str, path: &str, body: Value) -> Option<StatusCode> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", self.address().to_string())
+            .header("x-api-key", KEY)
+            .body(Full::new(Bytes::from(body.to_string())))
+            .unwrap();
+        let stream = tokio::net::TcpStream::connect(self.address()).await.ok()?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
+        tokio::spawn(connection);
+        Some(sender.send_request(request).await.ok()?.status())
     }
 
     pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Answer {

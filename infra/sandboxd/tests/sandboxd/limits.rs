@@ -75,15 +75,80 @@ fn descriptors_into(folder: &std::path::Path) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_files_is_ended() {
+    let lab = Lab::with(|config| config.limits.disk_mb = 256).await;
+    let sandbox = lab.create().await;
+    let free = || rustix::fs::statvfs(&lab.state()).unwrap().f_ffree;
+    let before = free();
+    let flood = "mkdir -p /tmp/flood; exec /usr/bin/python3 -c '\nimport os\ni = 0\nwhile True:\n i += 1\n open(f\"/tmp/flood/{i}\", \"w\").close()\n'";
+    let response = lab.start_process(&sandbox, "user", flood).await;
+    let output = tokio::time::timeout(Duration::from_secs(120), lab.events(response)).await.unwrap();
+    assert_ne!(output.exit, Some(0), "{output:?}");
+    assert!(before.saturating_sub(free()) < 4 << 20, "the machine has files left");
+    let other = lab.create().await;
+    assert_eq!(lab.sh(&other, "touch /tmp/x && echo fine").await.ok(), "fine");
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_descriptors_stays_inside() {
+    let lab = Lab::start().await;
+    let sandbox = lab.create().await;
+    let flood = "exec /usr/bin/python3 -c 'import os, resource\n\
+                 held = []\n\
+                 try:\n    while True: held.append(os.dup(0))\n\
+                 except OSError as error: print(error.errno, len(held) <= 65536)'";
+    let seen = lab.sh(&sandbox, flood).await;
+    assert_eq!(seen.stdout, "24 True\n", "{seen:?}");
+    let raised =
+        lab.sh_as(&sandbox, "root", "ulimit -Hn 1000000 2>/dev/null && echo raised; ulimit -Hn").await;
+    assert_eq!(raised.stdout, "65536\n", "{raised:?}");
+    // Sockets count as descriptors, and a listener for each port there is does not hurt the others either.
+    let other = lab.create().await;
+    assert_eq!(lab.sh(&other, "echo fine").await.ok(), "fine");
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_sandboxes_leave_nothing_behind() {
+    leaves_nothing_behind(50).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy: three thousand sandboxes"]
+async fn thousands_of_sandboxes_leave_nothing_behind() {
+    leaves_nothing_behind(3000).await;
+}
+
+/// Threads of this process.
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+async fn leaves_nothing_behind(rounds: usize) {
     let lab = Lab::start().await;
     let instance: String =
         serde_json::from_slice(&std::fs::read(lab.state().join("instance")).unwrap()).unwrap();
     let state = lab.state().canonicalize().unwrap();
     let before = descriptors_into(&state);
-    for _ in 0..50 {
+    let disk = |folder: &std::path::Path| {
+        let entries = walkdir::WalkDir::new(folder).into_iter().filter_map(Result::ok);
+        entries.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum::<u64>()
+    };
+    for round in 0..rounds {
         let sandbox = lab.create().await;
         lab.sh(&sandbox, "echo x > /tmp/x; sleep 100 & true").await.ok();
+        // Each way to end: killed while it runs, frozen, and with its files only.
+        match round % 10 {
+            0 => drop(
+                lab.must(204, "POST", &format!("/sandboxes/{}/pause", sandbox.sandbox_id), Value::Null).await,
+            ),
+            1 => {
+                let body = serde_json::json!({"memory": false});
+                lab.must(204, "POST", &format!("/sandboxes/{}/pause", sandbox.sandbox_id), body).await;
+            }
+            _ => {}
+        }
         lab.kill(&sandbox).await;
     }
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -106,6 +171,9 @@ async fn many_sandboxes_leave_nothing_behind() {
     })
     .await;
     eventually("descriptors are closed", async || descriptors_into(&state) <= before).await;
+    // Tests run beside each other in this process; each has a few threads of its own, none per sandbox.
+    assert!(threads() < 400, "{}", threads());
+    assert!(disk(&state) < 8 << 20, "{} bytes are left", disk(&state));
     let listed = lab.must(200, "GET", "/v2/sandboxes", Value::Null).await.json();
     assert_eq!(listed, Value::Array(Vec::new()));
     lab.finish().await;

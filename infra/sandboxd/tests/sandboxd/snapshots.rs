@@ -16,7 +16,7 @@ async fn a_snapshot_starts_sandboxes_with_its_files() {
     lab.sh_as(&sandbox, "root", make).await.ok();
     let path = format!("/sandboxes/{}/snapshots", sandbox.sandbox_id);
     let snapshot = lab.must(201, "POST", &path, json!({"name": "first"})).await.json();
-    assert_eq!(snapshot["names"], json!(["first"]));
+    assert_eq!(snapshot["names"], json!(["first:default"]));
     lab.sh(&sandbox, "echo two > /workspace/d/f").await.ok();
 
     let look = "cat /workspace/d/f; stat -c '%U %a %h' /workspace/g; readlink /workspace/l; test -p /workspace/p && echo fifo; \

@@ -13,7 +13,7 @@ use crate::error::{AppError, AppResult, ErrorCode};
 use crate::idempotency::{Claim, replayed};
 use crate::keys;
 use crate::ports::Clock;
-use crate::ports_model::{CallModel, ModelError};
+use crate::ports_model::{KnowModels, ModelError};
 use crate::store::{Index, Listing, Position, ReadStore, StoreError, Tx, WriteStore};
 
 fn shown(latest: AgentLatest) -> Agent {
@@ -80,7 +80,7 @@ pub async fn get(store: &impl ReadStore, principal: &Principal, agent_id: &str) 
     }
 }
 
-fn checked(models: &impl CallModel, definition: &AgentDefinition) -> AppResult<()> {
+fn checked(models: &impl KnowModels, definition: &AgentDefinition) -> AppResult<()> {
     definition.check()?;
     let Some(model) = &definition.model else { return Ok(()) };
     match models.facts(model) {
@@ -98,7 +98,7 @@ fn checked(models: &impl CallModel, definition: &AgentDefinition) -> AppResult<(
 /// `invalid` naming the field, `conflict` where the caller has one of this name.
 pub async fn create(
     store: &impl WriteStore,
-    models: &impl CallModel,
+    models: &impl KnowModels,
     clock: &impl Clock,
     principal: &Principal,
     definition: AgentDefinition,
@@ -124,7 +124,7 @@ pub async fn create(
 /// `not_found`, `version_mismatch`, `invalid`; a built-in agent cannot be changed, only defined anew under its name.
 pub async fn update(
     store: &impl WriteStore,
-    models: &impl CallModel,
+    models: &impl KnowModels,
     clock: &impl Clock,
     principal: &Principal,
     agent_id: &str,

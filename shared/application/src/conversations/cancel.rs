@@ -2,7 +2,6 @@
 
 use pvm_domain::conversation::core::Input;
 use pvm_domain::conversation::{Conversation, Mode, Run, ToolCall, lane_run};
-use pvm_domain::file::WORKSPACE;
 use pvm_domain::ids::ProjectId;
 use pvm_domain::key::Principal;
 use pvm_domain::project::Scope;
@@ -11,8 +10,10 @@ use super::find::find;
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::keys;
 use crate::ports::{Ambient, Machine, RunCommands, SendTask, StartExecution, StopExecution};
-use crate::ports_tools::{ToolContext, Tools};
-use crate::runs::{Draft, Extra, TRIES, after_end, kill_call, load_conversation, load_run, pause};
+use crate::ports_tools::Tools;
+use crate::runs::{
+    Draft, Extra, TRIES, after_end, context_of, kill_call, load_conversation, load_run, pause,
+};
 use crate::store::{StoreError, WriteStore};
 
 /// Ends the run under way and those that wait; their messages stay. A conversation without a run is left as it is.
@@ -193,7 +194,7 @@ where
 {
     for call in &ended.calls {
         let Some(vm_id) = &call.vm_id else { continue };
-        if let Err(error) = kill_call(vm, tools, call, &context(&ended.run, call, vm_id)).await {
+        if let Err(error) = kill_call(vm, tools, call, &context_of(&ended.run, call, vm_id)).await {
             tracing::warn!(tool_call.id = %call.tool_call_id, %error, "a cancelled call could not be killed yet");
         }
     }
@@ -202,17 +203,4 @@ where
         tracing::warn!(execution.name = name, %error, "the execution of a cancelled run could not be stopped");
     }
     after_end(store, workflow, ambient, ended.run).await
-}
-
-fn context(run: &Run, call: &ToolCall, vm_id: &str) -> ToolContext {
-    ToolContext {
-        project_id: run.project_id.clone(),
-        vm_id: vm_id.to_owned(),
-        epoch: call.epoch.unwrap_or(0),
-        call_id: call.tool_call_id.to_string(),
-        conversation_id: Some(call.conversation_id.clone()),
-        agent_id: Some(call.agent_id.clone()),
-        working_dir: run.lane.as_ref().map_or_else(|| WORKSPACE.to_owned(), |lane| lane.worktree.clone()),
-        env: std::collections::BTreeMap::new(),
-    }
 }

@@ -1,6 +1,6 @@
 //! Beginning a conversation: its record, its first run and message, and the start of the workflow.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pvm_contracts::conversations::{CreateConversation, MessageAccepted};
 use pvm_domain::conversation::{Conversation, ConversationAlias, ConversationStatus, Mode, Usage};
@@ -18,7 +18,7 @@ use crate::fair_use;
 use crate::idempotency::{Claim, replayed};
 use crate::keys;
 use crate::ports::{Ambient, StartExecution};
-use crate::ports_model::CallModel;
+use crate::ports_model::KnowModels;
 use crate::runs::{Draft, load_conversation, load_run, start_execution};
 use crate::store::{ReadStore, StoreError, WriteStore};
 
@@ -30,7 +30,7 @@ use crate::store::{ReadStore, StoreError, WriteStore};
     clippy::too_many_arguments,
     reason = "each is a port or an input; a struct of them would hide which"
 )]
-pub async fn create<S: WriteStore, W: StartExecution, M: CallModel, A: Ambient>(
+pub async fn create<S: WriteStore, W: StartExecution, M: KnowModels, A: Ambient>(
     store: &S,
     workflow: &W,
     models: &M,
@@ -64,6 +64,7 @@ pub async fn create<S: WriteStore, W: StartExecution, M: CallModel, A: Ambient>(
         run_count: 0,
         message_count: 0,
         compacted: BTreeMap::new(),
+        crowded: BTreeSet::new(),
         usage: Usage::default(),
         forked_from: None,
         counted: pvm_domain::fair_use::Counted::default(),

@@ -10,12 +10,12 @@ use pvm_domain::key::Principal;
 use pvm_domain::project::Scope;
 
 use super::find::find;
-use crate::error::{AppError, AppResult};
+use crate::error::{AppError, AppResult, ErrorCode};
 use crate::idempotency::{Claim, replayed};
 use crate::keys;
 use crate::ports::Ambient;
 use crate::runs::load_conversation;
-use crate::store::{Listing, ReadStore, Tx, WriteStore};
+use crate::store::{Condition, Listing, ReadStore, StoreError, Tx, WriteStore};
 
 /// Records and events of one transaction, which holds 100; each event may cost one more.
 const BATCH: usize = 40;
@@ -63,6 +63,7 @@ pub async fn fork<S: WriteStore, A: Ambient>(
         run_count: 0,
         message_count: messages.len() as u64,
         compacted: BTreeMap::new(),
+        crowded: BTreeSet::new(),
         usage: Usage::default(),
         forked_from: Some((origin_id.clone(), at)),
         counted: pvm_domain::fair_use::Counted::default(),
@@ -78,8 +79,23 @@ pub async fn fork<S: WriteStore, A: Ambient>(
     if let Some(claim) = claim {
         tx = tx.create(&mut claim.record(&fork.conversation_id, now));
     }
-    store.commit(tx).await?;
-    Ok(fork)
+    // The project's own record is the fence: a deletion that began meanwhile leaves nothing behind.
+    tx = tx.require(keys::project(project_id), Condition::Present);
+    match store.commit(tx).await {
+        Ok(_) => Ok(fork),
+        Err(StoreError::Conflict { key }) if key == keys::project(project_id) => {
+            Err(AppError::not_found("project"))
+        }
+        // The same request, made at the same time, has its fork; that one is the answer.
+        Err(StoreError::Conflict { .. }) => match replayed(store, claim, now).await? {
+            Some(id) => {
+                let id = id.parse().map_err(|_| AppError::not_found("conversation"))?;
+                load_conversation(store, &id).await
+            }
+            None => Err(AppError::new(ErrorCode::Conflict, "The same request is being made; try again.")),
+        },
+        Err(other) => Err(other.into()),
+    }
 }
 
 /// The events of messages that are complete at `at`, with the ids of those messages.

@@ -64,7 +64,7 @@ pub async fn view(store: &impl ReadStore, conversation: Conversation) -> AppResu
     let mut approvals = Vec::new();
     if let Some(run) = run.as_ref().filter(|run| !run.is_over()) {
         for run in std::iter::once(run.clone()).chain(lanes(store, run).await?) {
-            usage.add(&run.core.usage);
+            usage.add(&if run.lane.is_some() { run.core.usage.of_lane() } else { run.core.usage });
             for call in run.core.acting() {
                 let Some(id) = &call.approval_id else { continue };
                 let approval: Option<Approval> = store.get(&keys::approval(&run.conversation_id, id)).await?;
@@ -88,6 +88,7 @@ pub async fn view(store: &impl ReadStore, conversation: Conversation) -> AppResu
         message_count: conversation.message_count,
         approvals: approvals.into_iter().map(approval_view).collect(),
         usage,
+        forked_at: conversation.forked_from.as_ref().map(|(_, at)| *at),
         forked_from: conversation.forked_from.map(|(id, _)| id),
         created_at: conversation.created_at,
         updated_at: conversation.updated_at,

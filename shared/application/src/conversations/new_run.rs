@@ -10,7 +10,7 @@ use pvm_domain::limits;
 use crate::agents::pin;
 use crate::error::{AppError, AppResult};
 use crate::ports::Ambient;
-use crate::ports_model::CallModel;
+use crate::ports_model::KnowModels;
 use crate::store::ReadStore;
 
 /// As much of the user's message as recordings are found by, in bytes.
@@ -23,7 +23,7 @@ const INITIAL_BYTES: usize = 4096;
 /// `invalid` naming `agent_ids` or the budget.
 pub(super) async fn pins(
     store: &impl ReadStore,
-    models: &impl CallModel,
+    models: &impl KnowModels,
     owner: &OwnerId,
     agent_ids: &[String],
     budget: &Budget,

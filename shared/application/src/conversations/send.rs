@@ -14,7 +14,7 @@ use crate::error::{AppError, AppResult, ErrorCode};
 use crate::fair_use;
 use crate::idempotency::{Claim, replayed};
 use crate::ports::{Ambient, RunCommands, SendTask, StartExecution, StopExecution};
-use crate::ports_model::CallModel;
+use crate::ports_model::KnowModels;
 use crate::ports_tools::Tools;
 use crate::runs::{Draft, Extra, TRIES, load_conversation, load_run, pause, start_next};
 use crate::store::{StoreError, WriteStore};
@@ -48,7 +48,7 @@ where
     S: WriteStore,
     W: StartExecution + StopExecution + SendTask,
     V: RunCommands,
-    M: CallModel,
+    M: KnowModels,
     T: Tools,
     A: Ambient,
 {

@@ -60,6 +60,7 @@ pub async fn delete<S: WriteStore, O: DeleteObject, V: VmFiles, A: Ambient>(
             Err(other) => return Err(other.into()),
         }
         objects.delete_prefix(&format!("p/{project_id}/{file_id}/"), 1_000).await?;
+        super::history::forget(store, project_id, file_id).await?;
         if let Some(tombstone) = tombstone {
             bury(store, vm, ambient, &tombstone).await?;
         }

@@ -49,6 +49,6 @@ pub async fn get(
     }
     let name = file.path.as_str().rsplit('/').next().unwrap_or("file").to_owned();
     let good_for = Duration::from_secs(limits::PRESIGNED_SECS);
-    let download = objects.presign_get(&file.object_key(file.object_version), &name, good_for).await?;
+    let download = objects.presign_get(&file.current_key(), &name, good_for).await?;
     Ok((file, Some(download)))
 }

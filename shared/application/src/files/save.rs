@@ -1,64 +1,104 @@
 //! Makes both sides of a workspace equal: what changed in the VM is stored, what changed in the store is written into
 //! the VM, what changed on both sides is kept twice. Used after commands, before every pause and kill, and to restore
 //! a new VM. Safe to repeat and to run beside uploads: every record changes on condition of its version.
+//!
+//! Work is done in groups: a group of small files is read, stored and committed together, a large file is a group of
+//! its own. That bounds memory (a few groups at a time) and makes ten thousand small files a few hundred commits.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::HashSet;
 
 use futures::{StreamExt, TryStreamExt};
-use pvm_domain::event::{EventType, LogId, NewEvent};
-use pvm_domain::file::{
-    FilePointer, ProjectFile, Reconcile, SyncStatus, VmCopy, WorkspacePath, object_key, reconcile as decide,
-};
-use pvm_domain::ids::{FileId, ProjectId};
-use serde_json::json;
+use pvm_domain::event::LogId;
+use pvm_domain::file::{ProjectFile, WorkspaceLink};
+use pvm_domain::ids::{FileId, OwnerId, ProjectId};
+use pvm_domain::project::Project;
 
-use crate::error::AppResult;
+use crate::error::{AppError, AppResult};
 use crate::files::delete::Tombstone;
+use crate::files::history;
+use crate::files::plan::{FromVm, Plan, Seen, ToVm, plan};
 use crate::keys;
-use crate::ports::{Ambient, DeleteObject, EntryKind, GetObject, PutObject, VmEntry, VmError, VmFiles};
-use crate::store::{Listing, ReadStore, StoreError, Tx, WriteStore};
+use crate::ports::{Ambient, DeleteObject, GetObject, PutObject, VmFiles};
+use crate::store::{Listing, ReadStore, Record, StoreError, Tx, WriteStore};
 
-/// Files worked on at the same time: hides round trips, keeps memory bounded.
-const PARALLEL: usize = 16;
+/// Files of more bytes move alone, as streams.
+pub(super) const SMALL: u64 = 1024 * 1024;
+/// Bytes of a group of small files.
+const GROUP_BYTES: u64 = 4 * 1024 * 1024;
+/// Files of a group that the store gets: each makes up to four writes, and one commit takes a hundred.
+const FROM_VM_FILES: usize = 20;
+/// Files of a group that the VM gets: each makes one write.
+const TO_VM_FILES: usize = 80;
+/// Groups of small files that are under way at the same time.
+const GROUPS: usize = 4;
+/// Large files that are under way at the same time; each holds a part of an upload in memory.
+const LARGE: usize = 2;
 
 /// How much one call may do.
 #[derive(Debug, Clone, Copy)]
 pub struct Budget {
     /// Files to move at most.
     pub files: usize,
+    /// Bytes to move, at most; one file may be larger.
+    pub bytes: u64,
 }
 
 impl Budget {
     /// For callers without a time limit.
     pub fn unlimited() -> Self {
-        Self { files: usize::MAX }
+        Self { files: usize::MAX, bytes: u64::MAX }
     }
 
     /// What a Lambda step surely gets done in its time.
     pub fn step() -> Self {
-        Self { files: 2_000 }
+        Self { files: 2_000, bytes: 2 * 1024 * 1024 * 1024 }
+    }
+
+    /// Takes a piece of work of so many bytes; false where it does not fit any more.
+    fn take(&mut self, bytes: u64) -> bool {
+        if self.files == 0 || self.bytes == 0 {
+            return false;
+        }
+        self.files -= 1;
+        self.bytes = self.bytes.saturating_sub(bytes);
+        true
     }
 }
 
 /// What a call did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// Files stored from the VM.
+    /// Files, links and permission bits stored from the VM.
     pub saved: usize,
-    /// Files written into the VM.
+    /// Files, links and permission bits written into the VM.
     pub pushed: usize,
-    /// Records removed because the VM deleted the file.
+    /// Records removed because the VM deleted the file or link.
     pub forgotten: usize,
+    /// Files that are elsewhere now.
+    pub moved: usize,
     /// Files kept twice.
     pub conflicts: usize,
+    /// What could not be written into the VM.
+    pub failed: usize,
     /// Whether the budget ended before the work did.
     pub more: bool,
 }
 
-enum Work {
-    Existing { file: Box<ProjectFile>, vm_hash: Option<String>, mode: Option<u32>, action: Reconcile },
-    New { entry: VmEntry, path: WorkspacePath },
+impl Outcome {
+    fn add(&mut self, other: Self) {
+        self.saved += other.saved;
+        self.pushed += other.pushed;
+        self.forgotten += other.forgotten;
+        self.moved += other.moved;
+        self.conflicts += other.conflicts;
+        self.failed += other.failed;
+        self.more |= other.more;
+    }
+
+    /// Whether anything was changed on either side.
+    pub fn is_quiet(&self) -> bool {
+        *self == Self { failed: self.failed, ..Self::default() }
+    }
 }
 
 /// All file records of a project.
@@ -66,11 +106,23 @@ enum Work {
 /// # Errors
 /// Of the store.
 pub async fn records(store: &impl ReadStore, project_id: &ProjectId) -> AppResult<Vec<ProjectFile>> {
+    all(store, project_id, "F#").await
+}
+
+/// All links of a project's workspace.
+///
+/// # Errors
+/// Of the store.
+pub async fn links(store: &impl ReadStore, project_id: &ProjectId) -> AppResult<Vec<WorkspaceLink>> {
+    all(store, project_id, "LN#").await
+}
+
+async fn all<R: Record>(store: &impl ReadStore, project_id: &ProjectId, prefix: &str) -> AppResult<Vec<R>> {
     let mut all = Vec::new();
     let mut after = None;
     loop {
-        let listing = Listing::of(keys::project_partition(project_id), "F#");
-        let page = store.list::<ProjectFile>(listing.page(pvm_domain::limits::LIST_MAX, after)).await?;
+        let listing = Listing::of(keys::project_partition(project_id), prefix);
+        let page = store.list::<R>(listing.page(pvm_domain::limits::LIST_MAX, after)).await?;
         all.extend(page.items);
         after = page.next;
         if after.is_none() {
@@ -90,7 +142,7 @@ pub async fn reconcile<S, O, V, A>(
     ambient: &A,
     project_id: &ProjectId,
     vm_id: &str,
-    budget: Budget,
+    mut budget: Budget,
 ) -> AppResult<Outcome>
 where
     S: WriteStore,
@@ -98,62 +150,115 @@ where
     V: VmFiles,
     A: Ambient,
 {
-    let (files, entries) = (records(store, project_id).await?, vm.scan_workspace(vm_id).await?);
-    let mut in_vm: HashMap<String, VmEntry> = entries
-        .into_iter()
-        .filter(|entry| entry.kind == EntryKind::File)
-        .map(|entry| (entry.path.clone(), entry))
-        .collect();
-    bury(store, vm, project_id, vm_id, &mut in_vm).await?;
-    let mut work = Vec::new();
-    let mut known = HashSet::new();
-    for file in files {
-        known.insert(file.path.as_str().to_owned());
-        let entry = in_vm.remove(file.path.as_str());
-        let Some(stored) = file.sha256.clone().filter(|_| file.object_version > 0) else { continue };
-        let vm_hash = entry.as_ref().and_then(|entry| entry.sha256.clone());
-        let base = file.vm_copy.as_ref().filter(|copy| copy.vm_id == vm_id).map(|copy| copy.sha256.clone());
-        let action = decide(&stored, vm_hash.as_deref(), base.as_deref());
-        let noted = file.sync_status == SyncStatus::Synced && base.as_deref() == Some(stored.as_str());
-        if action != Reconcile::Equal || !noted {
-            let mode = entry.map(|entry| entry.mode);
-            work.push(Work::Existing { file: Box::new(file), vm_hash, mode, action });
-        }
+    // The records first: what is stored meanwhile is then not known here, and its condition fails, instead of being
+    // taken for a file that the VM deleted.
+    let (files, links, owner) = futures::try_join!(
+        records(store, project_id),
+        links(store, project_id),
+        owner_of(store, project_id)
+    )?;
+    let mut seen = Seen::of(vm.scan_workspace(vm_id).await?);
+    bury(store, vm, project_id, vm_id, &mut seen).await?;
+    seen.unwatched = unwatched(vm, vm_id, &files, &seen).await?;
+    let Plan { from_vm, mut to_vm, conflicts, blocked } = plan(files, links, seen, vm_id);
+    // What failed the last time goes last, so that it never keeps others from their turn.
+    to_vm.sort_by_key(ToVm::is_retry);
+    let mut outcome = Outcome::default();
+    let side = Side { store, objects, vm, ambient, project_id, owner, vm_id };
+    for (file, reason) in blocked {
+        side.note_failure(file, reason).await?;
+        outcome.failed += 1;
     }
-    for (path, entry) in in_vm {
-        if known.contains(&path) {
+    let (from_vm, cut) = within(from_vm, &mut budget, FromVm::bytes);
+    outcome.more |= !cut.is_empty();
+    let done = spread(from_vm, FROM_VM_FILES, FromVm::bytes, |group| side.store_group(group)).await?;
+    outcome.add(done);
+    for (file, size, mode) in conflicts {
+        if !budget.take(size) {
+            outcome.more = true;
+            break;
+        }
+        outcome.add(side.keep_both(*file, mode).await?);
+    }
+    let (to_vm, cut) = within(to_vm, &mut budget, ToVm::bytes);
+    outcome.more |= cut.iter().any(|work| !work.is_retry());
+    let done = spread(to_vm, TO_VM_FILES, ToVm::bytes, |group| side.write_group(group)).await?;
+    outcome.add(done);
+    Ok(outcome)
+}
+
+async fn owner_of(store: &impl ReadStore, project_id: &ProjectId) -> AppResult<Option<OwnerId>> {
+    let project: Option<Project> = store.get(&keys::project(project_id)).await?;
+    Ok(project.map(|project| project.owner))
+}
+
+/// Of the files that the VM was given and that its scan does not show, those that are there all the same.
+async fn unwatched(
+    vm: &impl VmFiles,
+    vm_id: &str,
+    files: &[ProjectFile],
+    seen: &Seen,
+) -> AppResult<HashSet<String>> {
+    let given = |file: &&ProjectFile| {
+        let copy = file.vm_copy.as_ref().filter(|copy| copy.vm_id == vm_id);
+        copy.is_some_and(|copy| file.sha256.as_ref() == Some(&copy.sha256))
+    };
+    let missing: Vec<String> = files
+        .iter()
+        .filter(|file| file.object_version > 0 && !seen.files.contains_key(file.path.as_str()))
+        .filter(given)
+        .map(|file| file.path.as_str().to_owned())
+        .collect();
+    if missing.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let present = vm.present(vm_id, &missing).await?;
+    Ok(missing.into_iter().zip(present).filter_map(|(path, present)| present.then_some(path)).collect())
+}
+
+/// What fits into the budget, and the rest.
+fn within<W>(mut work: Vec<W>, budget: &mut Budget, bytes: impl Fn(&W) -> u64) -> (Vec<W>, Vec<W>) {
+    let fits = work.iter().take_while(|work| budget.take(bytes(work))).count();
+    let rest = work.split_off(fits);
+    (work, rest)
+}
+
+/// Works off groups: small ones together, large files beside them, few at a time.
+async fn spread<W, F>(
+    work: Vec<W>,
+    most: usize,
+    bytes: impl Fn(&W) -> u64,
+    mut call: impl FnMut(Vec<W>) -> F,
+) -> AppResult<Outcome>
+where
+    F: Future<Output = AppResult<Outcome>> + Send,
+{
+    let (mut small, mut large) = (Vec::new(), Vec::new());
+    let (mut group, mut sum) = (Vec::new(), 0);
+    for work in work {
+        let size = bytes(&work);
+        if size > SMALL {
+            large.push(vec![work]);
             continue;
         }
-        match WorkspacePath::parse("path", &path) {
-            Ok(path) => work.push(Work::New { entry, path }),
-            Err(error) => {
-                tracing::warn!(project.id = %project_id, %error, "a file in the VM cannot be saved")
-            }
+        if group.len() == most || sum + size > GROUP_BYTES {
+            small.push(std::mem::take(&mut group));
+            sum = 0;
+        }
+        sum += size;
+        group.push(work);
+    }
+    if !group.is_empty() {
+        small.push(group);
+    }
+    let mut outcome = Outcome::default();
+    for (groups, at_once) in [(small, GROUPS), (large, LARGE)] {
+        let mut done = futures::stream::iter(groups.into_iter().map(&mut call)).buffer_unordered(at_once);
+        while let Some(some) = done.try_next().await? {
+            outcome.add(some);
         }
     }
-    let more = work.len() > budget.files;
-    work.truncate(budget.files);
-    let counts: [AtomicUsize; 4] = Default::default();
-    let side = Side { store, objects, vm, ambient, project_id, vm_id };
-    futures::stream::iter(work)
-        .map(Ok::<_, crate::error::AppError>)
-        .try_for_each_concurrent(PARALLEL, |work| {
-            let (side, counts) = (&side, &counts);
-            async move {
-                let place = match side.work_off(work).await? {
-                    Some(Reconcile::Save) => 0,
-                    Some(Reconcile::Push) => 1,
-                    Some(Reconcile::Forget) => 2,
-                    Some(Reconcile::Conflict) => 3,
-                    Some(Reconcile::Equal) | None => return Ok(()),
-                };
-                counts[place].fetch_add(1, Ordering::Relaxed);
-                Ok(())
-            }
-        })
-        .await?;
-    let [saved, pushed, forgotten, conflicts] = counts.map(AtomicUsize::into_inner);
-    Ok(Outcome { saved, pushed, forgotten, conflicts, more })
+    Ok(outcome)
 }
 
 /// Removes from the VM what users deleted while it could not be reached. What the VM changed since is kept, as new.
@@ -162,227 +267,94 @@ async fn bury<S: WriteStore, V: VmFiles>(
     vm: &V,
     project_id: &ProjectId,
     vm_id: &str,
-    in_vm: &mut HashMap<String, VmEntry>,
+    seen: &mut Seen,
 ) -> AppResult<()> {
-    let listing = Listing::of(keys::project_partition(project_id), "DEL#");
-    for tombstone in store.list::<Tombstone>(listing).await?.items {
+    for tombstone in all::<Tombstone>(store, project_id, "DEL#").await? {
         let path = tombstone.path.as_str();
         let same =
-            in_vm.get(path).is_some_and(|entry| entry.sha256.as_deref() == Some(&tombstone.copy.sha256));
+            seen.files.get(path).is_some_and(|entry| entry.sha256.as_deref() == Some(&tombstone.copy.sha256));
         if same && tombstone.copy.vm_id == vm_id {
             vm.remove(vm_id, &tombstone.path.in_vm(), "root").await?;
-            in_vm.remove(path);
+            seen.files.remove(path);
         }
         store.commit(Tx::new().remove(keys::file_tombstone(project_id, &tombstone.path))).await?;
     }
     Ok(())
 }
 
-struct Side<'a, S, O, V, A> {
-    store: &'a S,
-    objects: &'a O,
-    vm: &'a V,
-    ambient: &'a A,
-    project_id: &'a ProjectId,
-    vm_id: &'a str,
+/// Both sides of one workspace.
+pub(super) struct Side<'a, S, O, V, A> {
+    pub(super) store: &'a S,
+    pub(super) objects: &'a O,
+    pub(super) vm: &'a V,
+    pub(super) ambient: &'a A,
+    pub(super) project_id: &'a ProjectId,
+    /// In whose name new files are counted.
+    pub(super) owner: Option<OwnerId>,
+    pub(super) vm_id: &'a str,
 }
 
-impl<S, O, V, A> Side<'_, S, O, V, A>
+/// One piece of work that is ready to be committed.
+pub(super) struct Piece {
+    pub(super) tx: Tx,
+    pub(super) counts: Outcome,
+    /// The file that is gone once it is committed, with all its versions.
+    pub(super) then_forget: Option<FileId>,
+    /// The file that never was where it cannot be committed.
+    pub(super) else_forget: Option<FileId>,
+    /// The file that has a new version once it is committed.
+    pub(super) then_prune: Option<Box<ProjectFile>>,
+}
+
+impl<S: WriteStore, O: DeleteObject, V, A> Side<'_, S, O, V, A>
 where
-    S: WriteStore,
-    O: PutObject + GetObject + DeleteObject,
-    V: VmFiles,
-    A: Ambient,
+    O: Sync,
+    V: Sync,
+    A: Sync,
 {
-    /// Does one piece of work; `None` where somebody else changed the record meanwhile and the next call looks again.
-    async fn work_off(&self, work: Work) -> AppResult<Option<Reconcile>> {
-        match work {
-            Work::New { entry, path } => self.save_new(&entry, path).await,
-            Work::Existing { mut file, vm_hash, mode, action } => match action {
-                Reconcile::Equal => {
-                    let sha256 = vm_hash.unwrap_or_default();
-                    self.note_equal(&mut file, sha256, None).await.map(|done| done.then_some(action))
-                }
-                Reconcile::Push => self.push(&mut file).await.map(|done| done.then_some(action)),
-                Reconcile::Save => self.save(&mut file, mode).await.map(|done| done.then_some(action)),
-                Reconcile::Forget => self.forget(&file).await.map(|done| done.then_some(action)),
-                Reconcile::Conflict => self.keep_both(&mut file).await.map(|done| done.then_some(action)),
-            },
-        }
-    }
-
-    fn changed(&self, file: &ProjectFile, change: &str) -> NewEvent {
-        let data = json!({
-            "file_id": file.file_id, "path": file.path, "size": file.size, "sha256": file.sha256,
-            "change": change, "origin": "vm",
-        });
-        NewEvent::new(EventType::FileChanged, self.ambient.now(), data)
-    }
-
-    async fn commit(&self, tx: Tx) -> AppResult<bool> {
-        match self.store.commit(tx).await {
-            Ok(_) => Ok(true),
-            Err(StoreError::Conflict { .. }) => Ok(false),
-            Err(other) => Err(other.into()),
-        }
-    }
-
-    fn log(&self) -> LogId {
+    pub(super) fn log(&self) -> LogId {
         LogId::Project(self.project_id.clone())
     }
 
-    async fn note_equal(
-        &self,
-        file: &mut ProjectFile,
-        sha256: String,
-        event: Option<NewEvent>,
-    ) -> AppResult<bool> {
-        file.vm_copy = Some(VmCopy { vm_id: self.vm_id.to_owned(), sha256 });
-        file.sync_status = SyncStatus::Synced;
-        file.sync_error = None;
-        let mut tx = Tx::new().update(file);
-        if let Some(event) = event {
-            tx = tx.append(&self.log(), event);
+    /// Commits pieces together; where one of them is outdated, each by itself, and the outdated ones are left for the
+    /// next call, which looks again.
+    pub(super) async fn commit(&self, pieces: Vec<Piece>) -> AppResult<Outcome> {
+        let mut outcome = Outcome::default();
+        if pieces.is_empty() {
+            return Ok(outcome);
         }
-        self.commit(tx).await
-    }
-
-    async fn push(&self, file: &mut ProjectFile) -> AppResult<bool> {
-        match push_file(self.objects, self.vm, self.vm_id, file).await {
-            Ok(()) => {
-                let sha256 = file.sha256.clone().unwrap_or_default();
-                self.note_equal(file, sha256, None).await
+        let together = pieces.iter().fold(self.fenced(Tx::new()), |tx, piece| tx.and(piece.tx.clone()));
+        let all = match self.store.commit(together).await {
+            Ok(_) => true,
+            Err(StoreError::Conflict { .. }) => false,
+            Err(other) => return Err(other.into()),
+        };
+        for piece in pieces {
+            let done = all || self.commit_one(piece.tx).await?;
+            if done {
+                outcome.add(piece.counts);
             }
-            Err(error) => {
-                file.sync_status = SyncStatus::Failed;
-                file.sync_error = Some(error.detail.clone());
-                self.commit(Tx::new().update(file)).await?;
-                match error.code {
-                    // One file that cannot be written (a directory in its place, say) must not stop the others.
-                    crate::error::ErrorCode::VmFailed | crate::error::ErrorCode::NotFound => Ok(false),
-                    _ => Err(error),
-                }
+            if let Some(file_id) = if done { piece.then_forget } else { piece.else_forget } {
+                self.objects.delete_prefix(&format!("p/{}/{file_id}/", self.project_id), 1_000).await?;
+                history::forget(self.store, self.project_id, &file_id).await?;
+            }
+            if let Some(file) = piece.then_prune.filter(|_| done) {
+                history::prune(self.store, self.objects, &file).await?;
             }
         }
+        Ok(outcome)
     }
 
-    /// Stores the VM's bytes under the next version's key; `None` where the file went away meanwhile.
-    async fn store_bytes(
-        &self,
-        path: &WorkspacePath,
-        file: &FileId,
-        version: u64,
-    ) -> AppResult<Option<(u64, String)>> {
-        let read = self.vm.read_file_stream(self.vm_id, &path.in_vm(), "root").await;
-        let (_, bytes) = match read {
-            Ok(found) => found,
-            Err(VmError::NotFound(_)) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let info = self.objects.put_stream(&object_key(self.project_id, file, version), bytes).await?;
-        Ok(Some((info.size, info.sha256.unwrap_or_default())))
-    }
-
-    async fn save(&self, file: &mut ProjectFile, mode: Option<u32>) -> AppResult<bool> {
-        let version = next_version(file);
-        let Some((size, sha256)) = self.store_bytes(&file.path, &file.file_id, version).await? else {
-            return Ok(false);
-        };
-        file.object_version = version;
-        file.size = size;
-        file.sha256 = Some(sha256.clone());
-        file.mode = mode.unwrap_or(file.mode);
-        file.updated_at = self.ambient.now();
-        let event = self.changed(file, "modified");
-        self.note_equal(file, sha256, Some(event)).await
-    }
-
-    async fn save_new(&self, entry: &VmEntry, path: WorkspacePath) -> AppResult<Option<Reconcile>> {
-        let file_id: FileId = self.ambient.new_id();
-        let Some((size, sha256)) = self.store_bytes(&path, &file_id, 1).await? else { return Ok(None) };
-        let now = self.ambient.now();
-        let mut file = ProjectFile {
-            project_id: self.project_id.clone(),
-            file_id: file_id.clone(),
-            path: path.clone(),
-            size,
-            sha256: Some(sha256.clone()),
-            mode: entry.mode,
-            object_version: 1,
-            upload_version: None,
-            sequencer: None,
-            sync_status: SyncStatus::Synced,
-            sync_error: None,
-            vm_copy: Some(VmCopy { vm_id: self.vm_id.to_owned(), sha256 }),
-            created_at: now,
-            updated_at: now,
-            version: 0,
-        };
-        let mut pointer =
-            FilePointer { project_id: self.project_id.clone(), file_id: file_id.clone(), path, version: 0 };
-        let event = self.changed(&file, "created");
-        let tx = Tx::new()
-            .require(keys::project(self.project_id), crate::store::Condition::Present)
-            .create(&mut file)
-            .create(&mut pointer)
-            .append(&self.log(), event);
-        if self.commit(tx).await? {
-            return Ok(Some(Reconcile::Save));
+    async fn commit_one(&self, tx: Tx) -> AppResult<bool> {
+        match self.store.commit(self.fenced(tx)).await {
+            Ok(_) => Ok(true),
+            Err(StoreError::Conflict { .. }) => Ok(false),
+            Err(other) => Err::<bool, AppError>(other.into()),
         }
-        self.objects.delete(&object_key(self.project_id, &file_id, 1)).await?;
-        Ok(None)
     }
 
-    async fn forget(&self, file: &ProjectFile) -> AppResult<bool> {
-        let tx = Tx::new()
-            .delete(file)
-            .remove(keys::file_pointer(self.project_id, &file.file_id))
-            .append(&self.log(), self.changed(file, "deleted"));
-        let done = self.commit(tx).await?;
-        if done {
-            let prefix = format!("p/{}/{}/", self.project_id, file.file_id);
-            self.objects.delete_prefix(&prefix, 1_000).await?;
-        }
-        Ok(done)
+    /// A deleted project must not get records again.
+    fn fenced(&self, tx: Tx) -> Tx {
+        tx.require(keys::project(self.project_id), crate::store::Condition::Present)
     }
-
-    /// Moves the VM's bytes aside under a name that says so, stores them as a file of their own, then writes the stored
-    /// object: the store wins the path, and nothing is lost.
-    async fn keep_both(&self, file: &mut ProjectFile) -> AppResult<bool> {
-        let aside =
-            WorkspacePath::parse("path", &format!("{}.vm-{}", file.path, self.ambient.now().as_second()))?;
-        let (size, bytes) = match self.vm.read_file_stream(self.vm_id, &file.path.in_vm(), "root").await {
-            Ok(found) => found,
-            Err(VmError::NotFound(_)) => return Ok(false),
-            Err(error) => return Err(error.into()),
-        };
-        self.vm.write_file_stream(self.vm_id, &aside.in_vm(), "user", size, bytes).await?;
-        if let Some(entry) = self.vm.stat(self.vm_id, &aside.in_vm(), "root").await? {
-            self.save_new(&entry, aside.clone()).await?;
-        }
-        push_file(self.objects, self.vm, self.vm_id, file).await?;
-        let data = json!({"file_id": file.file_id, "path": file.path, "kept_as": aside});
-        let event = NewEvent::new(EventType::FileConflict, self.ambient.now(), data);
-        let sha256 = file.sha256.clone().unwrap_or_default();
-        self.note_equal(file, sha256, Some(event)).await
-    }
-}
-
-/// The object version that the next change of a file gets: above the current one and above an open upload's.
-pub fn next_version(file: &ProjectFile) -> u64 {
-    file.object_version.max(file.upload_version.unwrap_or(0)) + 1
-}
-
-/// Writes the current stored bytes of a file into the VM.
-///
-/// # Errors
-/// Of the objects or the VM.
-pub async fn push_file(
-    objects: &impl GetObject,
-    vm: &impl VmFiles,
-    vm_id: &str,
-    file: &ProjectFile,
-) -> AppResult<()> {
-    let (size, bytes) = objects.get_stream(&file.object_key(file.object_version)).await?;
-    Ok(vm.write_file_stream(vm_id, &file.path.in_vm(), "user", size, bytes).await?)
 }

@@ -118,7 +118,8 @@ fn checked(ambient: &impl Ambient, principal: &Principal, input: NewProject) -> 
     })
 }
 
-fn checked_template(template: &str) -> Result<String, Invalid> {
+/// A template's name as providers write them.
+pub(super) fn checked_template(template: &str) -> Result<String, Invalid> {
     let ok = (1..=128).contains(&template.len())
         && template.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/".contains(&b));
     if ok {

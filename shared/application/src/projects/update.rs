@@ -12,6 +12,7 @@ use crate::authorize::authorize;
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::keys;
 use crate::ports::Clock;
+use crate::projects::create::checked_template;
 use crate::projects::{ProjectView, viewed};
 use crate::store::{StoreError, Tx, WriteStore};
 use crate::vm::lease;
@@ -26,6 +27,8 @@ pub struct ProjectChange {
     pub name: Option<String>,
     /// New description.
     pub description: Option<String>,
+    /// New template, for the next VM.
+    pub template: Option<String>,
     /// New environment.
     pub env: Option<BTreeMap<String, String>>,
     /// Seconds without use after which its VM is paused.
@@ -48,6 +51,7 @@ pub async fn update(
 ) -> AppResult<ProjectView> {
     let name = change.name.map(|name| text::name("name", &name)).transpose()?;
     let description = change.description.map(|text| text::description("description", &text)).transpose()?;
+    let template = change.template.map(|template| checked_template(&template)).transpose()?;
     if let Some(env) = &change.env {
         text::env("env", env)?;
     }
@@ -60,6 +64,7 @@ pub async fn update(
         }
         project.name = name.clone().unwrap_or(project.name);
         project.description = description.clone().unwrap_or(project.description);
+        project.template = template.clone().or(project.template);
         project.env = change.env.clone().unwrap_or(project.env);
         project.vm_idle_secs = change.vm_idle_secs.or(project.vm_idle_secs);
         project.vm_paused_secs = change.vm_paused_secs.or(project.vm_paused_secs);

@@ -9,6 +9,7 @@ use pvm_domain::ids::{ApprovalId, ConversationId};
 use super::calls;
 use super::draft::{Draft, Extra, load_conversation, load_run};
 use super::ensure_vm::release;
+use super::meter;
 use super::step::{Ask, Meter, TRIES, pause, step};
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::keys;
@@ -50,7 +51,7 @@ pub async fn ask_approval<S: WriteStore, K: SendTask, A: Ambient>(
         let waits = approval.status == ApprovalStatus::Pending && !run.is_over();
         if waits {
             draft.apply(&mut run, Input::Waiting, &Extra::default()).await?;
-            run.core.usage.transitions += 1;
+            run.core.usage.transitions += meter::APPROVE;
             draft.save(&mut run);
         }
         match draft.commit().await {
@@ -137,7 +138,7 @@ pub async fn expire_approval<S: WriteStore, A: Ambient>(
         RunInput { conversation_id: input.conversation_id, run_id: input.run_id, segment: input.segment };
     // Where it was decided at the last moment the run does not wait any more.
     let ask = Ask::Input(Input::Resumed);
-    let (meter, extra) = (Meter::default(), Extra::default());
-    step(store, ambient, &run.conversation_id, &run.run_id, Some(run.segment), &ask, &extra, meter).await?;
+    let (spent, extra) = (Meter::default(), Extra::default());
+    step(store, ambient, &run.conversation_id, &run.run_id, Some(run.segment), &ask, &extra, spent).await?;
     Ok(run.output(StepControl::next(NextStep::Think)))
 }

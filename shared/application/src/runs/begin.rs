@@ -5,6 +5,7 @@ use pvm_domain::conversation::core::{Input, Phase};
 use pvm_domain::conversation::mentions;
 
 use super::draft::{Extra, load_run};
+use super::meter;
 use super::step::{Ask, Meter, step};
 use crate::error::{AppResult, ErrorCode};
 use crate::ports::Ambient;
@@ -34,9 +35,9 @@ pub async fn begin<S: WriteStore, A: Ambient>(
         let seats: Vec<&str> = run.core.rules.seats.iter().map(|seat| seat.agent_id.as_str()).collect();
         let mentions = mentions(&run.initial_message, seats.iter().copied());
         let ask = Ask::Input(Input::Begin { mentions });
-        let meter = Meter { step_ms: 0, transitions: 2 };
+        let spent = Meter { transitions: meter::BEGIN, ..Meter::default() };
         let extra = Extra::default();
-        step(store, ambient, &input.conversation_id, &input.run_id, Some(input.segment), &ask, &extra, meter)
+        step(store, ambient, &input.conversation_id, &input.run_id, Some(input.segment), &ask, &extra, spent)
             .await?;
     }
     Ok(input.output(StepControl::next(NextStep::Think)))

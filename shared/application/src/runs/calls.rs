@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::draft::Draft;
+use super::meter;
 use crate::error::{AppError, AppResult};
 use crate::keys;
 use crate::store::{ReadStore, WriteStore};
@@ -72,8 +73,8 @@ pub(crate) async fn seen(store: &impl ReadStore, run: &Run) -> AppResult<Vec<Cal
             }
             None => None,
         };
-        let (status, polls) = (call.status, call.polls);
-        seen.push(CallSeen { tool_call_id: call.tool_call_id, status, approval, polls });
+        let (status, polls, cost) = (call.status, call.polls, meter::of_call(&call));
+        seen.push(CallSeen { tool_call_id: call.tool_call_id, status, approval, polls, cost });
     }
     Ok(seen)
 }
@@ -95,6 +96,7 @@ pub(crate) fn plan<S: WriteStore>(draft: &mut Draft<'_, S>, run: &Run, planned: 
             vm_id: None,
             approval_id: plan.approval_id.clone(),
             polls: 0,
+            step_ms: 0,
             result: None,
             started_at: None,
             finished_at: None,

@@ -5,6 +5,7 @@ use pvm_domain::conversation::Run;
 use pvm_domain::conversation::core::Input;
 
 use super::draft::{Draft, Extra, load_conversation, load_run};
+use super::meter;
 use super::step::{TRIES, pause};
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::ports::{Ambient, Machine, StartExecution};
@@ -32,7 +33,7 @@ pub async fn continue_run<S: WriteStore, W: StartExecution, A: Ambient>(
         }
         let mut draft = Draft::new(store, conversation, ambient.now());
         run.segment += 1;
-        run.core.usage.transitions += 2;
+        run.core.usage.transitions += meter::CONTINUE;
         draft.apply(&mut run, Input::Segment, &Extra::default()).await?;
         draft.save(&mut run);
         match draft.commit().await {

@@ -13,7 +13,7 @@ use pvm_domain::ids::{ConversationId, MessageId, RunId};
 use pvm_domain::limits;
 use serde_json::{Value, json};
 
-use super::{calls, compaction};
+use super::{calls, compaction, meter};
 use crate::error::{AppError, AppResult};
 use crate::keys;
 use crate::store::{ReadStore, StoreError, Tx, WriteStore};
@@ -176,6 +176,7 @@ impl<'a, S: WriteStore> Draft<'a, S> {
             run.due_at = self.in_secs(START_SECS);
             // What the runs before it used counts against the budget.
             run.core.rules.spent = self.conversation.usage;
+            run.core.compact.clone_from(&self.conversation.crowded);
             self.conversation.active_run = Some(run_id);
             self.conversation.status = ConversationStatus::Running;
             self.write(|tx| tx.update(&mut run));
@@ -203,8 +204,11 @@ impl<'a, S: WriteStore> Draft<'a, S> {
     /// # Errors
     /// Of the store.
     pub(crate) async fn apply(&mut self, run: &mut Run, input: Input, extra: &Extra) -> AppResult<Next> {
+        meter::count_vm(run, self.now);
         let transition = advance(&run.core, &run.run_id, input, self.now);
         run.core = transition.core;
+        // Every effect is a record or an event; beside them stand the run and the conversation.
+        run.core.usage.store_units += meter::units(transition.effects.len() + 2);
         for effect in transition.effects {
             self.carry_out(run, effect, extra).await?;
         }
@@ -230,7 +234,9 @@ impl<'a, S: WriteStore> Draft<'a, S> {
         run.status = RunStatus::Finished;
         run.outcome.clone_from(&run.core.outcome);
         run.finished_at = Some(self.now);
-        self.conversation.usage.add(&run.core.usage);
+        let used = if run.lane.is_some() { run.core.usage.of_lane() } else { run.core.usage };
+        self.conversation.usage.add(&used);
+        self.conversation.crowded.extend(run.core.compact.iter().cloned());
         if self.conversation.active_run.as_ref() == Some(&run.run_id) {
             self.conversation.active_run = None;
             self.conversation.status = match run.outcome.as_ref().map(|outcome| outcome.kind) {
@@ -244,7 +250,14 @@ impl<'a, S: WriteStore> Draft<'a, S> {
 
     async fn carry_out(&mut self, run: &Run, effect: Effect, extra: &Extra) -> AppResult<()> {
         match effect {
-            Effect::Tell(event) => self.tell(event),
+            Effect::Tell(mut event) => {
+                if event.kind == EventType::RunFinished {
+                    let mut all = run.core.usage;
+                    all.add(&run.core.lane_usage);
+                    event.data["usage"] = json!(all);
+                }
+                self.tell(event);
+            }
             Effect::PlaceSteers(ids) => {
                 for id in ids {
                     self.place_waiting(&id).await?;
@@ -295,6 +308,7 @@ impl<'a, S: WriteStore> Draft<'a, S> {
                 let up_to = extra.summary_up_to;
                 let made =
                     compaction::summary(self.store, &self.conversation, &agent_id, summary, up_to).await?;
+                self.conversation.crowded.remove(&agent_id);
                 self.conversation.compacted.insert(agent_id, made);
             }
             Effect::RecordStep { step, attempt, usage } => {
@@ -379,7 +393,6 @@ impl<'a, S: WriteStore> Draft<'a, S> {
             // A promoted run keeps its short date until it begins.
             run.due_at = self.in_secs(QUIET_SECS);
         }
-        run.core.usage.store_units += 2 * (self.tx.ops.len() as u64 + 2);
         self.write(|tx| tx.update(run));
     }
 

@@ -6,6 +6,7 @@ use pvm_contracts::steps::{NextStep, RunInput, RunOutput, StepControl};
 use pvm_domain::conversation::Run;
 
 use super::draft::load_run;
+use super::meter;
 use super::step::{TRIES, pause};
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::ports::{Ambient, ConnectVm, StartExecution};
@@ -32,7 +33,7 @@ pub async fn ensure_vm<S: WriteStore, W: StartExecution, V: ConnectVm, A: Ambien
     }
     let ready = vm::ready(store, workflow, vm, ambient, &run.project_id, WITHIN).await?;
     vm::hold(store, ambient, &run.project_id, &holder(&run)).await?;
-    let held = note_held(store, ambient, run, ready.epoch).await?;
+    let held = note_held(store, ambient, run, ready.epoch, meter::ENSURE_VM).await?;
     if held.is_over() {
         // It was cancelled meanwhile, and whoever did that saw no VM to give back.
         release(store, ambient, held).await?;
@@ -41,7 +42,7 @@ pub async fn ensure_vm<S: WriteStore, W: StartExecution, V: ConnectVm, A: Ambien
     Ok(input.output(StepControl::next(NextStep::Think)))
 }
 
-/// Notes that a run holds the VM of this epoch.
+/// Notes that a run holds the VM of this epoch, and that it took so many transitions.
 ///
 /// # Errors
 /// Of the store.
@@ -50,10 +51,11 @@ pub(crate) async fn note_held<S: WriteStore, A: Ambient>(
     ambient: &A,
     run: Run,
     epoch: u64,
+    transitions: u32,
 ) -> AppResult<Run> {
     change(store, ambient, run, |run| {
         if run.vm_epoch != Some(epoch) || run.vm_since.is_none() {
-            run.core.usage.transitions += 1;
+            run.core.usage.transitions += transitions;
         }
         run.vm_epoch = Some(epoch);
         run.vm_since.get_or_insert(ambient.now());
@@ -76,11 +78,9 @@ pub(crate) async fn release<S: WriteStore, A: Ambient>(store: &S, ambient: &A, r
     }
     vm::release(store, ambient, &run.project_id, &holder(&run)).await?;
     change(store, ambient, run, |run| {
-        let now = ambient.now();
-        if let Some(since) = run.vm_since.take() {
-            let held = now.as_millisecond() - since.as_millisecond();
-            run.core.usage.vm_ms += u64::try_from(held).unwrap_or(0);
-        }
+        // What a run that has ended held is told already.
+        meter::count_vm(run, ambient.now());
+        run.vm_since = None;
         run.vm_epoch = None;
     })
     .await

@@ -10,6 +10,7 @@ use super::continue_run::start;
 use super::draft::{Extra, load_conversation, load_run};
 use super::ensure_vm::release;
 use super::lanes;
+use super::meter;
 use super::step::{Ask, Meter, step};
 use crate::error::{AppResult, ErrorCode};
 use crate::ports::{Ambient, SendTask, StartExecution};
@@ -83,9 +84,9 @@ async fn end<S: WriteStore, W: StartExecution + SendTask, A: Ambient>(
     (reason, detail): (&'static str, String),
 ) -> AppResult<()> {
     let ask = Ask::Input(Input::Fail { reason, detail });
-    let meter = Meter { step_ms: 0, transitions: 1 };
+    let spent = Meter { transitions: meter::FAIL, ..Meter::default() };
     let stepped =
-        step(store, ambient, conversation_id, run_id, segment, &ask, &Extra::default(), meter).await?;
+        step(store, ambient, conversation_id, run_id, segment, &ask, &Extra::default(), spent).await?;
     if stepped.run.is_over() {
         after_end(store, workflow, ambient, stepped.run).await?;
     }

@@ -17,6 +17,7 @@ use serde_json::json;
 use super::continue_run::start;
 use super::draft::{Draft, Extra, load_conversation, load_run};
 use super::ensure_vm::{holder, note_held};
+use super::meter;
 use super::step::{Ask, Meter, TRIES, pause, step};
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::ports::{Ambient, ConnectVm, RunCommands, RunReport, RunSpec, RunState, SendTask, StartExecution};
@@ -54,7 +55,7 @@ where
     };
     let ready = vm::ready(store, workflow, vm, ambient, &run.project_id, WITHIN).await?;
     vm::hold(store, ambient, &run.project_id, &holder(&run)).await?;
-    let run = note_held(store, ambient, run.clone(), ready.epoch).await?;
+    let run = note_held(store, ambient, run.clone(), ready.epoch, 0).await?;
     if open.is_empty() {
         merge(store, vm, ambient, &run, &ready).await?;
         return join(workflow, &run, &input.token).await;
@@ -102,8 +103,10 @@ async fn plan<S: WriteStore, A: Ambient>(
         let conversation = load_conversation(store, &run.conversation_id).await?;
         let mut parent = load_run(store, &run.conversation_id, &run.run_id).await?;
         let mut draft = Draft::new(store, conversation, ambient.now());
+        if parent.join_token.is_none() {
+            parent.core.usage.transitions += meter::LANES;
+        }
         parent.join_token = Some(token.to_owned());
-        parent.core.usage.transitions += 1;
         let mut lanes = Vec::new();
         for index in (0..).take(parent.agents.len()) {
             let key = crate::keys::run(&parent.conversation_id, &lane_run(&parent.run_id, index));
@@ -178,9 +181,9 @@ pub(crate) async fn note_ended<S: WriteStore, K: SendTask, A: Ambient>(
             let key = crate::keys::run(&parent.conversation_id, &lane_run(&parent.run_id, index));
             let Some(lane) = store.get::<Run>(&key).await?.filter(Run::is_over) else { continue };
             let ask = Ask::Input(Input::LaneEnded { index, usage: lane.core.usage });
-            let (extra, meter) = (Extra::default(), Meter::default());
+            let (extra, spent) = (Extra::default(), Meter::default());
             let (conversation, run) = (&parent.conversation_id, &parent.run_id);
-            parent = step(store, ambient, conversation, run, None, &ask, &extra, meter).await?.run;
+            parent = step(store, ambient, conversation, run, None, &ask, &extra, spent).await?.run;
         }
     }
     let waits = !matches!(&parent.core.phase, Phase::Lanes { open } if !open.is_empty());
@@ -214,6 +217,7 @@ async fn merge<S: WriteStore, V: RunCommands, A: Ambient>(
         let told = report(&all, &ends, &output);
         let mut draft = Draft::new(store, conversation, ambient.now());
         place(&mut draft, &parent, &told);
+        parent.core.usage.transitions += meter::LANES;
         let merged = Input::Merged { conflicts: !told.conflicts.is_empty() };
         draft.apply(&mut parent, merged, &Extra::default()).await?;
         draft.save(&mut parent);

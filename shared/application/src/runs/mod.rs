@@ -10,8 +10,11 @@ mod continue_run;
 mod draft;
 mod ensure_vm;
 mod fail_tool;
+mod family;
 mod finish;
+mod in_vm;
 mod lanes;
+mod meter;
 mod prompt;
 mod run_tool;
 mod shell;
@@ -35,5 +38,5 @@ pub(crate) use approve::{decide as decide_approval, load as load_approval, send 
 pub(crate) use continue_run::start as start_execution;
 pub(crate) use draft::{Draft, Extra, load_conversation, load_run};
 pub(crate) use finish::{after_end, start_next};
-pub(crate) use run_tool::kill as kill_call;
+pub(crate) use in_vm::{context_of, kill as kill_call};
 pub(crate) use step::{TRIES, pause};

@@ -62,7 +62,7 @@ pub(crate) async fn workspace(
     let (files, services) = (files?, services?);
     let agents_md = match agents_md?.filter(|file| file.object_version > 0) {
         Some(file) if file.size <= limits::JSON_BODY_BYTES as u64 => {
-            let read = objects.get(&file.object_key(file.object_version)).await;
+            let read = objects.get(&file.current_key()).await;
             read.ok().map(|bytes| head_and_tail(&String::from_utf8_lossy(&bytes), AGENTS_MD_BYTES).0)
         }
         _ => None,

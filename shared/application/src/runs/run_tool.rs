@@ -10,20 +10,21 @@
 use std::time::Duration;
 
 use pvm_contracts::steps::{RunToolInput, RunToolOutput, ToolState};
+use pvm_domain::Timestamp;
 use pvm_domain::conversation::{Approval, ApprovalStatus, CallOrigin, CallResult, CallStatus, Run, ToolCall};
 use pvm_domain::event::{EventType, LogId, NewEvent};
-use pvm_domain::file::WORKSPACE;
 use pvm_domain::limits;
 use pvm_domain::project::Project;
 use serde_json::json;
 
 use super::draft::load_run;
+use super::in_vm::{context_of, kill, to_result};
 use super::step::TRIES;
-use super::{calls, shell};
+use super::{calls, family, meter, shell};
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::keys;
 use crate::ports::{Ambient, ConnectVm, RequestSave, RunCommands, StartExecution, VmError};
-use crate::ports_tools::{ToolContext, ToolDefinition, ToolProgress, ToolResult, Tools};
+use crate::ports_tools::{ToolContext, ToolDefinition, ToolProgress, Tools};
 use crate::store::{StoreError, Tx, WriteStore};
 use crate::vm::{self, ReadyVm};
 
@@ -37,8 +38,6 @@ const POLL_FIRST_SECS: f64 = 2.0;
 const POLL_MOST_SECS: f64 = 60.0;
 /// Time of a run in the VM that is watched inline.
 const INLINE: Duration = Duration::from_secs(limits::STEP_INLINE_WAIT_SECS);
-/// The most of a result's data that is kept, in bytes: the text says the same.
-const STRUCTURED_BYTES: usize = 64 * 1024;
 /// Output of a running call in an event, in bytes.
 const OUTPUT_IN_EVENT_BYTES: usize = 4096;
 
@@ -67,7 +66,7 @@ where
     R: RequestSave,
     A: Ambient,
 {
-    let work = Work { store, workflow, vm, tools, saver, ambient };
+    let work = Work { store, workflow, vm, tools, saver, ambient, entered: ambient.now() };
     let delay = work.drive(&input).await?;
     let (status, delay_secs) = match delay {
         None => (ToolState::Done, 0),
@@ -96,6 +95,8 @@ struct Work<'a, S, W, V, T, R, A> {
     tools: &'a T,
     saver: &'a R,
     ambient: &'a A,
+    /// When this step began to work.
+    entered: Timestamp,
 }
 
 impl<S, W, V, T, R, A> Work<'_, S, W, V, T, R, A>
@@ -111,12 +112,17 @@ where
     async fn drive(&self, input: &RunToolInput) -> AppResult<Option<u64>> {
         for _ in 0..TRIES {
             let call = calls::load(self.store, &input.conversation_id, &input.tool_call_id).await?;
+            let run = load_run(self.store, &input.conversation_id, &input.run_id).await?;
             if call.status.is_final() {
+                self.make_up_for(&run, &call).await;
                 return Ok(None);
             }
-            let run = load_run(self.store, &input.conversation_id, &input.run_id).await?;
             if run.is_over() {
                 self.close(call).await?;
+                continue;
+            }
+            if family::is_orphan(self.store, &run).await? {
+                self.end(call, CallStatus::Cancelled, calls::error("Cancelled before it ran.")).await?;
                 continue;
             }
             if let Some(why) = self.not_approved(&call).await? {
@@ -129,6 +135,21 @@ where
             }
         }
         Err(AppError::new(ErrorCode::Unavailable, "The tool call keeps changing; try again in a moment."))
+    }
+
+    /// The call had its end before this step came to it: what its end brings may have been lost with whoever noted it. A
+    /// cancelled command is killed, and what a call changed is saved; doing either twice does no harm.
+    async fn make_up_for(&self, run: &Run, call: &ToolCall) {
+        let Some(vm_id) = call.vm_id.as_deref().filter(|_| call.started_at.is_some()) else { return };
+        if call.status == CallStatus::Cancelled {
+            let killed = kill(self.vm, self.tools, call, &context_of(run, call, vm_id)).await;
+            if let Err(error) = killed {
+                tracing::warn!(tool_call.id = %call.tool_call_id, %error, "a cancelled call could not be killed");
+            }
+        }
+        if run.lane.is_none() && call.status != CallStatus::Lost && self.may_change_files(call) {
+            self.saver.request_save(&run.project_id).await;
+        }
     }
 
     fn definition(&self, name: &str) -> Option<&ToolDefinition> {
@@ -171,6 +192,10 @@ where
                 Some(call) => call,
                 None => return Ok(Went::Again),
             },
+            // This poll was noted before, and the step died after that.
+            CallStatus::Started if call.epoch == epoch && call.polls > polls => {
+                return Ok(Went::On(Some(pause_after(polls))));
+            }
             _ if call.epoch == epoch => call,
             _ if repeatable => match self.claim(call, &place).await? {
                 Some(call) => call,
@@ -181,7 +206,7 @@ where
                 return Ok(Went::Again);
             }
         };
-        match self.watch(&call, &place, polls > 0).await {
+        match self.watch(run, &call, &place, polls > 0).await {
             Ok(Watched::Ended(result)) => {
                 let changes_files = run.lane.is_none() && self.may_change_files(&call);
                 self.end(call, CallStatus::Done, result).await?;
@@ -192,6 +217,10 @@ where
             }
             Ok(Watched::Running(output)) => self.still_running(call, output, polls).await,
             Ok(Watched::Settled) => Ok(Went::Again),
+            Ok(Watched::Cancelled) => {
+                self.end(call, CallStatus::Cancelled, calls::error("Cancelled while it ran.")).await?;
+                Ok(Went::Again)
+            }
             Err(VmError::Gone) => {
                 if let Some(vm) = &place.vm {
                     vm::lease::note_gone(self.store, self.ambient, &run.project_id, &vm.vm_id).await?;
@@ -238,15 +267,11 @@ where
             None
         };
         let project: Option<Project> = self.store.get(&keys::project(&run.project_id)).await?;
+        let vm_id = ready.as_ref().map(|vm| vm.vm_id.clone()).unwrap_or_default();
         let context = ToolContext {
-            project_id: run.project_id.clone(),
-            vm_id: ready.as_ref().map(|vm| vm.vm_id.clone()).unwrap_or_default(),
             epoch: ready.as_ref().map_or(0, |vm| vm.epoch),
-            call_id: call.tool_call_id.to_string(),
-            conversation_id: Some(call.conversation_id.clone()),
-            agent_id: Some(call.agent_id.clone()),
-            working_dir: run.lane.as_ref().map_or_else(|| WORKSPACE.to_owned(), |lane| lane.worktree.clone()),
             env: project.map(|project| project.env).unwrap_or_default(),
+            ..context_of(run, call, &vm_id)
         };
         Ok(Place { context, vm: ready })
     }
@@ -280,7 +305,13 @@ where
 
     /// Starts or attaches, and watches for the inline time. In between, the record is looked at: a cancelled call is
     /// killed.
-    async fn watch(&self, call: &ToolCall, place: &Place, polling: bool) -> Result<Watched, VmError> {
+    async fn watch(
+        &self,
+        run: &Run,
+        call: &ToolCall,
+        place: &Place,
+        polling: bool,
+    ) -> Result<Watched, VmError> {
         let until = self.ambient.now() + INLINE;
         let mut started = polling && call.status == CallStatus::Started;
         loop {
@@ -297,6 +328,14 @@ where
                 }
                 Ok(now) if now.status.is_final() => return Ok(Watched::Settled),
                 Ok(_) => {}
+                Err(error) => return Err(VmError::Unavailable(error.into())),
+            }
+            match family::is_orphan(self.store, run).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.kill(call, place).await?;
+                    return Ok(Watched::Cancelled);
+                }
                 Err(error) => return Err(VmError::Unavailable(error.into())),
             }
             if self.ambient.now() >= until {
@@ -338,6 +377,7 @@ where
     /// Notes a call's end. Where somebody else noted one before, theirs stays.
     async fn end(&self, mut call: ToolCall, status: CallStatus, result: CallResult) -> AppResult<()> {
         let now = self.ambient.now();
+        call.step_ms += meter::millis(self.entered, now);
         calls::finish(&mut call, status, result, now);
         let event = calls::finished_event(&call, now);
         let log = LogId::Conversation(call.conversation_id.clone());
@@ -360,20 +400,24 @@ where
         }
         let now = self.ambient.now();
         call.status = CallStatus::Started;
-        call.polls += 1;
+        call.polls = polls + 1;
+        call.step_ms += meter::millis(self.entered, now);
         let shown = pvm_domain::text::head_and_tail(&output, OUTPUT_IN_EVENT_BYTES).0;
-        let data = json!({"run_id": call.run_id, "tool_call_id": call.tool_call_id, "text": shown});
+        let data = json!({"run_id": call.run_id, "tool_call_id": call.tool_call_id, "poll": call.polls,
+            "text": shown});
         let event = NewEvent::new(EventType::ToolOutput, now, data).by(&call.agent_id);
         let log = LogId::Conversation(call.conversation_id.clone());
         match self.store.commit(Tx::new().update(&mut call).append(&log, event)).await {
-            Ok(_) => {
-                let secs = (POLL_FIRST_SECS * 1.6_f64.powi(polls as i32)).min(POLL_MOST_SECS);
-                Ok(Went::On(Some(secs.round() as u64)))
-            }
+            Ok(_) => Ok(Went::On(Some(pause_after(polls)))),
             Err(StoreError::Conflict { .. }) => Ok(Went::Again),
             Err(other) => Err(other.into()),
         }
     }
+}
+
+/// Seconds to the next poll after `polls` of them.
+fn pause_after(polls: u32) -> u64 {
+    (POLL_FIRST_SECS * 1.6_f64.powi(polls.cast_signed())).min(POLL_MOST_SECS).round() as u64
 }
 
 enum Went {
@@ -388,30 +432,6 @@ enum Watched {
     Running(String),
     /// Somebody else gave the record its end.
     Settled,
-}
-
-fn to_result(result: ToolResult) -> CallResult {
-    let text = pvm_domain::text::head_and_tail(&result.text, limits::OUTPUT_TO_MODEL_BYTES).0;
-    CallResult {
-        is_error: result.is_error,
-        text,
-        structured: result.structured,
-        output_path: result.output_path,
-    }
-}
-
-/// Kills what a call runs in its VM.
-///
-/// # Errors
-/// Of the VM.
-pub(crate) async fn kill<V: RunCommands, T: Tools>(
-    vm: &V,
-    tools: &T,
-    call: &ToolCall,
-    context: &ToolContext,
-) -> Result<(), VmError> {
-    match call.origin {
-        CallOrigin::VmLine => vm.kill_run(&context.vm_id, &context.call_id).await,
-        CallOrigin::Tool => tools.kill(context, &call.name, &call.arguments).await,
-    }
+    /// The run that this one is a lane of has ended; what ran is killed.
+    Cancelled,
 }

@@ -6,8 +6,8 @@ use pvm_domain::conversation::core::{Input, Next, advance};
 use pvm_domain::conversation::{Conversation, Run};
 use pvm_domain::ids::{ConversationId, RunId};
 
-use super::calls;
 use super::draft::{Done, Draft, Extra, load_conversation, load_run};
+use super::{calls, family, meter};
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::ports::Ambient;
 use crate::store::{StoreError, WriteStore};
@@ -22,6 +22,8 @@ pub(crate) struct Meter {
     pub(crate) step_ms: u64,
     /// State transitions.
     pub(crate) transitions: u32,
+    /// The longest wait that the step makes itself, in seconds; others are a state of their own.
+    pub(crate) longest_wait_secs: u64,
 }
 
 /// What to apply.
@@ -59,7 +61,7 @@ pub(crate) async fn step<S: WriteStore, A: Ambient>(
     segment: Option<u32>,
     ask: &Ask,
     extra: &Extra,
-    meter: Meter,
+    spent: Meter,
 ) -> AppResult<Stepped> {
     for attempt in 0..TRIES {
         let conversation = load_conversation(store, conversation_id).await?;
@@ -69,7 +71,13 @@ pub(crate) async fn step<S: WriteStore, A: Ambient>(
         }
         let input = match ask {
             Ask::Input(input) => input.clone(),
+            Ask::Proceed | Ask::ProceedUnlessCall if family::is_orphan(store, &run).await? => {
+                Input::Cancel { reason: "cancelled", detail: "The run of all lanes ended.".to_owned() }
+            }
             Ask::Proceed | Ask::ProceedUnlessCall => {
+                if let Some(spent) = family::spent(store, &conversation, &run).await? {
+                    run.core.rules.spent = spent;
+                }
                 Input::Proceed { calls: calls::seen(store, &run).await?, vm_ready: run.vm_epoch.is_some() }
             }
         };
@@ -85,8 +93,12 @@ pub(crate) async fn step<S: WriteStore, A: Ambient>(
             return Ok(unchanged(conversation, run, foreseen.next));
         }
         let mut draft = Draft::new(store, conversation, now);
-        run.core.usage.step_ms += meter.step_ms;
-        run.core.usage.transitions += meter.transitions;
+        run.core.usage.step_ms += spent.step_ms;
+        run.core.usage.transitions += spent.transitions;
+        // An end from outside is followed by no state: the execution is stopped. A fault has its own states.
+        if segment.is_some() && !matches!(ask, Ask::Input(Input::Fail { .. })) {
+            run.core.usage.transitions += meter::after(&foreseen.next, spent.longest_wait_secs);
+        }
         let next = draft.apply(&mut run, input, extra).await?;
         draft.save(&mut run);
         if run.is_over() && run.lane.is_none() {

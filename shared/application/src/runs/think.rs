@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use pvm_contracts::steps::{NextStep, RunInput, RunOutput, StepControl, ToolItem};
-use pvm_domain::Timestamp;
 use pvm_domain::conversation::core::{Call, CallFailure, Input, Next, Purpose};
 use pvm_domain::conversation::{Conversation, Run};
 
 use super::draft::Extra;
+use super::meter;
 use super::speak::{self, Spoken};
 use super::step::{Ask, Meter, step};
 use crate::error::AppResult;
@@ -19,8 +19,8 @@ use crate::store::WriteStore;
 
 /// Waits up to this many seconds are made here; longer ones cost less as a state of the workflow.
 const SHORT_WAIT_SECS: u64 = 3;
-/// Transitions that entering Think costs: Think and Route.
-const TRANSITIONS: u32 = 2;
+/// A step that has worked for this long makes no further call, in milliseconds: the state's time must hold a whole one.
+const BUSY_MILLIS: u64 = 30_000;
 
 /// The step.
 ///
@@ -42,14 +42,16 @@ where
     A: Ambient,
 {
     let entered = ambient.now();
-    let mut meter = Meter { step_ms: 0, transitions: TRANSITIONS };
+    let mut from = entered;
+    let mut waits_here = SHORT_WAIT_SECS;
+    let mut spent = Meter { transitions: meter::THINK, ..Meter::default() };
     let mut ask = Ask::Proceed;
     let mut extra = Extra::default();
     loop {
         let (conversation_id, run_id) = (&input.conversation_id, &input.run_id);
         let stepped =
-            step(store, ambient, conversation_id, run_id, Some(input.segment), &ask, &extra, meter).await?;
-        meter = Meter::default();
+            step(store, ambient, conversation_id, run_id, Some(input.segment), &ask, &extra, spent).await?;
+        spent = Meter::default();
         extra = Extra::default();
         let control = match stepped.next {
             None => StepControl::next(NextStep::Think),
@@ -57,7 +59,10 @@ where
                 let (conversation, run) = (stepped.done.conversation, stepped.run);
                 let answer = answer(store, objects, models, tools, ambient, &conversation, &run, &call).await;
                 let (next, brought) = answer?;
-                meter.step_ms = millis_since(entered, ambient.now());
+                spent.step_ms = meter::millis(from, ambient.now());
+                from = ambient.now();
+                waits_here = if meter::millis(entered, from) < BUSY_MILLIS { SHORT_WAIT_SECS } else { 0 };
+                spent.longest_wait_secs = waits_here;
                 ask = Ask::Input(next);
                 extra = brought;
                 continue;
@@ -67,7 +72,7 @@ where
                 ask = Ask::ProceedUnlessCall;
                 continue;
             }
-            Some(Next::Wait { secs }) if secs <= SHORT_WAIT_SECS => {
+            Some(Next::Wait { secs }) if secs <= waits_here => {
                 ambient.sleep(Duration::from_secs(secs)).await;
                 ask = Ask::Proceed;
                 continue;
@@ -96,10 +101,6 @@ fn control(next: Next) -> StepControl {
         Next::Finish => StepControl::next(NextStep::Finish),
         Next::Nothing | Next::Think | Next::Call(_) => StepControl::next(NextStep::Think),
     }
-}
-
-fn millis_since(start: Timestamp, end: Timestamp) -> u64 {
-    u64::try_from(end.as_millisecond() - start.as_millisecond()).unwrap_or(0)
 }
 
 /// Makes the call and puts its outcome into the rules' words.

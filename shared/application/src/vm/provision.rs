@@ -8,7 +8,10 @@ use pvm_domain::vm::{VmLease, VmRecipe, VmStatus};
 
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::keys;
-use crate::ports::{Ambient, ConnectVm, CreateVm, FindVm, NewVm, VmError, VmInfo};
+use crate::ports::{
+    Ambient, ConnectVm, CreateVm, FindVm, HeaderRule, NewVm, ReadSecrets, SetEgress, VmError, VmInfo,
+};
+use crate::secrets::rules;
 use crate::store::{ReadStore, WriteStore};
 use crate::vm::{ReadyVm, lease};
 
@@ -45,32 +48,45 @@ fn fence(lease: &VmLease, operation: &OperationId) -> AppResult<()> {
 ///
 /// # Errors
 /// Of the provider or the store.
-pub async fn provision<S: WriteStore, V: CreateVm + FindVm + ConnectVm, A: Ambient>(
+pub async fn provision<S, K, V, A>(
     store: &S,
+    secrets: &K,
     vm: &V,
     ambient: &A,
     project_id: &ProjectId,
     operation: &OperationId,
-) -> AppResult<VmLease> {
+) -> AppResult<VmLease>
+where
+    S: WriteStore,
+    K: ReadSecrets,
+    V: CreateVm + FindVm + ConnectVm + SetEgress,
+    A: Ambient,
+{
     let (lease, _) = of_operation(store, ambient, project_id, operation).await?;
     let project: Project =
         store.get(&keys::project(project_id)).await?.ok_or_else(|| AppError::not_found("project"))?;
     let recipe: Option<VmRecipe> = store.get(&keys::vm_recipe(project_id)).await?;
     let info = match adopt(vm, &lease, project_id).await? {
         Some(info) => info,
-        None => vm.create_vm(&new_vm(&project, recipe.as_ref())).await?,
+        None => {
+            let egress = rules::current(store, secrets, project_id).await?;
+            vm.create_vm(&new_vm(&project, recipe.as_ref(), egress)).await?
+        }
     };
     let boot_id = vm.boot_id(&info.vm_id).await?;
-    lease::change(store, ambient, project_id, |lease| {
+    let attached = lease::change(store, ambient, project_id, |lease| {
         fence(lease, operation)?;
         lease.attach(&info.vm_id, &boot_id, ambient.now());
         lease.template = Some(info.template.clone());
         Ok(true)
     })
-    .await
+    .await?;
+    // After the lease names the VM: a secret that changes from here on is told to it by whoever changes it.
+    rules::ready_vm(store, secrets, vm, project_id, &info.vm_id).await?;
+    Ok(attached)
 }
 
-fn new_vm(project: &Project, recipe: Option<&VmRecipe>) -> NewVm {
+fn new_vm(project: &Project, recipe: Option<&VmRecipe>, egress: Vec<HeaderRule>) -> NewVm {
     let mut env = project.env.clone();
     if let Some(recipe) = recipe {
         for (name, value) in &recipe.env {
@@ -84,6 +100,7 @@ fn new_vm(project: &Project, recipe: Option<&VmRecipe>) -> NewVm {
         template: project.template.clone(),
         env,
         timeout_secs: limits::VM_TIMEOUT_SECS,
+        egress,
     }
 }
 

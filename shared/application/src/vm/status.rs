@@ -223,7 +223,7 @@ async fn usage_of(store: &impl ReadStore, project_id: &ProjectId) -> AppResult<U
 fn count(files: &[ProjectFile]) -> FileCounts {
     let mut counts = FileCounts::default();
     // A record whose first upload never arrived is not a file yet.
-    for file in files.iter().filter(|file| file.object_version > 0 || file.upload_version.is_some()) {
+    for file in files.iter().filter(|file| file.object_version > 0 || !file.uploads.is_empty()) {
         counts.total += 1;
         match file.sync_status {
             SyncStatus::Synced => counts.synced += 1,

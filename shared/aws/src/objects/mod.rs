@@ -80,17 +80,51 @@ fn checksum(sha256: &str) -> Result<String, ObjectError> {
     }
 }
 
-impl PutObject for Objects {
-    async fn put(&self, key: &str, bytes: Bytes, sha256: Option<&str>) -> Result<(), ObjectError> {
+/// What a write of a new object asks for: that there is none at its key.
+pub(super) const ABSENT: &str = "*";
+
+/// An error of a write: the key is taken where the store says that its condition does not hold.
+pub(super) fn taken<E>(error: SdkError<E, HttpResponse>) -> ObjectError
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    if error.raw_response().is_some_and(|response| response.status().as_u16() == 412) {
+        return ObjectError::Exists;
+    }
+    unavailable(error)
+}
+
+impl Objects {
+    async fn put_as(
+        &self,
+        key: &str,
+        bytes: Bytes,
+        sha256: Option<&str>,
+        new: bool,
+    ) -> Result<(), ObjectError> {
         let mut request = self.client.put_object().bucket(&self.bucket).key(key).body(Body::from(bytes));
         if let Some(sha256) = sha256 {
             request = request.checksum_sha256(checksum(sha256)?).metadata(SHA256, sha256);
         }
-        request.send().await.map(|_| ()).map_err(unavailable)
+        request.set_if_none_match(new.then(|| ABSENT.to_owned())).send().await.map(|_| ()).map_err(taken)
+    }
+}
+
+impl PutObject for Objects {
+    async fn put(&self, key: &str, bytes: Bytes, sha256: Option<&str>) -> Result<(), ObjectError> {
+        self.put_as(key, bytes, sha256, false).await
     }
 
     async fn put_stream(&self, key: &str, bytes: ByteStream) -> Result<ObjectInfo, ObjectError> {
-        self.upload(key, bytes).await
+        self.upload(key, bytes, false).await
+    }
+
+    async fn put_new(&self, key: &str, bytes: Bytes, sha256: &str) -> Result<(), ObjectError> {
+        self.put_as(key, bytes, Some(sha256), true).await
+    }
+
+    async fn put_new_stream(&self, key: &str, bytes: ByteStream) -> Result<ObjectInfo, ObjectError> {
+        self.upload(key, bytes, true).await
     }
 }
 

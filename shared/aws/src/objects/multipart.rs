@@ -1,25 +1,32 @@
-//! Uploads of unknown length with bounded memory: one part is filled and sent at a time.
+//! Uploads in parts: our own of unknown length, with bounded memory (one part is filled and sent at a time), and those
+//! of clients, who send the parts by themselves.
 
 use aws_sdk_s3::Client;
+use aws_sdk_s3::error::ProvideErrorMetadata as _;
 use aws_sdk_s3::primitives::ByteStream as Body;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
-use pvm_application::ports::{ByteStream, ObjectError, ObjectInfo, PutObject as _};
+use pvm_application::ports::{ByteStream, ObjectError, ObjectInfo, UploadParts, UploadedPart};
 use sha2::{Digest as _, Sha256};
 
-use super::{Objects, unavailable};
+use super::{ABSENT, Objects, taken, unavailable};
 
 /// Size of a part; S3 takes 5 MiB to 5 GiB, and 10,000 parts, so this goes up to 78 GiB.
 const PART: usize = 8 * 1024 * 1024;
 
 impl Objects {
-    pub(super) async fn upload(&self, key: &str, bytes: ByteStream) -> Result<ObjectInfo, ObjectError> {
+    pub(super) async fn upload(
+        &self,
+        key: &str,
+        bytes: ByteStream,
+        new: bool,
+    ) -> Result<ObjectInfo, ObjectError> {
         let mut parts = Parts { bytes, rest: Bytes::new(), hash: Sha256::new(), size: 0 };
         let first = parts.next().await?;
         if first.len() < PART {
             let info = parts.info();
-            self.put(key, first, info.sha256.as_deref()).await?;
+            self.put_as(key, first, info.sha256.as_deref(), new).await?;
             return Ok(info);
         }
         let mut upload = self.begin(key).await?;
@@ -28,7 +35,7 @@ impl Objects {
             upload.send(part).await?;
             part = parts.next().await?;
         }
-        upload.complete().await?;
+        upload.complete(new).await?;
         Ok(parts.info())
     }
 
@@ -114,7 +121,7 @@ impl Upload {
         Ok(())
     }
 
-    async fn complete(mut self) -> Result<(), ObjectError> {
+    async fn complete(mut self, new: bool) -> Result<(), ObjectError> {
         let parts =
             CompletedMultipartUpload::builder().set_parts(Some(std::mem::take(&mut self.parts))).build();
         self.client
@@ -123,9 +130,10 @@ impl Upload {
             .key(&self.key)
             .set_upload_id(self.id.clone())
             .multipart_upload(parts)
+            .set_if_none_match(new.then(|| ABSENT.to_owned()))
             .send()
             .await
-            .map_err(unavailable)?;
+            .map_err(taken)?;
         self.id = None;
         Ok(())
     }
@@ -140,5 +148,50 @@ impl Drop for Upload {
                 tracing::warn!(error = ?error, "an abandoned upload could not be aborted; the bucket's rule will");
             }
         });
+    }
+}
+
+impl UploadParts for Objects {
+    async fn begin_parts(&self, key: &str) -> Result<String, ObjectError> {
+        let begun = self.client.create_multipart_upload().bucket(&self.bucket).key(key).send().await;
+        let id = begun.map_err(unavailable)?.upload_id;
+        id.ok_or_else(|| ObjectError::Unavailable(anyhow::anyhow!("S3 gave the upload no id")))
+    }
+
+    async fn complete_parts(&self, key: &str, id: &str, parts: &[UploadedPart]) -> Result<(), ObjectError> {
+        let part = |part: &UploadedPart| {
+            let number = i32::try_from(part.number).unwrap_or(i32::MAX);
+            CompletedPart::builder().part_number(number).e_tag(&part.etag).build()
+        };
+        let parts = CompletedMultipartUpload::builder().set_parts(Some(parts.iter().map(part).collect()));
+        let sent = self
+            .client
+            .complete_multipart_upload()
+            .bucket(&self.bucket)
+            .key(key)
+            .upload_id(id)
+            .multipart_upload(parts.build())
+            .if_none_match(ABSENT)
+            .send()
+            .await;
+        let Err(error) = sent else { return Ok(()) };
+        Err(match error.code() {
+            Some("NoSuchUpload") => ObjectError::NotFound,
+            Some("InvalidPart" | "InvalidPartOrder" | "EntityTooSmall" | "MalformedXML") => {
+                let text = error.message().unwrap_or("the parts do not make an object").to_owned();
+                ObjectError::Refused(format!("are not what was sent: {text}"))
+            }
+            _ => taken(error),
+        })
+    }
+
+    async fn abort_parts(&self, key: &str, id: &str) -> Result<(), ObjectError> {
+        let sent =
+            self.client.abort_multipart_upload().bucket(&self.bucket).key(key).upload_id(id).send().await;
+        match sent {
+            Ok(_) => Ok(()),
+            Err(error) if error.code() == Some("NoSuchUpload") => Ok(()),
+            Err(error) => Err(unavailable(error)),
+        }
     }
 }

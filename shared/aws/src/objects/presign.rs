@@ -7,7 +7,7 @@ use aws_sdk_s3::presigning::{PresignedRequest, PresigningConfig};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use pvm_application::ports::{ObjectError, PresignObject, Presigned};
 
-use super::{Objects, SHA256, checksum};
+use super::{ABSENT, Objects, SHA256, checksum};
 
 /// What the `filename*` parameter of `Content-Disposition` keeps as it is (RFC 8187).
 const ATTRIBUTE: &AsciiSet = &NON_ALPHANUMERIC
@@ -69,6 +69,22 @@ impl PresignObject for Objects {
         Ok(presigned(&signed))
     }
 
+    async fn presign_part(
+        &self,
+        key: &str,
+        id: &str,
+        number: u32,
+        size: u64,
+        time: Duration,
+    ) -> Result<Presigned, ObjectError> {
+        let length = i64::try_from(size).map_err(|error| ObjectError::Unavailable(error.into()))?;
+        let number = i32::try_from(number).map_err(|error| ObjectError::Unavailable(error.into()))?;
+        let request = self.signer.upload_part().bucket(&self.bucket).key(key).upload_id(id);
+        let request = request.part_number(number).content_length(length);
+        let signed = request.presigned(good_for(time)?).await.map_err(signing)?;
+        Ok(presigned(&signed))
+    }
+
     async fn presign_put(
         &self,
         key: &str,
@@ -77,7 +93,9 @@ impl PresignObject for Objects {
         time: Duration,
     ) -> Result<Presigned, ObjectError> {
         let length = i64::try_from(size).map_err(|error| ObjectError::Unavailable(error.into()))?;
-        let mut request = self.signer.put_object().bucket(&self.bucket).key(key).content_length(length);
+        // An object is written once: who sends the same request again learns that it is there.
+        let request = self.signer.put_object().bucket(&self.bucket).key(key).content_length(length);
+        let mut request = request.if_none_match(ABSENT);
         if let Some(sha256) = sha256 {
             request = request.checksum_sha256(checksum(sha256)?).metadata(SHA256, sha256);
         }

@@ -133,6 +133,9 @@ pub struct WriteFileOutput {
     /// Occurrences that edit_file replaced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replacements: Option<u64>,
+    /// Whose work this replaced, where somebody else wrote the file moments before and no version was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replaced_work_of: Option<String>,
     /// What changed, as a unified diff; cut where it is long, absent for new and binary files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub diff: Option<String>,

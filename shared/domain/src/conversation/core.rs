@@ -335,6 +335,8 @@ pub struct CallSeen {
     pub approval: Option<ApprovalStatus>,
     /// How often it was looked at.
     pub polls: u32,
+    /// What running it cost beside the model: time of steps, transitions, units of the database.
+    pub cost: Usage,
 }
 
 /// How a model call failed.
@@ -569,7 +571,7 @@ impl Work<'_> {
         let Phase::Lanes { open } = &mut self.core.phase else { return Next::Nothing };
         if open.contains(&index) {
             open.retain(|lane| *lane != index);
-            self.core.lane_usage.add(usage);
+            self.core.lane_usage.add(&usage.of_lane());
         }
         Next::Nothing
     }
@@ -771,6 +773,7 @@ impl Work<'_> {
         }
         let polls: u32 = seen.iter().map(|seen| seen.polls).sum();
         self.core.segment_steps += polls + calls.len() as u32;
+        self.count_calls(seen);
         let lines: Vec<ToolCallId> =
             calls.iter().filter(|call| call.vm_line).map(|call| call.tool_call_id.clone()).collect();
         if !lines.is_empty() || note.is_some() {
@@ -779,6 +782,15 @@ impl Work<'_> {
         }
         self.core.phase = Phase::Deciding;
         self.decide()
+    }
+
+    /// Adds what the calls of a step cost; calls that really ran were items of one Map state.
+    fn count_calls(&mut self, seen: &[CallSeen]) {
+        let ran: u32 = seen.iter().map(|seen| seen.cost.transitions).sum();
+        self.core.usage.transitions += u32::from(ran > 0);
+        for seen in seen {
+            self.core.usage.add(&seen.cost);
+        }
     }
 
     fn place_steers(&mut self) {

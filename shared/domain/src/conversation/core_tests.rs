@@ -61,6 +61,10 @@ struct Driver {
     placed: Vec<String>,
     steered: Vec<MessageId>,
     placed_steers: Vec<MessageId>,
+    /// Lanes that ended, and how often their work was merged.
+    lanes_ended: BTreeSet<u32>,
+    merged: u32,
+    last_call: Option<Call>,
     last: Next,
 }
 
@@ -75,6 +79,9 @@ impl Driver {
             placed: Vec::new(),
             steered: Vec::new(),
             placed_steers: Vec::new(),
+            lanes_ended: BTreeSet::new(),
+            merged: 0,
+            last_call: None,
             last: Next::Nothing,
         }
     }
@@ -99,9 +106,11 @@ impl Driver {
         for effect in transition.effects {
             self.record(effect);
         }
-        if let Next::Call(_) = &transition.next {
+        if let Next::Call(call) = &transition.next {
+            self.check_call(call);
             let mut used = self.core.rules.spent;
             used.add(&self.core.usage);
+            used.add(&self.core.lane_usage);
             assert_eq!(self.core.rules.budget.reached_by(&used), None, "a call over the budget");
             assert!(self.core.usage.turns <= self.core.rules.max_turns);
             assert!(self.core.steers.is_empty(), "a call that does not read what was sent");
@@ -117,6 +126,37 @@ impl Driver {
         }
         self.last = transition.next.clone();
         transition.next
+    }
+
+    /// Steps count 1, 2, 3 ..., tries of one step go up, and nobody of a parallel run speaks before its lanes are merged.
+    fn check_call(&mut self, call: &Call) {
+        match self.last_call.replace(call.clone()) {
+            None => assert_eq!(call.step, 1),
+            Some(last) if last.step == call.step => {
+                assert!(call.attempt > last.attempt && call.message_id == last.message_id);
+            }
+            Some(last) => assert_eq!(call.step, last.step + 1),
+        }
+        if self.core.rules.mode == Mode::Parallel {
+            assert_eq!((self.lanes_ended.len(), self.merged), (self.core.rules.seats.len(), 1));
+        }
+    }
+
+    /// A lane's end, told as often as one likes.
+    fn end_lane(&mut self, index: u32) {
+        let first = self.lanes_ended.insert(index);
+        let before = self.core.lane_usage.model_calls;
+        let usage = Usage { model_calls: 1, input_tokens: 3, ..Usage::default() };
+        self.input(Input::LaneEnded { index, usage });
+        let counts = first && self.core.outcome.is_none();
+        assert_eq!(self.core.lane_usage.model_calls, before + u32::from(counts), "a lane is counted once");
+    }
+
+    fn merge(&mut self, conflicts: bool) {
+        let ready = matches!(&self.core.phase, Phase::Lanes { open } if open.is_empty());
+        let next = self.input(Input::Merged { conflicts });
+        assert_eq!(next == Next::Think, ready, "merged when all lanes have ended, and once");
+        self.merged += u32::from(ready);
     }
 
     fn record(&mut self, effect: Effect) {
@@ -161,7 +201,13 @@ impl Driver {
         let calls = self.core.acting().iter().map(|call| {
             let (status, approval) = &self.calls[&call.tool_call_id];
             let approval = approval.as_ref().map(|id| self.approvals[id]);
-            CallSeen { tool_call_id: call.tool_call_id.clone(), status: *status, approval, polls: 0 }
+            CallSeen {
+                tool_call_id: call.tool_call_id.clone(),
+                status: *status,
+                approval,
+                polls: 0,
+                cost: Usage::default(),
+            }
         });
         let calls = calls.collect();
         self.input(Input::Proceed { calls, vm_ready: true })
@@ -491,6 +537,8 @@ enum Move {
     Resume,
     Segment,
     Stale,
+    Lane(u8),
+    Merge(bool),
     Cancel,
     Break,
 }
@@ -507,6 +555,8 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         1 => Just(Move::Resume),
         1 => Just(Move::Segment),
         1 => Just(Move::Stale),
+        2 => any::<u8>().prop_map(Move::Lane),
+        1 => any::<bool>().prop_map(Move::Merge),
         1 => Just(Move::Cancel),
         1 => Just(Move::Break),
     ];
@@ -591,6 +641,12 @@ fn play(driver: &mut Driver, step: usize, action: &Move) {
         Move::Resume => drop(driver.input(Input::Resumed)),
         Move::Segment => drop(driver.input(Input::Segment)),
         Move::Stale => drop(driver.input(Input::Answered { step: 0, attempt: 9, answer: says("old") })),
+        Move::Lane(index) => {
+            if driver.core.rules.mode == Mode::Parallel {
+                driver.end_lane(u32::from(*index) % 3);
+            }
+        }
+        Move::Merge(conflicts) => driver.merge(*conflicts),
         Move::Cancel if step > 40 => {
             driver.input(Input::Cancel { reason: "cancelled", detail: String::new() });
         }
@@ -606,7 +662,9 @@ proptest! {
 
     #[test]
     fn whatever_comes_in_whatever_order_the_invariants_hold_and_the_run_ends(
-        mode in prop_oneof![Just(Mode::RoundRobin), Just(Mode::Mention), Just(Mode::Moderator)],
+        mode in prop_oneof![
+            Just(Mode::RoundRobin), Just(Mode::Mention), Just(Mode::Moderator), Just(Mode::Parallel)
+        ],
         max_turns in 1u32..8,
         tokens in prop_oneof![Just(None), (20u64..400).prop_map(Some)],
         moves in moves(),
@@ -631,6 +689,8 @@ proptest! {
                 Next::Act { .. } => driver.finish_calls(),
                 Next::Approve(id) => drop(driver.approvals.insert(id, ApprovalStatus::Approved)),
                 Next::NextSegment => drop(driver.input(Input::Segment)),
+                Next::Lanes(open) if open.is_empty() => driver.merge(true),
+                Next::Lanes(open) => open.into_iter().for_each(|index| driver.end_lane(index)),
                 _ => {}
             }
             prop_assert!(step < 3_999, "no end: {:?}", driver.core);

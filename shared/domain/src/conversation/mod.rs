@@ -14,7 +14,9 @@
 //! 7. A message that joins the run is placed exactly once, in order, and a run is never `completed` before an agent
 //!    has read it.
 //! 8. The same call by the same agent three times in a row stops the run.
-//! 9. A run ends: with agents that answer, and limits that are finite, `advance` reaches `Finish`.
+//! 9. Of a parallel run nobody speaks before all lanes have ended and are merged; each lane is counted once, and merged
+//!    once.
+//! 10. A run ends: with agents that answer, and limits that are finite, `advance` reaches `Finish`.
 
 pub mod answer;
 pub mod core;

@@ -1,6 +1,6 @@
 //! The records of a conversation, as stored.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -83,6 +83,9 @@ pub struct Conversation {
     pub message_count: u64,
     /// Summaries that stand for older messages in an agent's context: by agent, the place up to which.
     pub compacted: BTreeMap<String, Compaction>,
+    /// Agents whose window was nearly full when a run ended: their context is summarised before they speak again.
+    #[serde(default)]
+    pub crowded: BTreeSet<String>,
     /// What all ended runs used.
     pub usage: Usage,
     /// The conversation this is a fork of, and its `seq` there.
@@ -393,6 +396,9 @@ pub struct ToolCall {
     pub approval_id: Option<ApprovalId>,
     /// How often it was looked at after its first inline wait.
     pub polls: u32,
+    /// Milliseconds that steps worked on it.
+    #[serde(default)]
+    pub step_ms: u64,
     /// What it answered, at most 32 KiB.
     pub result: Option<CallResult>,
     /// When it was claimed.

@@ -39,6 +39,12 @@ impl Usage {
         self.input_tokens + self.output_tokens
     }
 
+    /// What a lane adds to its parallel run: all but the time, in which the run itself is active.
+    #[must_use]
+    pub fn of_lane(&self) -> Self {
+        Self { active_ms: 0, ..*self }
+    }
+
     /// Adds what another run used.
     pub fn add(&mut self, other: &Self) {
         self.turns += other.turns;

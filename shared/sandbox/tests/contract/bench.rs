@@ -41,6 +41,7 @@ impl Bench {
     /// Makes a VM of `project`.
     pub(crate) async fn vm(&self, project: &str) -> String {
         let vm = NewVm {
+            egress: Vec::new(),
             project_id: project.to_owned(),
             template: std::env::var("PVM_TEST_TEMPLATE").ok().or_else(|| Some("host".to_owned())),
             env: BTreeMap::from([("FROM_PROJECT".to_owned(), "yes".to_owned())]),

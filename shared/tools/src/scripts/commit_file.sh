@@ -12,8 +12,19 @@ if [ -e "$target" ]; then
   old=${old%% *}
   created=0
 fi
-if [ -n "$expected" ] && [ "$expected" != "$old" ]; then printf 'conflict\t%s\n' "$old"; exit 1; fi
 take() { if [ "$encoding" = base64 ]; then base64 -d; else cat; fi; }
+small() { [ "$(stat -c %s -- "$target")" -lt 2097152 ]; }
+case "$old" in
+"$expected"*) ;;
+*)
+  diff=
+  if [ "$append" = 0 ] && [ "$created" = 0 ] && command -v diff >/dev/null && small; then
+    diff=$(take 2>/dev/null | diff -u --label "now" --label "yours" -- "$target" - 2>/dev/null | head -c 65536 | tr -d '\000')
+  fi
+  printf 'conflict\t%s\t%s\n%s\n' "$old" "$target" "$diff"
+  exit 1
+  ;;
+esac
 changed=1; diff=
 if [ "$append" = 1 ]; then
   take >> "$target" 2>/dev/null || fail "permission denied: $(id -un) may not write it"
@@ -27,7 +38,7 @@ else
     if [ "$(stat -c %u:%g -- "$target")" != "$(stat -c %u:%g -- "$new")" ]; then
       chown --reference="$target" -- "$new" 2>/dev/null || in_place=1
     fi
-    if [ "$changed" = 1 ] && command -v diff >/dev/null && [ "$(stat -c %s -- "$target")" -lt 2097152 ]; then
+    if [ "$changed" = 1 ] && command -v diff >/dev/null && small; then
       diff=$(diff -u --label "before" --label "after" -- "$target" "$new" 2>/dev/null | head -c 65536 | tr -d '\000')
     fi
     chmod --reference="$target" -- "$new" 2>/dev/null
@@ -49,4 +60,4 @@ if [ -n "$mode" ]; then
   chmod -- "$mode" "$target" 2>/dev/null || sudo -n chmod -- "$mode" "$target" 2>/dev/null || fail "it was written, but its mode cannot be set to $mode"
 fi
 sum=$( (sha256sum < "$target") 2>/dev/null || sudo -n sha256sum "$target" 2>/dev/null)
-printf 'ok\t%s\t%s\t%s\t%s\t%s\n%s\n' "$created" "$changed" "${sum%% *}" "$(stat --printf='%s\t%04a\t%U:%G' -- "$target")" "$target" "$diff"
+printf 'ok\t%s\t%s\t%s\t%s\t%s\t%s\n%s\n' "$created" "$changed" "$old" "${sum%% *}" "$(stat --printf='%s\t%04a\t%U:%G' -- "$target")" "$target" "$diff"

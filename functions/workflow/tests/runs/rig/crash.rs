@@ -1,32 +1,63 @@
-//! Crashes on purpose: every effect on the world passes a point, before and after it is done; at chosen points the step
-//! that makes it dies. The step's future is dropped there and the state machine sees what it sees of a dead Lambda.
+//! Crashes on purpose: every effect on the world passes a point, before and after it is made; at chosen points whoever
+//! makes it dies, in one of the ways of [`Death`].
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use pvm_asl::{Clock as _, SimClock};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
-tokio::task_local! {
-    static DEATH: Arc<Notify>;
+/// How somebody dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Death {
+    /// The function ends there: its future is dropped, and the state machine sees what it sees of a dead Lambda.
+    Function,
+    /// The state machine gives the function up and tries again, but the function goes on behind its back after so many
+    /// seconds, as a Lambda does that only lost its connection.
+    Lingering(u64),
+    /// The whole process ends there, the interpreter and all other functions with it, and is started again.
+    Process,
 }
 
-/// Which points are deadly, counted over all steps of a rig.
+/// What the dying future is told.
+#[derive(Debug, Default)]
+struct Mortal {
+    dies: Notify,
+    lingers: Notify,
+}
+
+tokio::task_local! {
+    static MORTAL: Arc<Mortal>;
+}
+
+/// Which points are deadly, counted over all functions of a rig.
 #[derive(Debug, Default)]
 pub struct Points {
     state: Mutex<State>,
+    process: Notify,
+    clock: Mutex<Option<SimClock>>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    passed: usize,
-    deadly: BTreeSet<usize>,
+    deadly: BTreeMap<usize, Death>,
     names: Vec<&'static str>,
+    /// Functions that go on although they were given up.
+    lingering: Vec<JoinHandle<()>>,
 }
 
 impl Points {
-    /// Makes the step die at these points, counted from 0.
-    pub fn die_at(&self, points: impl IntoIterator<Item = usize>) {
+    /// The clock by which functions linger.
+    pub fn use_clock(&self, clock: &SimClock) {
+        *self.clock.lock().unwrap() = Some(clock.clone());
+    }
+
+    /// Makes these points deadly, counted from 0.
+    pub fn die_at(&self, points: impl IntoIterator<Item = (usize, Death)>) {
         self.state.lock().unwrap().deadly.extend(points);
     }
 
@@ -35,30 +66,85 @@ impl Points {
         self.state.lock().unwrap().names.clone()
     }
 
-    /// An effect of a step is about to be made, or was just made. Outside of steps nothing dies.
+    /// The process is to die.
+    pub fn kill_process(&self) {
+        self.process.notify_one();
+    }
+
+    /// Waits until the process is to die.
+    pub async fn process_dies(&self) {
+        self.process.notified().await;
+    }
+
+    /// Ends every function that lingers: the process that it ran in is gone.
+    pub fn end_lingering(&self) {
+        for task in std::mem::take(&mut self.state.lock().unwrap().lingering) {
+            task.abort();
+        }
+    }
+
+    /// Waits until no function lingers; answers whether any did.
+    pub async fn no_more_lingering(&self) -> bool {
+        let lingering = std::mem::take(&mut self.state.lock().unwrap().lingering);
+        let any = !lingering.is_empty();
+        for task in lingering {
+            // Ended with its process, or done.
+            drop(task.await);
+        }
+        any
+    }
+
+    /// An effect is about to be made, or was just made. Outside of what is mortal nothing dies.
     pub async fn pass(&self, name: &'static str) {
-        let Ok(death) = DEATH.try_with(Arc::clone) else { return };
-        let dies = {
+        let Ok(mortal) = MORTAL.try_with(Arc::clone) else { return };
+        let death = {
             let mut state = self.state.lock().unwrap();
-            let number = state.passed;
-            state.passed += 1;
+            let number = state.names.len();
             state.names.push(name);
             state.deadly.remove(&number)
         };
-        if dies {
-            death.notify_one();
-            std::future::pending::<()>().await;
+        match death {
+            None => {}
+            Some(Death::Function) => {
+                mortal.dies.notify_one();
+                std::future::pending::<()>().await;
+            }
+            Some(Death::Process) => {
+                self.kill_process();
+                std::future::pending::<()>().await;
+            }
+            Some(Death::Lingering(secs)) => {
+                let clock = self.clock.lock().unwrap().clone().unwrap();
+                mortal.lingers.notify_one();
+                // Polled again only as a task of its own, which holds a mark of its own.
+                tokio::task::yield_now().await;
+                clock.elapse(Duration::from_secs(secs)).await;
+            }
         }
     }
-}
 
-/// Runs a step; `None` where it died.
-pub async fn mortal<T>(step: impl Future<Output = T>) -> Option<T> {
-    let death = Arc::new(Notify::new());
-    let dies = Arc::clone(&death);
-    tokio::select! {
-        biased;
-        () = dies.notified() => None,
-        done = DEATH.scope(death, step) => Some(done),
+    /// Runs something mortal; `None` where it died or was given up.
+    pub async fn mortal<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        let mortal = Arc::new(Mortal::default());
+        let mut work: Pin<Box<dyn Future<Output = T> + Send>> =
+            Box::pin(MORTAL.scope(Arc::clone(&mortal), work));
+        tokio::select! {
+            biased;
+            () = mortal.dies.notified() => None,
+            () = mortal.lingers.notified() => {
+                let clock = self.clock.lock().unwrap().clone().unwrap();
+                let mark = clock.work();
+                let task = tokio::spawn(async move {
+                    drop(work.await);
+                    drop(mark);
+                });
+                self.state.lock().unwrap().lingering.push(task);
+                None
+            }
+            done = &mut work => Some(done),
+        }
     }
 }

@@ -10,17 +10,21 @@ mod world;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, RwLock, Weak};
 
 use pvm_application::ports_model::{ModelError, ModelRequest};
 use pvm_application::store::{Listing, ReadStore, Tx, WriteStore};
 use pvm_application::{conversations, keys, runs};
-use pvm_asl::{Clock as _, Engine, EngineBuilder, InvokeError, Invoker, ListFilter, SimClock};
+use pvm_asl::{Clock as _, CrashPoint, Engine, EngineBuilder, InvokeError, Invoker, ListFilter, SimClock};
 use pvm_aws::clients::{self, ClientSettings, StaticCredentials};
-use pvm_aws::{Dynamo, DynamoSettings, Tables};
-use pvm_contracts::conversations::{CreateConversation, MessageAccepted, SendMessage};
+use pvm_aws::{Dynamo, DynamoSettings, FileSecrets, Tables};
+use pvm_contracts::conversations::{
+    CreateConversation, DecideApproval, Decision, MessageAccepted, SendMessage,
+};
 use pvm_contracts::steps::RunInput;
-use pvm_domain::conversation::{Author, Conversation, Delivery, Message, MessageEnd, Mode, Run, ToolCall};
+use pvm_domain::conversation::{
+    Author, Conversation, ConversationStatus, Delivery, Message, MessageEnd, Mode, Run, ToolCall,
+};
 use pvm_domain::event::{Event, EventType, LogId};
 use pvm_domain::ids::{ConversationId, OwnerId, PrefixedId, ProjectId, RunId};
 use pvm_domain::key::Principal;
@@ -31,10 +35,11 @@ use pvm_entry::settings::Secret;
 use pvm_entry::{Settings, Signer, Wiring};
 use pvm_workflow::steps;
 use serde_json::Value;
+use tokio::sync::watch;
 
-use self::crash::{Points, mortal};
+use self::crash::Points;
 use self::models::{Models, Say};
-use self::store::Store;
+use self::store::{Store, Watch};
 use self::tools::FakeTools;
 use self::vm::Vm;
 use self::world::{Flow, Objects, Saves, SimAmbient, vm_lease};
@@ -46,6 +51,7 @@ pub struct Rig {
     pub settings: Settings,
     pub signer: Signer,
     pub vm: Vm,
+    pub secrets: FileSecrets,
     pub models: Models,
     pub tools: FakeTools,
     pub saves: Saves,
@@ -54,7 +60,11 @@ pub struct Rig {
     pub points: Arc<Points>,
     pub principal: Principal,
     pub project_id: ProjectId,
-    _home: tempfile::TempDir,
+    home: tempfile::TempDir,
+    /// The write of the interpreter's own store at which it stops, once.
+    engine_crash: Mutex<Option<CrashPoint>>,
+    /// How often the process was started again.
+    pub generation: watch::Sender<u32>,
 }
 
 impl Wiring for Rig {
@@ -62,6 +72,7 @@ impl Wiring for Rig {
     type Objects = Objects;
     type Workflow = Flow;
     type Vm = Vm;
+    type Secrets = FileSecrets;
     type Models = Models;
     type Tools = FakeTools;
     type Saver = Saves;
@@ -85,6 +96,9 @@ impl Wiring for Rig {
     fn vm(&self) -> &Vm {
         &self.vm
     }
+    fn secrets(&self) -> &FileSecrets {
+        &self.secrets
+    }
     fn models(&self) -> &Models {
         &self.models
     }
@@ -99,19 +113,27 @@ impl Wiring for Rig {
     }
 }
 
+/// Calls steps. The rig is held weakly: it owns the engine that owns this.
 struct Steps {
-    rig: Arc<OnceLock<Arc<Rig>>>,
+    rig: Weak<Rig>,
 }
 
 impl Invoker for Steps {
     async fn invoke(&self, name: &str, payload: Value) -> Result<Value, InvokeError> {
-        let rig = Arc::clone(self.rig.get().unwrap());
+        let Some(rig) = self.rig.upgrade() else { return std::future::pending().await };
+        let points = Arc::clone(&rig.points);
         let step = steps::find::<Rig>(name).unwrap_or_else(|| panic!("there is no step {name}"));
-        match mortal((step.call)(rig, payload)).await {
+        match points.mortal((step.call)(rig, payload)).await {
             Some(answer) => answer.map_err(|error| InvokeError::new(error.name.as_str(), error.message)),
             None => Err(InvokeError::new("Lambda.Unknown", "the function died")),
         }
     }
+}
+
+/// Memory where there is some: a store of its own for each of thousands of cases need not reach a disk.
+fn home() -> tempfile::TempDir {
+    let memory = std::path::Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
 }
 
 /// `run-tool` stands for `${RunToolFunction}`.
@@ -142,14 +164,15 @@ impl Rig {
     pub async fn new(script: impl Fn(&ModelRequest) -> Say + Send + Sync + 'static) -> Arc<Self> {
         let clock = SimClock::automatic("2026-01-01T00:00:00Z".parse().unwrap());
         let points = Arc::new(Points::default());
-        let home = tempfile::tempdir().unwrap();
-        let store = Store { inner: dynamo(&clock).await, points: Arc::clone(&points) };
+        points.use_clock(&clock);
+        let home = home();
+        let watch = Watch::new(&clock);
+        let store = Store { inner: dynamo(&clock).await, points: Arc::clone(&points), watch };
         let vm = Vm::new(Arc::clone(&points), clock.clone());
         let owner = OwnerId::parse("tester").unwrap();
-        let file = home.path().join("workflow.sqlite");
         let rig = Arc::new(Self {
             flow: Flow {
-                engine: Arc::new(OnceLock::new()),
+                engine: Arc::new(RwLock::new(None)),
                 points: Arc::clone(&points),
                 store: store.clone(),
                 clock: clock.clone(),
@@ -160,6 +183,8 @@ impl Rig {
                 clock: clock.clone(),
                 script: Box::new(script),
                 errors: Mutex::default(),
+                breaks: Mutex::default(),
+                dropped: Arc::default(),
                 requests: Mutex::default(),
                 window: 100_000,
             },
@@ -173,14 +198,70 @@ impl Rig {
             project_id: ProjectId::from_parts(1, 1),
             store,
             vm,
+            secrets: FileSecrets::new(home.path().join("secrets")),
             clock,
             points,
-            _home: home,
+            home,
+            engine_crash: Mutex::default(),
+            generation: watch::Sender::new(0),
         });
         rig.make_project().await;
-        let engine = rig.engine(&file).await;
-        rig.flow.engine.set(engine).unwrap();
+        rig.open_engine().await;
+        rig.supervise();
         rig
+    }
+
+    async fn open_engine(self: &Arc<Self>) {
+        let engine = self.engine().await;
+        *self.flow.engine.write().unwrap() = Some(engine);
+    }
+
+    /// Starts the process again whenever it died.
+    fn supervise(self: &Arc<Self>) {
+        let (rig, points) = (Arc::downgrade(self), Arc::clone(&self.points));
+        tokio::spawn(async move {
+            loop {
+                let Some(engine) = rig.upgrade().and_then(|rig| rig.flow.engine.read().unwrap().clone())
+                else {
+                    return;
+                };
+                tokio::select! {
+                    () = points.process_dies() => {}
+                    () = engine.stopped() => {}
+                }
+                let Some(rig) = rig.upgrade().filter(|rig| rig.flow.engine.read().unwrap().is_some()) else {
+                    return;
+                };
+                rig.restart().await;
+            }
+        });
+    }
+
+    /// What a process does that is started again after it died: nothing of it is left but its files.
+    async fn restart(self: &Arc<Self>) {
+        let work = self.clock.work();
+        self.points.end_lingering();
+        self.flow.engine().shutdown().await;
+        self.open_engine().await;
+        self.generation.send_modify(|count| *count += 1);
+        drop(work);
+    }
+
+    /// Starts again with an interpreter that stops at this write of its own store, counted from here.
+    pub async fn restart_with(self: &Arc<Self>, crash: CrashPoint) {
+        *self.engine_crash.lock().unwrap() = Some(crash);
+        let mut generation = self.generation.subscribe();
+        self.points.kill_process();
+        generation.changed().await.unwrap();
+    }
+
+    /// Ends the rig: what it holds is freed.
+    pub async fn close(&self) {
+        self.points.end_lingering();
+        let engine = self.flow.engine.write().unwrap().take();
+        if let Some(engine) = engine {
+            engine.shutdown().await;
+        }
     }
 
     async fn make_project(&self) {
@@ -193,6 +274,8 @@ impl Rig {
             auto_setup_vm: false,
             template: None,
             env: BTreeMap::new(),
+            vm_idle_secs: None,
+            vm_paused_secs: None,
             deleting: false,
             created_at: now,
             updated_at: now,
@@ -202,15 +285,20 @@ impl Rig {
         self.store.inner.commit(Tx::new().create(&mut project).create(&mut lease)).await.unwrap();
     }
 
-    async fn engine(self: &Arc<Self>, file: &std::path::Path) -> Engine {
+    async fn engine(self: &Arc<Self>) -> Engine {
+        let file = self.home.path().join("workflow.sqlite");
         let names: BTreeMap<String, String> =
             steps::STEPS.iter().map(|step| (substitution(step.name), step.name.to_owned())).collect();
         let text = include_str!("../../../../../statemachines/run-turn.asl.json");
         let machine = pvm_asl::Machine::load("run-turn", text, &names).unwrap();
-        let cell = Arc::new(OnceLock::new());
         let on_end = Arc::downgrade(self);
-        assert!(cell.set(Arc::clone(self)).is_ok());
-        EngineBuilder::new(file, Steps { rig: cell })
+        let crash = self.engine_crash.lock().unwrap().take();
+        let builder = EngineBuilder::new(file, Steps { rig: Arc::downgrade(self) });
+        let builder = match crash {
+            Some(crash) => builder.crash_point(crash),
+            None => builder,
+        };
+        builder
             .clock(self.clock.clone())
             .jitter_seed(7)
             .machine(machine)
@@ -311,6 +399,32 @@ impl Rig {
         panic!("{kind:?} never came");
     }
 
+    /// Waits until the run of the conversation waits for a person.
+    pub async fn wait_until_waiting(&self, id: &ConversationId) {
+        for _ in 0..2000 {
+            if self.conversation(id).await.status == ConversationStatus::Waiting {
+                return;
+            }
+            tokio::task::yield_now().await;
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+        panic!("nobody is waited for");
+    }
+
+    /// Approves whatever waits.
+    pub async fn decide_all(&self, id: &ConversationId) {
+        let (principal, project) = (&self.principal, &self.project_id);
+        let found = conversations::get(&self.store, principal, project, id.as_str()).await.unwrap();
+        for approval in found.approvals {
+            let input = DecideApproval { decision: Decision::Approve, request_hash: None, comment: None };
+            let approval_id = approval.approval_id.to_string();
+            let (store, flow, ambient) = (&self.store, &self.flow, &self.ambient);
+            conversations::decide(store, flow, ambient, principal, project, id.as_str(), &approval_id, input)
+                .await
+                .unwrap();
+        }
+    }
+
     /// The model's next calls fail so.
     pub fn errors(&self, errors: impl IntoIterator<Item = ModelError>) {
         self.models.errors.lock().unwrap().extend(errors);
@@ -318,21 +432,43 @@ impl Rig {
 
     /// Waits until no execution runs that could go on by itself, and looks after lost starts as the clean-up does.
     pub async fn settle(&self) {
-        let engine = self.flow.engine.get().unwrap();
-        let arn = engine.home().machine_arn("run-turn");
-        for _ in 0..200 {
-            let running =
-                ListFilter { status: Some(pvm_asl::ExecutionStatus::Running), ..ListFilter::default() };
-            let list = engine.list_executions(&arn, running).await.unwrap();
-            match list.items.first() {
-                Some(execution) => {
-                    engine.wait_for_end(&execution.arn).await.unwrap();
-                }
-                None if self.sweep().await == 0 => return,
-                None => {}
+        let mut generation = self.generation.subscribe();
+        for _ in 0..400 {
+            let engine = self.flow.engine();
+            tokio::select! {
+                biased;
+                _ = generation.changed() => {}
+                over = self.settle_some(&engine) => if over && !self.points.no_more_lingering().await { return },
             }
         }
         panic!("executions go on for ever");
+    }
+
+    /// Waits for one execution; answers whether nothing is left to do. Never answers where the engine has stopped.
+    async fn settle_some(&self, engine: &Engine) -> bool {
+        let arn = engine.home().machine_arn("run-turn");
+        let running = ListFilter { status: Some(pvm_asl::ExecutionStatus::Running), ..ListFilter::default() };
+        let Ok(list) = engine.list_executions(&arn, running).await else {
+            return std::future::pending().await;
+        };
+        let Some(execution) = list.items.first() else { return self.sweep().await == 0 };
+        if engine.wait_for_end(&execution.arn).await.is_err() {
+            return std::future::pending().await;
+        }
+        false
+    }
+
+    /// State transitions of every execution of a run, as the interpreter counted them.
+    pub async fn transitions(&self, run: &Run) -> u32 {
+        let engine = self.flow.engine();
+        let mut count = 0;
+        for segment in 1..=run.segment {
+            let name = format!("{}-{segment}", run.run_id);
+            let arn = engine.home().execution_arn("run-turn", &name);
+            let execution = engine.describe_execution(&arn).await.unwrap();
+            count += u32::try_from(execution.transitions).unwrap();
+        }
+        count
     }
 
     /// What the clean-up does for runs, half an hour later.
@@ -381,6 +517,11 @@ impl Rig {
             format!("{who}: {}{end}", message.text)
         };
         self.messages(id).await.into_iter().map(line).collect()
+    }
+
+    /// How many events there are, whatever is under way.
+    pub async fn events_open(&self, id: &ConversationId) -> u64 {
+        self.store.log_head(&LogId::Conversation(id.clone())).await.unwrap()
     }
 
     /// Every event, checked to be without gaps and with the run's end as its last.

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pvm_application::ports_model::{
-    CallModel, ModelAnswer, ModelError, ModelFacts, ModelRequest, Stop, TokenUsage, WantedCall,
+    CallModel, KnowModels, ModelAnswer, ModelError, ModelFacts, ModelRequest, Stop, TokenUsage, WantedCall,
 };
-use pvm_asl::SimClock;
+use pvm_asl::{Clock as _, SimClock};
+use pvm_domain::Timestamp;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
@@ -62,6 +63,10 @@ pub struct Models {
     pub script: Script,
     /// Errors that the next calls answer instead.
     pub errors: Mutex<VecDeque<ModelError>>,
+    /// So many of the next calls break off after their text was sent.
+    pub breaks: Mutex<u32>,
+    /// When calls were dropped before their end.
+    pub dropped: Arc<Mutex<Vec<Timestamp>>>,
     pub requests: Mutex<Vec<ModelRequest>>,
     pub window: u64,
 }
@@ -72,7 +77,21 @@ impl std::fmt::Debug for Models {
     }
 }
 
-impl CallModel for Models {
+/// Notes when a call was dropped.
+struct Watched {
+    clock: SimClock,
+    dropped: Option<Arc<Mutex<Vec<Timestamp>>>>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if let Some(dropped) = &self.dropped {
+            dropped.lock().unwrap().push(self.clock.now());
+        }
+    }
+}
+
+impl KnowModels for Models {
     fn default_model(&self) -> &'static str {
         "scripted/one"
     }
@@ -83,7 +102,9 @@ impl CallModel for Models {
             false => Err(ModelError::NotConfigured(format!("there is no provider for {model}"))),
         }
     }
+}
 
+impl CallModel for Models {
     async fn call(
         &self,
         request: &ModelRequest,
@@ -96,17 +117,29 @@ impl CallModel for Models {
             return Err(error);
         }
         let say = (self.script)(request);
+        let mut watched = Watched { clock: self.clock.clone(), dropped: Some(Arc::clone(&self.dropped)) };
         let _ = text.send(say.text.clone()).await;
+        let breaks = {
+            let mut breaks = self.breaks.lock().unwrap();
+            let any = *breaks > 0;
+            *breaks = breaks.saturating_sub(1);
+            any
+        };
         if say.takes_secs > 0 {
             self.clock.elapse(Duration::from_secs(say.takes_secs)).await;
         }
         if let Some(gate) = &say.gate {
             gate.pass().await;
         }
+        if breaks {
+            watched.dropped = None;
+            return Err(ModelError::Broken("the stream broke off".to_owned()));
+        }
         if say.hangs {
             std::future::pending::<()>().await;
         }
         self.points.pass("after a model call").await;
+        watched.dropped = None;
         let stop = say.stop.unwrap_or(if say.calls.is_empty() { Stop::End } else { Stop::ToolCalls });
         let place = &request.place;
         let wanted = say.calls.into_iter().enumerate().map(|(at, (name, arguments))| WantedCall {

@@ -1,13 +1,15 @@
 //! The record store with crash points around each write.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pvm_application::store::{
     Committed, Delta, Key, Listing, Page, Purge, ReadStore, Record, StoreError, Tx, WriteStore,
 };
+use pvm_asl::{Clock as _, SimClock, Work};
 use pvm_aws::Dynamo;
-use pvm_domain::event::{Event, LogId};
+use pvm_domain::event::{Event, EventType, LogId};
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use super::crash::Points;
 
@@ -15,6 +17,36 @@ use super::crash::Points;
 pub struct Store {
     pub inner: Dynamo,
     pub points: Arc<Points>,
+    pub watch: Watch,
+}
+
+/// Tells somebody of committed events at the very moment, with a mark that holds simulated time until they have acted.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    clock: SimClock,
+    listener: Arc<Mutex<Option<UnboundedSender<(EventType, Work)>>>>,
+}
+
+impl Watch {
+    pub fn new(clock: &SimClock) -> Self {
+        Self { clock: clock.clone(), listener: Arc::default() }
+    }
+
+    /// Everything that is committed from here on.
+    pub fn listen(&self) -> UnboundedReceiver<(EventType, Work)> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        *self.listener.lock().unwrap() = Some(sender);
+        receiver
+    }
+
+    fn tell(&self, kinds: Vec<EventType>) {
+        let listener = self.listener.lock().unwrap();
+        let Some(listener) = listener.as_ref() else { return };
+        for kind in kinds {
+            // Nobody listening any more is fine.
+            drop(listener.send((kind, self.clock.work())));
+        }
+    }
 }
 
 impl ReadStore for Store {
@@ -41,12 +73,20 @@ impl ReadStore for Store {
 impl WriteStore for Store {
     async fn commit(&self, tx: Tx) -> Result<Committed, StoreError> {
         self.points.pass("before a commit").await;
+        let kinds: Vec<EventType> =
+            tx.appends.iter().flat_map(|(_, events)| events.iter().map(|event| event.kind)).collect();
         let done = self.inner.commit(tx).await;
+        if done.is_ok() {
+            self.watch.tell(kinds);
+        }
         self.points.pass("after a commit").await;
         done
     }
     async fn put_delta(&self, log: &LogId, delta: &Delta) -> Result<(), StoreError> {
-        self.inner.put_delta(log, delta).await
+        self.points.pass("before a piece of text").await;
+        let done = self.inner.put_delta(log, delta).await;
+        self.points.pass("after a piece of text").await;
+        done
     }
     async fn purge(&self, what: Purge, limit: u32) -> Result<u32, StoreError> {
         self.inner.purge(what, limit).await

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pvm_application::ports::{
-    ByteStream, Chunk, ConnectVm, CreateVm, EndVm, FindVm, NewVm, ReadFrom, RunCommands, RunReport, RunSpec,
-    RunState, VmEntry, VmError, VmFiles, VmInfo,
+    ByteStream, Chunk, ConnectVm, CreateVm, EndVm, FindVm, HeaderRule, NewVm, ReadFrom, RunCommands,
+    RunReport, RunSpec, RunState, SetEgress, VmEntry, VmError, VmFiles, VmInfo,
 };
 use pvm_asl::{Clock as _, SimClock};
 use pvm_domain::Timestamp;
@@ -138,19 +138,24 @@ impl RunCommands for Vm {
         run_id: &str,
         from: ReadFrom,
     ) -> Result<Option<RunReport>, VmError> {
+        self.points.pass("while a run in the VM is read").await;
         self.wait(vm_id, run_id, from.wait).await
     }
 
     async fn kill_run(&self, vm_id: &str, run_id: &str) -> Result<(), VmError> {
+        self.points.pass("before a kill in the VM").await;
         let is_gate = |report: &RunReport| report.stdout.data.starts_with(b"did: gate");
         let running = self
             .report(vm_id, run_id)
             .is_some_and(|report| report.state == RunState::Running || is_gate(&report));
-        let mut state = self.state.lock().unwrap();
-        if let Some(entry) = state.journal.get_mut(&(vm_id.to_owned(), run_id.to_owned())).filter(|_| running)
         {
-            entry.killed = true;
+            let mut state = self.state.lock().unwrap();
+            let entry = state.journal.get_mut(&(vm_id.to_owned(), run_id.to_owned()));
+            if let Some(entry) = entry.filter(|_| running) {
+                entry.killed = true;
+            }
         }
+        self.points.pass("after a kill in the VM").await;
         Ok(())
     }
 }
@@ -190,6 +195,11 @@ impl EndVm for Vm {
     }
     async fn kill_vm(&self, _: &str) -> Result<(), VmError> {
         unused()
+    }
+}
+impl SetEgress for Vm {
+    async fn set_egress(&self, _: &str, _: &[HeaderRule]) -> Result<(), VmError> {
+        Ok(())
     }
 }
 impl VmFiles for Vm {

@@ -1,14 +1,15 @@
 //! Time, ids, objects, the workflow port over the interpreter, and saves that are only counted.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use pvm_application::keys;
 use pvm_application::ports::{
     ByteStream, Clock, DeleteObject, GetObject, Machine, NewId, ObjectError, ObjectInfo, PresignObject,
-    Presigned, PutObject, RequestSave, SendTask, StartExecution, StopExecution, WorkflowError,
+    Presigned, PutObject, RequestSave, SendTask, StartExecution, StopExecution, UploadParts, UploadedPart,
+    WorkflowError,
 };
 use pvm_application::store::{ReadStore, Tx, WriteStore};
 use pvm_asl::{ApiError, Clock as _, Engine, SimClock};
@@ -71,9 +72,36 @@ impl PutObject for Objects {
     async fn put_stream(&self, _: &str, _: ByteStream) -> Result<ObjectInfo, ObjectError> {
         Err(ObjectError::NotFound)
     }
+    async fn put_new(&self, _: &str, _: Bytes, _: &str) -> Result<(), ObjectError> {
+        Ok(())
+    }
+    async fn put_new_stream(&self, _: &str, _: ByteStream) -> Result<ObjectInfo, ObjectError> {
+        Err(ObjectError::NotFound)
+    }
+}
+impl UploadParts for Objects {
+    async fn begin_parts(&self, _: &str) -> Result<String, ObjectError> {
+        Err(ObjectError::NotFound)
+    }
+    async fn complete_parts(&self, _: &str, _: &str, _: &[UploadedPart]) -> Result<(), ObjectError> {
+        Err(ObjectError::NotFound)
+    }
+    async fn abort_parts(&self, _: &str, _: &str) -> Result<(), ObjectError> {
+        Ok(())
+    }
 }
 impl PresignObject for Objects {
     async fn presign_get(&self, _: &str, _: &str, _: Duration) -> Result<Presigned, ObjectError> {
+        Err(ObjectError::NotFound)
+    }
+    async fn presign_part(
+        &self,
+        _: &str,
+        _: &str,
+        _: u32,
+        _: u64,
+        _: Duration,
+    ) -> Result<Presigned, ObjectError> {
         Err(ObjectError::NotFound)
     }
     async fn presign_put(
@@ -107,7 +135,7 @@ impl RequestSave for Saves {
 /// The workflow port. Setting a VM up needs no machine here: the next VM is there at once.
 #[derive(Debug, Clone)]
 pub struct Flow {
-    pub engine: Arc<OnceLock<Engine>>,
+    pub engine: Arc<RwLock<Option<Engine>>>,
     pub points: Arc<Points>,
     pub store: Store,
     pub clock: SimClock,
@@ -123,8 +151,8 @@ pub fn vm_lease(project: &ProjectId, number: u64, now: Timestamp) -> VmLease {
 }
 
 impl Flow {
-    fn engine(&self) -> &Engine {
-        self.engine.get().unwrap()
+    pub fn engine(&self) -> Engine {
+        self.engine.read().unwrap().clone().unwrap()
     }
 
     async fn new_vm(&self, project: &ProjectId) {
@@ -165,7 +193,10 @@ impl StartExecution for Flow {
 impl StopExecution for Flow {
     async fn stop(&self, _: Machine, name: &str, cause: &str) -> Result<(), WorkflowError> {
         let arn = self.engine().home().execution_arn("run-turn", name);
-        match self.engine().stop_execution(&arn, None, Some(cause.to_owned())).await {
+        self.points.pass("before a stop of an execution").await;
+        let stopped = self.engine().stop_execution(&arn, None, Some(cause.to_owned())).await;
+        self.points.pass("after a stop of an execution").await;
+        match stopped {
             Ok(_) | Err(ApiError::ExecutionDoesNotExist(_)) => Ok(()),
             Err(error) => Err(failed(error)),
         }

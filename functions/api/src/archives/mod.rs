@@ -1,0 +1,4 @@
+//! Archives of a project's files.
+
+pub mod create;
+pub mod get;

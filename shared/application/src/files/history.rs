@@ -1,0 +1,123 @@
+//! Earlier versions of a file: listed, downloaded, pruned. Objects never change, so a version is a record that names
+//! the object of its bytes.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use pvm_domain::file::{FileVersion, ProjectFile, object_key};
+use pvm_domain::ids::{FileId, ProjectId};
+use pvm_domain::key::Principal;
+use pvm_domain::limits;
+use pvm_domain::project::Scope;
+
+use crate::authorize::authorize;
+use crate::error::{AppError, AppResult};
+use crate::files::get::load;
+use crate::keys;
+use crate::ports::{DeleteObject, PresignObject, Presigned};
+use crate::store::{Listing, ReadStore, Tx, WriteStore};
+
+/// Earlier versions, oldest first.
+pub(super) async fn earlier(
+    store: &impl ReadStore,
+    project_id: &ProjectId,
+    file_id: &FileId,
+) -> AppResult<Vec<FileVersion>> {
+    let listing = Listing::of(keys::project_partition(project_id), keys::file_versions(file_id));
+    Ok(store.list(listing).await?.items)
+}
+
+/// The current version and the earlier ones that are kept, newest first.
+///
+/// # Errors
+/// `not_found`; of the store.
+pub async fn list(
+    store: &impl ReadStore,
+    principal: &Principal,
+    project_id: &ProjectId,
+    file_id: &FileId,
+) -> AppResult<Vec<FileVersion>> {
+    authorize(store, principal, project_id, Scope::Read).await?;
+    let file = load(store, project_id, file_id).await?;
+    let mut all = earlier(store, project_id, file_id).await?;
+    all.extend(file.as_version());
+    all.reverse();
+    Ok(all)
+}
+
+/// One version of a file, the current one included.
+///
+/// # Errors
+/// `not_found`; of the store.
+pub(super) async fn version(
+    store: &impl ReadStore,
+    file: &ProjectFile,
+    number: u64,
+) -> AppResult<FileVersion> {
+    if let Some(current) = file.as_version().filter(|current| current.number == number) {
+        return Ok(current);
+    }
+    let key = keys::file_version(&file.project_id, &file.file_id, number);
+    store.get(&key).await?.ok_or_else(|| AppError::not_found("version of the file"))
+}
+
+/// A version with a download that is good for 15 minutes.
+///
+/// # Errors
+/// `not_found`; of the stores.
+pub async fn get(
+    store: &impl ReadStore,
+    objects: &impl PresignObject,
+    principal: &Principal,
+    project_id: &ProjectId,
+    file_id: &FileId,
+    number: u64,
+) -> AppResult<(FileVersion, Presigned)> {
+    authorize(store, principal, project_id, Scope::Read).await?;
+    let file = load(store, project_id, file_id).await?;
+    let found = version(store, &file, number).await?;
+    let name = found.path.as_str().rsplit('/').next().unwrap_or("file").to_owned();
+    let good_for = Duration::from_secs(limits::PRESIGNED_SECS);
+    let key = object_key(project_id, file_id, found.object);
+    Ok((found, objects.presign_get(&key, &name, good_for).await?))
+}
+
+/// Forgets the earlier versions of a file that is gone.
+pub(super) async fn forget(
+    store: &impl WriteStore,
+    project_id: &ProjectId,
+    file_id: &FileId,
+) -> AppResult<()> {
+    for old in earlier(store, project_id, file_id).await? {
+        store.commit(Tx::new().remove(keys::file_version(project_id, file_id, old.number))).await?;
+    }
+    Ok(())
+}
+
+/// Forgets the oldest versions beyond the number that is kept, and objects that no version needs any more. The object
+/// goes first: a record without one is found again, an object without a record never.
+///
+/// # Errors
+/// Of the stores; the next call goes on.
+pub async fn prune(
+    store: &impl WriteStore,
+    objects: &impl DeleteObject,
+    file: &ProjectFile,
+) -> AppResult<()> {
+    if file.object_version <= limits::FILE_VERSIONS as u64 {
+        return Ok(());
+    }
+    let mut all = earlier(store, &file.project_id, &file.file_id).await?;
+    let kept = all.split_off(all.len().saturating_sub(limits::FILE_VERSIONS));
+    let current = file.restored_from.unwrap_or(file.object_version);
+    let needed: HashSet<u64> = kept.iter().map(|version| version.object).chain([current]).collect();
+    for old in all {
+        if !needed.contains(&old.object) {
+            objects.delete(&object_key(&file.project_id, &file.file_id, old.object)).await?;
+        }
+        store
+            .commit(Tx::new().remove(keys::file_version(&file.project_id, &file.file_id, old.number)))
+            .await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,54 @@
+//! A tool call as it is in its VM: where to find it, its end, and how to kill it.
+
+use std::collections::BTreeMap;
+
+use pvm_domain::conversation::{CallOrigin, CallResult, Run, ToolCall};
+use pvm_domain::file::WORKSPACE;
+use pvm_domain::limits;
+
+use crate::ports::{RunCommands, VmError};
+use crate::ports_tools::{ToolContext, ToolResult, Tools};
+
+/// The most of a result's data that is kept, in bytes: the text says the same, and a record holds 400 KB.
+const STRUCTURED_BYTES: usize = 64 * 1024;
+
+/// A tool's result as it is kept.
+pub(crate) fn to_result(result: ToolResult) -> CallResult {
+    let text = pvm_domain::text::head_and_tail(&result.text, limits::OUTPUT_TO_MODEL_BYTES).0;
+    CallResult {
+        is_error: result.is_error,
+        text,
+        structured: result.structured.filter(|data| data.to_string().len() <= STRUCTURED_BYTES),
+        output_path: result.output_path,
+    }
+}
+
+/// Where a call was started, for those who only need to find it there.
+pub(crate) fn context_of(run: &Run, call: &ToolCall, vm_id: &str) -> ToolContext {
+    ToolContext {
+        project_id: run.project_id.clone(),
+        vm_id: vm_id.to_owned(),
+        epoch: call.epoch.unwrap_or(0),
+        call_id: call.tool_call_id.to_string(),
+        conversation_id: Some(call.conversation_id.clone()),
+        agent_id: Some(call.agent_id.clone()),
+        working_dir: run.lane.as_ref().map_or_else(|| WORKSPACE.to_owned(), |lane| lane.worktree.clone()),
+        env: BTreeMap::new(),
+    }
+}
+
+/// Kills what a call runs in its VM.
+///
+/// # Errors
+/// Of the VM.
+pub(crate) async fn kill<V: RunCommands, T: Tools>(
+    vm: &V,
+    tools: &T,
+    call: &ToolCall,
+    context: &ToolContext,
+) -> Result<(), VmError> {
+    match call.origin {
+        CallOrigin::VmLine => vm.kill_run(&context.vm_id, &context.call_id).await,
+        CallOrigin::Tool => tools.kill(context, &call.name, &call.arguments).await,
+    }
+}

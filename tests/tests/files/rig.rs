@@ -1,0 +1,251 @@
+//! One project with a VM, and everything that moves its files, called by hand.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pvm_application::files::save::{self, Budget, Outcome};
+use pvm_application::files::sync::{self, ObjectCreated};
+use pvm_application::files::upload::{self, Announced, NewUpload, Way};
+use pvm_application::files::{delete, manifest};
+use pvm_application::ports::{
+    Clock as _, CreateVm, EndVm, NewEntry, NewId as _, NewVm, RequestSave, VmFiles,
+};
+use pvm_application::store::{ReadStore as _, Tx, WriteStore as _};
+use pvm_application::{error::AppResult, keys};
+use pvm_aws::clients::{self, ClientSettings};
+use pvm_aws::{Dynamo, DynamoSettings, Objects, Tables};
+use pvm_domain::file::{ProjectFile, WorkspacePath};
+use pvm_domain::ids::{FileId, OperationId, OwnerId, ProjectId};
+use pvm_domain::key::Principal;
+use pvm_domain::project::{Project, Scope};
+use pvm_domain::vm::{VmLease, VmStatus};
+use pvm_e2b_wire::secret::Secret;
+use pvm_embedded::dynamo::EmbeddedDynamo;
+use pvm_embedded::s3::{S3Config, S3Event, S3Host};
+use pvm_entry::System;
+use pvm_sandbox::{VmClient, VmClientConfig};
+use pvm_sandboxd::{Config, Server, ServerHandle, Shutdown, StaticKeys};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+const KEY: &str = "e2b_0123456789012345678901234567890123456789";
+
+/// Nobody saves by itself.
+pub(crate) struct ByHand;
+impl RequestSave for ByHand {
+    async fn request_save(&self, _: &ProjectId) {}
+}
+
+pub(crate) struct Rig {
+    pub(crate) store: Dynamo,
+    pub(crate) objects: Objects,
+    pub(crate) vm: VmClient,
+    pub(crate) vm_id: String,
+    pub(crate) project_id: ProjectId,
+    pub(crate) principal: Principal,
+    pub(crate) http: reqwest::Client,
+    events: UnboundedReceiver<S3Event>,
+    s3: S3Host,
+    sandboxd: ServerHandle,
+    _home: tempfile::TempDir,
+}
+
+impl Rig {
+    pub(crate) async fn start() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let dynamo = EmbeddedDynamo::in_memory().unwrap();
+        let (tell, events) = tokio::sync::mpsc::unbounded_channel();
+        let s3 = S3Host::start(S3Config {
+            addr: ([127, 0, 0, 1], 0).into(),
+            folder: home.path().join("s3"),
+            region: "us-east-1".to_owned(),
+            events: Some(tell),
+            events_prefix: "p/".to_owned(),
+        })
+        .await
+        .unwrap();
+        let base = clients::load(ClientSettings {
+            region: Some("us-east-1".to_owned()),
+            credentials: Some(s3.credentials()),
+            dynamodb_http: Some(dynamo.http_client()),
+            s3_url: Some(s3.url()),
+            ..ClientSettings::default()
+        })
+        .await;
+        let tables = Tables { app: "app".to_owned(), events: "events".to_owned() };
+        pvm_aws::schema::create_missing(&base.dynamodb(), &tables).await.unwrap();
+        let settings = DynamoSettings { poll_interval: None, ..DynamoSettings::default() };
+        let store = Dynamo::with_settings(base.dynamodb(), tables, settings);
+        let objects = Objects::new(base.s3(), "files");
+        objects.create_bucket_if_missing().await.unwrap();
+        let mut config = Config::new(home.path().join("sandboxes"));
+        config.listen.set_port(0);
+        config.authenticate = Arc::new(StaticKeys::new([(KEY, "local")]));
+        let sandboxd = Server::start(config).await.unwrap();
+        let vm = VmClient::new(VmClientConfig::local(sandboxd.address(), Secret::new(KEY), "files")).unwrap();
+        let owner = OwnerId::parse("ann").unwrap();
+        let now = System.now();
+        let mut project = Project {
+            project_id: System.new_id(),
+            owner: owner.clone(),
+            name: "files".to_owned(),
+            description: String::new(),
+            auto_setup_vm: false,
+            template: None,
+            env: BTreeMap::new(),
+            vm_idle_secs: None,
+            vm_paused_secs: None,
+            deleting: false,
+            created_at: now,
+            updated_at: now,
+            version: 0,
+        };
+        let mut lease = VmLease::none(project.project_id.clone(), now);
+        store.commit(Tx::new().create(&mut project).create(&mut lease)).await.unwrap();
+        let mut rig = Self {
+            store,
+            objects,
+            vm,
+            vm_id: String::new(),
+            project_id: project.project_id,
+            principal: Principal { owner, scope: Scope::Admin, projects: None },
+            http: reqwest::Client::builder().no_proxy().build().unwrap(),
+            events,
+            s3,
+            sandboxd,
+            _home: home,
+        };
+        rig.new_vm().await;
+        rig
+    }
+
+    pub(crate) async fn stop(self) {
+        self.sandboxd.shutdown(Shutdown::KillAll).await;
+        self.s3.shutdown().await;
+    }
+
+    /// Loses the VM as it is, without a save, and takes a new one into use. Its files are not restored yet.
+    pub(crate) async fn new_vm(&mut self) {
+        if !self.vm_id.is_empty() {
+            self.vm.kill_vm(&self.vm_id).await.unwrap();
+        }
+        let new = NewVm {
+            project_id: self.project_id.to_string(),
+            template: Some("host".to_owned()),
+            env: BTreeMap::new(),
+            timeout_secs: 3600,
+            egress: Vec::new(),
+        };
+        self.vm_id = self.vm.create_vm(&new).await.unwrap().vm_id;
+        let mut lease: VmLease = self.store.get(&keys::vm_lease(&self.project_id)).await.unwrap().unwrap();
+        lease.finish(VmStatus::None, None);
+        lease.begin(System.new_id::<OperationId>(), VmStatus::Starting, System.now()).unwrap();
+        lease.attach(&self.vm_id, "boot", System.now());
+        lease.finish(VmStatus::Active, None);
+        self.store.commit(Tx::new().update(&mut lease)).await.unwrap();
+    }
+
+    pub(crate) async fn save_within(&self, budget: Budget) -> AppResult<Outcome> {
+        let Self { store, objects, vm, .. } = self;
+        save::reconcile(store, objects, vm, &System, &self.project_id, &self.vm_id, budget).await
+    }
+
+    pub(crate) async fn save(&self) -> Outcome {
+        self.save_within(Budget::unlimited()).await.unwrap()
+    }
+
+    /// Paths that the VM has not as they are stored.
+    pub(crate) async fn differing(&self) -> Vec<String> {
+        let Self { store, vm, .. } = self;
+        manifest::compare(store, vm, &System, &self.project_id, &self.vm_id).await.unwrap().differing
+    }
+
+    fn place(path: &str) -> NewUpload {
+        NewUpload { path: WorkspacePath::parse("path", path).unwrap(), mode: None }
+    }
+
+    pub(crate) async fn upload(&self, path: &str, bytes: impl Into<Bytes>) -> AppResult<ProjectFile> {
+        let Self { store, objects, principal, project_id, .. } = self;
+        let place = Self::place(path);
+        upload::inline(store, objects, &System, principal, project_id, None, place, bytes.into()).await
+    }
+
+    pub(crate) async fn announce(&self, path: &str, announced: Announced) -> AppResult<(ProjectFile, Way)> {
+        let Self { store, objects, principal, project_id, .. } = self;
+        let place = Self::place(path);
+        upload::presigned(store, objects, &System, principal, project_id, None, place, announced).await
+    }
+
+    /// Sends bytes by a signed request; answers the status.
+    pub(crate) async fn send(&self, way: &Way, bytes: impl Into<reqwest::Body>) -> u16 {
+        let Way::Whole(request) = way else { panic!("not whole") };
+        let mut put = self.http.request(request.method.parse().unwrap(), &request.url);
+        for (name, value) in &request.headers {
+            put = put.header(name, value);
+        }
+        put.body(bytes).send().await.unwrap().status().as_u16()
+    }
+
+    pub(crate) async fn delete(&self, file: &FileId) -> AppResult<()> {
+        let Self { store, objects, vm, principal, project_id, .. } = self;
+        delete::delete(store, objects, vm, &System, principal, project_id, file).await
+    }
+
+    /// Events that have come so far.
+    pub(crate) fn take_events(&mut self) -> Vec<ObjectCreated> {
+        let mut all = Vec::new();
+        while let Ok(event) = self.events.try_recv() {
+            all.extend(pvm_events::notification::objects_created(&event.body().to_string()).unwrap());
+            event.done();
+        }
+        all
+    }
+
+    pub(crate) async fn deliver(&self, event: &ObjectCreated) -> AppResult<()> {
+        let Self { store, objects, vm, .. } = self;
+        sync::object_created(store, objects, vm, &System, event).await
+    }
+
+    /// Works off every event there is.
+    pub(crate) async fn deliver_all(&mut self) {
+        for event in self.take_events() {
+            self.deliver(&event).await.unwrap();
+        }
+    }
+
+    pub(crate) async fn records(&self) -> BTreeMap<String, ProjectFile> {
+        let all = save::records(&self.store, &self.project_id).await.unwrap();
+        all.into_iter().map(|file| (file.path.as_str().to_owned(), file)).collect()
+    }
+
+    pub(crate) async fn record(&self, path: &str) -> ProjectFile {
+        self.records().await.remove(path).unwrap_or_else(|| panic!("{path} is not stored"))
+    }
+
+    /// Runs a shell line in the workspace as the user; it must succeed.
+    pub(crate) async fn sh(&self, line: &str) -> String {
+        self.sh_as("user", line).await
+    }
+
+    pub(crate) async fn sh_as(&self, user: &str, line: &str) -> String {
+        use pvm_application::ports::{RunCommands as _, RunSpec};
+        let spec = RunSpec {
+            run_id: System.new_id::<pvm_domain::ids::CommandId>().to_string(),
+            command: line.to_owned(),
+            working_dir: "/workspace".to_owned(),
+            env: BTreeMap::new(),
+            stdin: None,
+            user: user.to_owned(),
+            timeout_secs: Some(600),
+        };
+        let wait = std::time::Duration::from_secs(300);
+        let done = self.vm.start_run(&self.vm_id, &spec, wait).await.unwrap();
+        let err = String::from_utf8_lossy(&done.stderr.data);
+        assert_eq!(done.exit_code, Some(0), "{line}: {done:?} {err}");
+        String::from_utf8_lossy(&done.stdout.data).into_owned()
+    }
+
+    pub(crate) async fn write(&self, entries: Vec<NewEntry>) -> Vec<Option<String>> {
+        self.vm.write_many(&self.vm_id, entries).await.unwrap()
+    }
+}
