@@ -158,15 +158,36 @@ async fn private_ports_open_to_tokens_and_links_only() {
     assert!(!granted.text().contains(token.expose()));
 
     let expires = jiff::Timestamp::now().as_second() + 60;
-    let link = link::sign(token.expose(), &sandbox.sandbox_id, 3000, expires);
+    let period = |expires_at| link::Period {
+        issued_at_ms: jiff::Timestamp::now().as_millisecond().unsigned_abs(),
+        expires_at,
+    };
+    let link = link::sign(token.expose(), &sandbox.sandbox_id, 3000, period(expires));
     let visited = lab.send(send(by_host(&sandbox, &format!("/page?x=1&pvm_token={link}")))).await;
     assert!(visited.text().starts_with("GET /page?x=1 HTTP/1.1"), "{}", visited.text());
     let cookie = visited.headers["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
     let next = lab.send(send(by_host(&sandbox, "/style.css").header("cookie", cookie))).await;
     assert_eq!(next.status, StatusCode::OK);
-    let expired = link::sign(token.expose(), &sandbox.sandbox_id, 3000, expires - 120);
+    let expired = link::sign(token.expose(), &sandbox.sandbox_id, 3000, period(expires - 120));
     let late = lab.send(send(by_host(&sandbox, &format!("/?pvm_token={expired}")))).await;
     assert_eq!(late.status, StatusCode::FORBIDDEN);
+
+    // A revocation voids the links, and cookies made of them, of its port; new links work.
+    let revoke = async |port: &str| {
+        let path = format!("/sandboxes/{}/ports/{port}/revoke-links", sandbox.sandbox_id);
+        lab.call("POST", &path, json!({})).await
+    };
+    assert_eq!(revoke("x").await.status, StatusCode::BAD_REQUEST);
+    assert_eq!(revoke("3001").await.status, StatusCode::NO_CONTENT);
+    let visit =
+        async |link: &str| lab.send(send(by_host(&sandbox, &format!("/?pvm_token={link}")))).await.status;
+    assert_eq!(visit(&link).await, StatusCode::OK);
+    assert_eq!(revoke("3000").await.status, StatusCode::NO_CONTENT);
+    assert_eq!(visit(&link).await, StatusCode::FORBIDDEN);
+    let by_cookie = by_host(&sandbox, "/").header("cookie", format!("pvm_token={link}"));
+    assert_eq!(lab.send(send(by_cookie)).await.status, StatusCode::FORBIDDEN);
+    let fresh = link::sign(token.expose(), &sandbox.sandbox_id, 3000, period(expires));
+    assert_eq!(visit(&fresh).await, StatusCode::OK);
     lab.finish().await;
 }
 
