@@ -144,6 +144,8 @@ impl Points {
                 self.kill_process();
                 std::future::pending::<()>().await;
             }
+            // The caller's timers would ring unheard meanwhile, and each holds simulated time until it is heard.
+            Some(Death::Lingering(_)) if name.ends_with("piece of text") => {}
             Some(Death::Lingering(secs)) => {
                 let clock = self.clock.lock().unwrap().clone().unwrap();
                 mortal.lingers.notify_one();
