@@ -10,7 +10,7 @@ endif
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 PVM := $(TARGET)/local/pvm
 
-.PHONY: help run demo build test test-full fuzz check fmt lint doc generate assert-unchanged bench template tools clean-state deploy-local stop-local sam-local
+.PHONY: help run demo build test test-full test-real-model fuzz check fmt lint doc generate assert-unchanged bench bench-lambda template tools clean-state deploy-local stop-local sam-local
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -34,8 +34,12 @@ tools: ## Install what the tests need from the package registries
 test: tools ## Run all tests but the heavy ones
 	scripts/test.sh
 
-test-full: tools ## Run everything, the heavy cases too
+test-full: ## Run everything, the heavy cases too
+	scripts/prepare-tests.sh --full
 	scripts/test.sh --full
+
+test-real-model: ## A conversation with a real model on this machine (builds llama.cpp once)
+	scripts/real-model.sh
 
 fuzz: ## Run each fuzz target for a minute (PVM_FUZZ_SECONDS)
 	scripts/fuzz.sh
@@ -52,13 +56,16 @@ doc:
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
 generate: ## Regenerate what is checked in but made by a program
-	UPDATE=1 cargo test -p pvm-api --test openapi
+	UPDATE=1 cargo test --workspace --test openapi
 
 assert-unchanged: generate ## Fail if a generated file is not what is checked in
 	git diff --exit-code -- openapi.json
 
 bench: build ## Print the figures of the design as ratios to named baselines
 	scripts/bench.sh
+
+bench-lambda: ## Print size, start and memory of three Lambda programs as they are shipped
+	scripts/bench-lambda.sh
 
 deploy-local: ## Deploy the AWS form on an emulator on this machine
 	scripts/deploy-local.sh

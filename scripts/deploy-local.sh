@@ -47,8 +47,9 @@ fi
 [ "$(uname -m)" = x86_64 ] || fail "the emulator runs the functions as programs of this machine, built for x86_64"
 mkdir -p "$home"
 chmod 700 "$home"
-tools=$(scripts/aws-tools.sh)
-export PATH=$tools/sam/bin:$PATH
+# The tools are fetched while the compiler works.
+scripts/aws-tools.sh >"$home/tools" 2>"$home/tools.log" &
+fetching=$!
 export SAM_CLI_TELEMETRY=0 AWS_DEFAULT_REGION=us-east-1 AWS_REGION=us-east-1
 # What emulators take for the account's root. Never real ones: the endpoint below is on loopback.
 export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test
@@ -64,18 +65,22 @@ await() { # name, port
   fail "$1 does not listen on port $2 after 30 s; see $home/$1.log"
 }
 
-# --- build: all programs by one call of cargo, so that both cores work; SAM then finds them built -------------------
+# --- build: all programs by one call of cargo, so that both cores work; SAM then finds them built. (The whole workspace,
+# as SAM's own calls: with fewer packages cargo would choose other features and compile everything twice.) --------------
 started=$SECONDS
 say "building the functions (profile lambda-ci; a cold build takes some minutes)"
-cargo build --quiet --profile lambda-ci --target "$triple" --bins \
-  -p pvm-api -p pvm-workflow -p pvm-events -p pvm-authorizer -p pvm-mcp
+mapfile -t programs < <(sed -nE 's/.*\{Binary: ([a-z-]+)\}.*/--bin=\1/p' template.yaml)
+cargo build --quiet --profile lambda-ci --target "$triple" --workspace "${programs[@]}"
 sandboxd=${PVM_SANDBOXD:-}
 e2b_api=${PVM_AWS_E2B_API_URL:-}
 if [ -z "$sandboxd$e2b_api" ]; then
   cargo build --quiet --profile local -p pvm-sandboxd --bin pvm-sandboxd
   sandboxd=$target/local/pvm-sandboxd
 fi
-say "built in $((SECONDS - started)) s"
+say "built ${#programs[@]} functions in $((SECONDS - started)) s"
+wait $fetching || { cat "$home/tools.log" >&2; fail "the tools of the AWS form could not be installed"; }
+tools=$(cat "$home/tools")
+export PATH=$tools/sam/bin:$PATH
 
 # --- start ----------------------------------------------------------------------------------------------------------
 if [ -n "$e2b_api" ]; then

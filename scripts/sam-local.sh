@@ -3,7 +3,8 @@
 # Needs a container engine (Debian: apt-get install docker.io debootstrap) and root.
 #
 #   scripts/sam-local.sh          run until Ctrl-C
-#   scripts/sam-local.sh check    start, try a few routes, stop; exits 0 when they answer as they must
+#   scripts/sam-local.sh check    start, try a few routes, stop; exits 0 when they answer as they must, and 3 where no
+#                                 container engine can run
 #
 # Where no image registry is in reach, the base image is made from Debian's packages.
 set -euo pipefail
@@ -18,6 +19,7 @@ check=no
 
 say() { printf 'sam-local: %s\n' "$*"; }
 fail() { say "$*" >&2; exit 1; }
+cannot() { say "cannot run here: $*" >&2; exit 3; }
 
 pids=()
 clean() {
@@ -27,15 +29,17 @@ clean() {
 trap clean EXIT
 
 # --- a container engine -----------------------------------------------------------------------------------------------
-command -v docker >/dev/null || fail "no container engine: apt-get install docker.io debootstrap"
+[ "$(uname -m)" = x86_64 ] || cannot "the functions are built for x86_64"
+command -v docker >/dev/null || cannot "no container engine (apt-get install docker.io debootstrap)"
 mkdir -p "$home"
 if ! docker info >/dev/null 2>&1; then
-  command -v dockerd >/dev/null || fail "no dockerd to start: apt-get install docker.io"
+  command -v dockerd >/dev/null || cannot "no container engine runs, and there is no dockerd to start (apt-get install docker.io)"
+  [ "$(id -u)" = 0 ] || cannot "no container engine runs, and only root can start one"
   say "starting dockerd"
   setsid dockerd --data-root "$home/docker" --exec-root "$home/docker-run" >"$home/dockerd.log" 2>&1 &
   pids+=($!)
   for _ in $(seq 300); do docker info >/dev/null 2>&1 && break; sleep 0.1; done
-  docker info >/dev/null 2>&1 || fail "dockerd does not start on this machine; see $home/dockerd.log"
+  docker info >/dev/null 2>&1 || cannot "dockerd does not start on this machine: $(tail -1 "$home/dockerd.log")"
 fi
 if ! docker image inspect "$base" >/dev/null 2>&1 && ! timeout 120 docker pull -q "$base" >/dev/null 2>&1; then
   say "no image registry in reach: making the base image from Debian's packages"
@@ -90,5 +94,15 @@ project=$(sed -E 's/.*"project_id":"([^"]+)".*/\1/' "$home/answer.json")
 ask 200 GET "/api/projects/$project" "${auth[@]}"
 ask 200 GET /api/projects "${auth[@]}"
 ask 404 GET /api/projects/prj_00000000000000000000000000 "${auth[@]}"
+# A function in a container, the emulator's state machine (its functions are programs beside it), and a real VM.
+ask 202 POST "/api/projects/$project/vm/setup" "${auth[@]}" -H 'content-type: application/json' -d '{}'
+for _ in $(seq 120); do
+  ask 200 GET "/api/projects/$project/status" "${auth[@]}" >/dev/null
+  grep -q '"vm_status":"active"' "$home/answer.json" && break
+  sleep 0.5
+done
+ask 200 POST "/api/projects/$project/vm/command" "${auth[@]}" -H 'content-type: application/json' \
+  -d '{"command": "echo from the VM"}'
+grep -q '"stdout":"from the VM' "$home/answer.json" || fail "the command said something else: $(cat "$home/answer.json")"
 ask 202 DELETE "/api/projects/$project" "${auth[@]}"
 say "all answered as they must"

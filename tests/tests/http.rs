@@ -46,6 +46,7 @@ stories! {
     a_port_that_is_taken_is_told: services::port_taken;
     a_service_is_started_again_by_its_policy: services::restarts;
     a_port_opens_by_a_link_until_it_is_revoked: services::links;
+    raw_output_is_read_from_any_place_on: commands::raw_output;
     files_go_both_ways: files::both_ways;
     the_workspace_outlives_its_vm: files::outlive_the_vm;
     an_upload_in_parts_is_one_file: files::in_parts;

@@ -176,7 +176,7 @@ async fn with_base<F>(test: impl FnOnce(Api, String) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    pvm_local::template::ensure("base", |_| {}).await.unwrap();
+    pvm_local::template::ensure("base", None, |_| {}).await.unwrap();
     let home = tempfile::tempdir().unwrap();
     let mut config = StackConfig::new(settings(home.path()));
     config.build_base = false;

@@ -15,6 +15,7 @@ macro_rules! stories {
 
 stories! {
     vm_lines_run_in_order_with_directory_and_variables_carried: conversations::vm_lines;
+    two_agents_take_turns_with_tool_calls: conversations::two_agents;
     messages_queue_and_none_is_lost: conversations::messages_queue;
     a_cancel_ends_the_run_and_kills_its_command: conversations::cancel;
     agents_in_parallel_have_copies_that_are_merged: conversations::parallel;

@@ -100,7 +100,8 @@ fn responses(route: &Route, operation: &Operation, schemas: &mut Schemas) -> Val
         if let Some(schema) = answer.schema {
             content.insert(answer.media_type.to_owned(), json!({"schema": schema(schemas)}));
         }
-        if route.sends == Sends::Stream && answer.status == 200 {
+        let events = route.sends == Sends::Stream && answer.media_type == "application/json";
+        if events && answer.status == 200 {
             content.insert("text/event-stream".to_owned(), json!({"schema": {"type": "string"}}));
         }
         let mut response = json!({"description": answer.about});

@@ -31,7 +31,8 @@ pub enum Auth {
 pub enum Sends {
     /// At once.
     Whole,
-    /// As they come, where the client asks for an event stream.
+    /// As they come: event streams, and raw bytes, which API Gateway would otherwise leave in base64 for every client
+    /// that does not name their type in `Accept`.
     Stream,
 }
 
@@ -121,7 +122,7 @@ routes! {
     GET "/api/projects/{project_id}/vm/commands/{command_id}" => "get-command", Token, Stream, NONE,
         |p, request| commands::get::handle(
             p.store(), p.objects(), p.workflow(), p.vm(), p.saver(), p.ambient(), request);
-    GET "/api/projects/{project_id}/vm/commands/{command_id}/output" => "get-command-output", Token, Whole, NONE,
+    GET "/api/projects/{project_id}/vm/commands/{command_id}/output" => "get-command-output", Token, Stream, NONE,
         |p, request| commands::output::handle(
             p.store(), p.objects(), p.workflow(), p.vm(), p.saver(), p.ambient(), request);
     DELETE "/api/projects/{project_id}/vm/commands/{command_id}" => "kill-command", Token, Whole, NONE,

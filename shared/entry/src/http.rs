@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::time::Instant;
 
 use futures::{FutureExt, StreamExt};
@@ -97,6 +98,9 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> AppError {
         .because(anyhow::anyhow!("panic: {text}"))
 }
 
+/// A handler at work.
+type Work<'a> = Pin<Box<dyn Future<Output = AppResult<Reply>> + Send + 'a>>;
+
 /// Serves a route whose answers are sent whole, as a Lambda function.
 ///
 /// # Errors
@@ -109,7 +113,8 @@ where
     let cors = &cors;
     lambda_http::run(service_fn(move |request: Request| {
         let call = Call::of(name, &request);
-        let work = handler(request);
+        // Boxed: a handler's state can be deep, deeper than the compiler lays out inside everything around it.
+        let work: Work<'_> = Box::pin(handler(request));
         async move { Ok::<_, Infallible>(whole(call.answer(cors, work).await).await) }
     }))
     .await
@@ -131,7 +136,8 @@ where
     let cors = &cors;
     lambda_http::run_with_streaming_response(service_fn(move |request: Request| {
         let call = Call::of(name, &request);
-        let work = handler(request);
+        // Boxed: a handler's state can be deep, deeper than the compiler lays out inside everything around it.
+        let work: Work<'_> = Box::pin(handler(request));
         async move { Ok::<_, Infallible>(call.answer(cors, work).await) }
     }))
     .await

@@ -50,8 +50,15 @@ pub fn media_type(request: &Request) -> String {
     text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// Whether the client asked for an event stream.
+/// Marks a request whose answer is taken whole, however it was asked for: an event stream would arrive at its end only.
+#[derive(Debug, Clone, Copy)]
+pub struct TakenWhole;
+
+/// Whether the client asked for an event stream, and can be given one.
 pub fn wants_stream(request: &Request) -> bool {
+    if request.extensions().get::<TakenWhole>().is_some() {
+        return false;
+    }
     header(request, &ACCEPT).is_some_and(|accept| {
         accept.split(',').any(|part| part.split(';').next().unwrap_or_default().trim() == "text/event-stream")
     })
@@ -333,5 +340,7 @@ mod tests {
         };
         assert!(accept("text/event-stream") && accept("application/json, text/event-stream;q=0.5"));
         assert!(!accept("*/*") && !accept("application/json"));
+        let asked = lambda_http::http::Request::builder().header("accept", "text/event-stream");
+        assert!(!wants_stream(&asked.extension(TakenWhole).body(Body::Empty).unwrap()));
     }
 }

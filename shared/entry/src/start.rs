@@ -22,6 +22,7 @@ use serde::de::DeserializeOwned;
 use crate::cors::Cors;
 use crate::providers::{bedrock, providers};
 use crate::reply::Reply;
+use crate::request::TakenWhole;
 use crate::settings::{BadSettings, Secret, Settings, required};
 use crate::signer::Signer;
 use crate::step::StepError;
@@ -235,7 +236,11 @@ impl Start {
         if self.settings.stream_responses {
             http::run_http_streaming(self.name, cors, handler).await
         } else {
-            http::run_http(self.name, cors, handler).await
+            let whole = |mut request: lambda_http::Request| {
+                request.extensions_mut().insert(TakenWhole);
+                handler(request)
+            };
+            http::run_http(self.name, cors, whole).await
         }
     }
 

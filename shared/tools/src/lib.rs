@@ -21,6 +21,7 @@ mod project_services;
 mod read_file;
 mod recipe;
 mod registry;
+mod rights;
 mod schema;
 mod search_files;
 mod service_logs;

@@ -50,6 +50,7 @@ stories! {
     a_port_that_is_taken_is_told: |aws| services::port_taken(&aws.api);
     a_service_is_started_again_by_its_policy: |aws| services::restarts(&aws.api);
     a_port_opens_by_a_link_until_it_is_revoked: |aws| services::links(&aws.api);
+    raw_output_is_read_from_any_place_on: |aws| commands::raw_output(&aws.api);
     files_go_both_ways: |aws| files::both_ways(&aws.api);
     the_workspace_outlives_its_vm: |aws| files::outlive_the_vm(&aws.api);
     an_upload_in_parts_is_one_file: |aws| files::in_parts(&aws.api);
@@ -75,6 +76,7 @@ stories! {
     the_clean_up_fires_by_itself: |aws| watch::cleanup(&aws);
     the_gateway_tells_errors_as_we_do: |aws| gateway::problems(&aws);
     a_function_without_a_variable_says_which: |aws| programs::missing_variable(&aws);
+    a_throttled_table_is_asked_again_and_told_with_a_time_to_come_back: |aws| programs::throttled(&aws);
     an_answer_is_streamed_with_its_prelude: |aws| programs::streams(&aws);
 }
 

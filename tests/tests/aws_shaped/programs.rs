@@ -1,8 +1,13 @@
 //! The deployed programs by themselves, against a stand-in for Lambda's runtime interface.
 
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
 use pvm_tests::aws::AwsStack;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -79,6 +84,63 @@ async fn pieces(reader: &mut BufReader<TcpStream>) -> Vec<Vec<u8>> {
     }
 }
 
+/// Gives a program its first event.
+async fn give(listener: &TcpListener, event: &str) {
+    let (first, _, mut stream) = next(listener).await;
+    assert!(first.contains("/invocation/next"), "{first}");
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\nlambda-runtime-aws-request-id: one\r\n\
+         lambda-runtime-deadline-ms: 99999999999999\r\n\r\n{event}",
+        event.len()
+    );
+    stream.write_all(answer.as_bytes()).await.unwrap();
+}
+
+/// A DynamoDB that throttles every read; counts them.
+async fn throttling() -> (String, Arc<AtomicUsize>) {
+    async fn refuse(State(reads): State<Arc<AtomicUsize>>, headers: HeaderMap) -> (StatusCode, &'static str) {
+        if headers.get("x-amz-target").is_some_and(|target| target.as_bytes().starts_with(b"DynamoDB_")) {
+            reads.fetch_add(1, Ordering::SeqCst);
+        }
+        let refusal = r#"{"__type":"com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException","message":"slow down"}"#;
+        (StatusCode::BAD_REQUEST, refusal)
+    }
+    let reads = Arc::new(AtomicUsize::new(0));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let router = Router::new().fallback(refuse).with_state(Arc::clone(&reads));
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    (url, reads)
+}
+
+/// A table that throttles is asked again; when that does not help, the caller is told to come back, and when.
+pub(crate) async fn throttled(aws: &AwsStack) {
+    let (dynamodb, reads) = throttling().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let runtime = listener.local_addr().unwrap().to_string();
+    let settings = [
+        ("PVM_TABLE_APP", "app"),
+        ("PVM_TABLE_EVENTS", "events"),
+        ("PVM_EARLY_CONNECTION", "false"),
+        ("AWS_ENDPOINT_URL", dynamodb.as_str()),
+    ];
+    let mut running = program(aws, "GetProjectFunction", &runtime, &settings).spawn().unwrap();
+    let id = "prj_00000000000000000000000000";
+    give(&listener, &event("/api/projects/{project_id}", &format!("/api/projects/{id}"), id)).await;
+    let (first, headers, mut stream) = next(&listener).await;
+    assert!(first.contains("/invocation/one/response"), "{first}");
+    let length = headers.iter().find_map(|header| header.strip_prefix("content-length: ")).unwrap();
+    let mut body = vec![0; length.parse().unwrap()];
+    stream.read_exact(&mut body).await.unwrap();
+    let answer: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(answer["statusCode"], 503, "{answer}");
+    assert_eq!(answer["multiValueHeaders"]["retry-after"], json!(["1"]), "{answer}");
+    let problem: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
+    assert_eq!(problem["code"], "unavailable", "{problem}");
+    assert!(reads.load(Ordering::SeqCst) >= 3, "it was not tried again");
+    running.kill().await.unwrap();
+}
+
 /// What the emulator cannot show: the program streams, in the form that API Gateway takes.
 pub(crate) async fn streams(aws: &AwsStack) {
     let project = aws.api.project("streamed").await;
@@ -91,16 +153,7 @@ pub(crate) async fn streams(aws: &AwsStack) {
     ];
     let mut running = program(aws, "ReadProjectEventsFunction", &runtime, &settings).spawn().unwrap();
 
-    let (first, _, mut stream) = next(&listener).await;
-    assert!(first.contains("/invocation/next"), "{first}");
-    let event = event(&format!("{project}/events"), id);
-    let answer = format!(
-        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\nlambda-runtime-aws-request-id: one\r\n\
-         lambda-runtime-deadline-ms: 99999999999999\r\n\r\n{event}",
-        event.len()
-    );
-    stream.write_all(answer.as_bytes()).await.unwrap();
-    drop(stream);
+    give(&listener, &event("/api/projects/{project_id}/events", &format!("{project}/events"), id)).await;
 
     let (first, headers, mut stream) = next(&listener).await;
     assert!(first.contains("/invocation/one/response"), "{first}");
@@ -121,9 +174,9 @@ pub(crate) async fn streams(aws: &AwsStack) {
 }
 
 /// A request as API Gateway gives it to a function.
-fn event(path: &str, project: &str) -> String {
+fn event(route: &str, path: &str, project: &str) -> String {
     json!({
-        "resource": "/api/projects/{project_id}/events",
+        "resource": route,
         "path": path,
         "httpMethod": "GET",
         "headers": {"accept": "application/json"},
@@ -133,7 +186,7 @@ fn event(path: &str, project: &str) -> String {
         "pathParameters": {"project_id": project},
         "stageVariables": null,
         "requestContext": {
-            "resourcePath": "/api/projects/{project_id}/events",
+            "resourcePath": route,
             "httpMethod": "GET",
             "path": format!("/live{path}"),
             "stage": "live",

@@ -8,6 +8,7 @@ mod layers;
 mod machines;
 mod permissions;
 mod ports;
+mod scenarios;
 mod settings;
 mod tables;
 mod template;

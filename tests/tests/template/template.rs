@@ -174,3 +174,50 @@ fn a_number_that_a_deployer_gives_has_a_range_and_a_text_a_pattern() {
         wrong.filter(|(_, it)| it["AllowedValues"].is_null() && !bounded(it) || it["Description"].is_null());
     super::none(wrong.map(|(name, _)| format!("{name} takes anything, or is not described")).collect());
 }
+
+/// CloudFormation holds a value against the whole pattern, and a number against both ends of its range.
+fn accepts(parameter: &str, value: &str) -> bool {
+    let rules = &TEMPLATE.whole["Parameters"][parameter];
+    assert!(rules.is_object(), "template.yaml has no parameter {parameter}");
+    let allowed = rules["AllowedValues"].as_array().is_none_or(|values| {
+        values.iter().any(|it| it.as_str().map_or_else(|| it.to_string(), str::to_owned) == value)
+    });
+    let pattern = rules["AllowedPattern"]
+        .as_str()
+        .is_none_or(|pattern| regex::Regex::new(&format!("^(?:{pattern})$")).unwrap().is_match(value));
+    let longest = rules["MaxLength"].as_u64().is_none_or(|most| value.len() as u64 <= most);
+    let within = rules["Type"] != "Number"
+        || value.parse::<f64>().is_ok_and(|number| {
+            rules["MinValue"].as_f64().is_none_or(|least| number >= least)
+                && rules["MaxValue"].as_f64().is_none_or(|most| number <= most)
+        });
+    allowed && pattern && longest && within
+}
+
+#[test]
+fn a_value_out_of_range_is_refused_and_the_defaults_are_not() {
+    for (name, rules) in TEMPLATE.whole["Parameters"].as_object().unwrap() {
+        let default = rules["Default"].as_str().map_or_else(|| rules["Default"].to_string(), str::to_owned);
+        assert!(accepts(name, &default), "{name} refuses its own default {default:?}");
+    }
+    for (name, good, bad) in [
+        ("Architecture", "x86_64", "riscv64"),
+        ("LogRetentionDays", "90", "91"),
+        ("LogLevel", "info,pvm_api=debug", "info; rm"),
+        ("ThrottleRate", "10000", "10001"),
+        ("ThrottleBurst", "1", "0"),
+        ("StreamConcurrency", "0", "-1"),
+        ("PollMillis", "100", "99"),
+        ("OidcIssuer", "https://issuer.example", "http://issuer.example"),
+        ("OidcJwksUrl", "https://issuer.example/keys", "ftp://issuer.example/keys"),
+        ("PublicUrl", "https://api.example.com", "https://api.example.com/"),
+        ("E2bDomain", "e2b.example.com", "e2b example"),
+        ("E2bApiUrl", "http://10.0.0.1:8788", "10.0.0.1:8788"),
+        ("DefaultModel", "anthropic/claude", "claude"),
+        ("AlarmTopicArn", "arn:aws:sns:eu-west-1:123456789012:alarms", "alarms"),
+        ("DeletionProtection", "false", "no"),
+    ] {
+        assert!(accepts(name, good), "{name} refuses {good}");
+        assert!(!accepts(name, bad), "{name} takes {bad}");
+    }
+}

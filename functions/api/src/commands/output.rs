@@ -17,7 +17,7 @@ use pvm_entry::{Reply, principal, reply};
 
 use crate::commands::view;
 
-/// Bytes of one answer: base64 adds a third, and a Lambda's answer holds 6 MB.
+/// Bytes of one answer: where it is not streamed, base64 adds a third, and a Lambda's answer holds 6 MB.
 const MOST: u64 = limits::UPLOAD_INLINE_BYTES;
 
 /// Reads one stream's bytes from `offset` on; the headers say where the next answer starts and how many there are.

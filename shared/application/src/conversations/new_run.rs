@@ -109,7 +109,7 @@ pub(super) fn new_run(
         core: RunCore::new(rules),
         segment: 1,
         lane: None,
-        join_token: None,
+        join_tokens: Vec::new(),
         vm_epoch: None,
         vm_since: None,
         due_at: now,
