@@ -102,6 +102,7 @@ pub async fn reconnect(api: &Api) {
     assert_eq!(first["stdout_next"], 4, "{first}");
     // Somebody else, from the middle of what was read.
     let raw = api.request(reqwest::Method::GET, &format!("{path}/vm/commands/{id}/output?offset=2"));
+    let raw = raw.header("accept", "application/octet-stream");
     assert_eq!(raw.send().await.unwrap().text().await.unwrap(), "e\n");
     let (next, _) = tokio::join!(
         async {
