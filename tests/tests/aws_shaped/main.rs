@@ -66,6 +66,8 @@ stories! {
     messages_queue_and_none_is_lost: |aws| conversations::messages_queue(&aws.api);
     a_cancel_ends_the_run_and_kills_its_command: |aws| conversations::cancel(&aws.api);
 
+    agents_in_parallel_have_copies_that_are_merged: |aws| conversations::parallel(&aws.api);
+    a_fork_goes_on_from_any_point: |aws| conversations::fork(&aws.api);
     two_agents_take_turns_with_tool_calls: |aws| conversations::two_agents(&aws.api);
     an_approval_waits_for_a_person_by_task_token: |aws| approvals::allowed(&aws);
     a_denied_call_is_told_to_the_agent: |aws| approvals::denied(&aws);
