@@ -65,6 +65,11 @@ stories! {
     vm_lines_run_in_order_with_directory_and_variables_carried: |aws| conversations::vm_lines(&aws.api);
     messages_queue_and_none_is_lost: |aws| conversations::messages_queue(&aws.api);
     a_cancel_ends_the_run_and_kills_its_command: |aws| conversations::cancel(&aws.api);
+    agents_in_parallel_have_copies_that_are_merged: |aws| conversations::parallel(&aws.api);
+    a_fork_goes_on_from_any_point: |aws| conversations::fork(&aws.api);
+    a_full_disk_is_a_result_and_the_run_goes_on: |aws| conversations::full_disk(&aws.api);
+    a_call_that_needs_an_approval_waits_and_runs_as_it_was_shown: |aws| conversations::approvals(&aws.api);
+    a_vm_that_cannot_be_made_says_why_and_the_next_try_works: |aws| projects::vm_failure(&aws.api);
 
     agents_in_parallel_have_copies_that_are_merged: |aws| conversations::parallel(&aws.api);
     a_fork_goes_on_from_any_point: |aws| conversations::fork(&aws.api);
