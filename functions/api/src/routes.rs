@@ -177,17 +177,18 @@ routes! {
         |p, request| secrets::delete::handle(p.store(), p.secrets(), p.vm(), p.ambient(), request);
 
     POST "/api/projects/{project_id}/conversations" => "create-conversation", Token, Whole, JSON,
-        |p, request| conversations::create::handle(p.store(), p.workflow(), p.models(), p.ambient(), request);
+        |p, request| conversations::create::handle(
+            p.store(), p.objects(), p.workflow(), p.models(), p.ambient(), request);
     POST "/chat/agents/conversation" => "create-agent-conversation", Token, Whole, JSON,
         |p, request| conversations::create_in_project::handle(
-            p.store(), p.workflow(), p.models(), p.ambient(), request);
+            p.store(), p.objects(), p.workflow(), p.models(), p.ambient(), request);
     GET "/api/projects/{project_id}/conversations" => "list-conversations", Token, Whole, NONE,
         |p, request| conversations::list::handle(p.store(), p.signer(), request);
     GET "/api/projects/{project_id}/conversations/{conversation_id}" => "get-conversation", Token, Whole, NONE,
         |p, request| conversations::get::handle(p.store(), request);
     POST "/api/projects/{project_id}/conversations/{conversation_id}/messages" => "send-message", Token, Whole, JSON,
         |p, request| conversations::send::handle(
-            p.store(), p.workflow(), p.vm(), p.models(), p.tools(), p.ambient(), request);
+            p.store(), p.objects(), p.workflow(), p.vm(), p.models(), p.tools(), p.ambient(), request);
     POST "/api/projects/{project_id}/conversations/{conversation_id}/cancel" => "cancel-conversation",
         Token, Whole, JSON,
         |p, request| conversations::cancel::handle(

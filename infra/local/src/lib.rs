@@ -1,6 +1,7 @@
 //! The embedded install: everything that a deployment on AWS has, in one process on one machine.
 #![warn(missing_docs)]
 
+pub mod agent_files;
 pub mod app;
 pub mod bench;
 pub mod demo;

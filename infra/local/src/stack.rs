@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::functions::Functions;
 use crate::lock::HomeLock;
-use crate::{front, key_files, machines, workers};
+use crate::{agent_files, front, key_files, machines, workers};
 use pvm_embedded::dynamo::EmbeddedDynamo;
 use pvm_embedded::s3::{S3Config, S3Host};
 
@@ -154,6 +154,10 @@ impl Stack {
             ask_archive,
         })?);
 
+        let changed = agent_files::load(&app.store, &app.models, &owner, &settings.agents_dir).await?;
+        if !changed.is_empty() {
+            tracing::info!(agents = changed.join(", "), "agents were read from their files");
+        }
         let engine = engine(&home, Arc::clone(&app)).await?;
         let options = ServerOptions { access_key_id: Some(SFN_KEY.to_owned()) };
         let router = pvm_asl::router(engine.clone(), options);

@@ -71,8 +71,6 @@ stories! {
     a_call_that_needs_an_approval_waits_and_runs_as_it_was_shown: |aws| conversations::approvals(&aws.api);
     a_vm_that_cannot_be_made_says_why_and_the_next_try_works: |aws| projects::vm_failure(&aws.api);
 
-    agents_in_parallel_have_copies_that_are_merged: |aws| conversations::parallel(&aws.api);
-    a_fork_goes_on_from_any_point: |aws| conversations::fork(&aws.api);
     two_agents_take_turns_with_tool_calls: |aws| conversations::two_agents(&aws.api);
     an_approval_waits_for_a_person_by_task_token: |aws| approvals::allowed(&aws);
     a_denied_call_is_told_to_the_agent: |aws| approvals::denied(&aws);

@@ -333,6 +333,7 @@ impl Rig {
     pub async fn create_with(&self, input: CreateConversation) -> MessageAccepted {
         let made = conversations::create(
             &self.store,
+            &self.objects,
             &self.flow,
             &self.models,
             &self.ambient,
@@ -348,6 +349,7 @@ impl Rig {
         let input = SendMessage { message: message.to_owned(), delivery };
         let sent = conversations::send(
             &self.store,
+            &self.objects,
             &self.flow,
             &self.vm,
             &self.models,
