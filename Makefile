@@ -10,7 +10,7 @@ endif
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 PVM := $(TARGET)/local/pvm
 
-.PHONY: help run demo build test test-full fuzz check fmt lint doc generate assert-unchanged bench bench-lambda template tools clean-state deploy-local stop-local sam-local
+.PHONY: help run demo build test test-full test-real-model fuzz check fmt lint doc generate assert-unchanged bench bench-lambda template tools clean-state deploy-local stop-local sam-local
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -38,6 +38,9 @@ test-full: ## Run everything, the heavy cases too
 	scripts/prepare-tests.sh --full
 	scripts/test.sh --full
 
+test-real-model: ## A conversation with a real model on this machine (builds llama.cpp once)
+	scripts/real-model.sh
+
 fuzz: ## Run each fuzz target for a minute (PVM_FUZZ_SECONDS)
 	scripts/fuzz.sh
 
@@ -53,7 +56,7 @@ doc:
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
 generate: ## Regenerate what is checked in but made by a program
-	UPDATE=1 cargo test -p pvm-api --test openapi
+	UPDATE=1 cargo test --workspace --test openapi
 
 assert-unchanged: generate ## Fail if a generated file is not what is checked in
 	git diff --exit-code -- openapi.json

@@ -115,7 +115,8 @@ async fn wave(api: &Api, project: &str, conversations: usize) -> (Duration, Vec<
 
 /// Median of the bare call, as the provider's client makes it: request, streamed answer, to its end.
 async fn bare(api: &Api, url: &str) -> Duration {
-    let asked = json!({"model": "x", "stream": true, "messages": [{"role": "user", "content": "x".repeat(4000)}]});
+    let asked =
+        json!({"model": "x", "stream": true, "messages": [{"role": "user", "content": "x".repeat(4000)}]});
     let mut times = Vec::new();
     for _ in 0..BARE_CALLS {
         let began = Instant::now();
@@ -180,7 +181,12 @@ async fn main() {
             millis(share),
             ratio(share)
         );
-        println!("{:<60} {:>10} {:>8}", "  per step as one of them sees it, median", millis(waited), ratio(waited));
+        println!(
+            "{:<60} {:>10} {:>8}",
+            "  per step as one of them sees it, median",
+            millis(waited),
+            ratio(waited)
+        );
         println!("{:<60} {:>7} MiB", "  memory after it", resident());
     }
     stack.shutdown(Shutdown::KillAll).await.unwrap();

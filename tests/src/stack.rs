@@ -51,8 +51,18 @@ pub async fn with_stack<F>(test: impl FnOnce(Api) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
+    with_stack_of(|_| {}, test).await;
+}
+
+/// The same with settings of one's own.
+pub async fn with_stack_of<F>(change: impl FnOnce(&mut Settings), test: impl FnOnce(Api) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let home = tempfile::tempdir().expect("a temporary folder");
-    let stack = start(home.path()).await;
+    let mut config = config(home.path());
+    change(&mut config.settings);
+    let stack = Stack::start(config).await.expect("the stack starts");
     let result = tokio::spawn(test(client(&stack))).await;
     stack.shutdown(Shutdown::KillAll).await.expect("the stack ends");
     if let Err(failed) = result {

@@ -61,7 +61,8 @@ fn message(number: usize) -> String {
 
 async fn converse(api: Api, project: String, number: usize) -> String {
     let asked = json!({"agent_ids": AGENTS, "initial_message": message(number)});
-    let made = until_answered(&api, &format!("{project}/conversations"), &asked, &format!("soak-{number}")).await;
+    let made =
+        until_answered(&api, &format!("{project}/conversations"), &asked, &format!("soak-{number}")).await;
     format!("{project}/conversations/{}", made["conversation_id"].as_str().unwrap())
 }
 
@@ -72,7 +73,11 @@ async fn check(api: &Api, project: &str, path: &str, number: usize) {
     let outcome = (finished.len(), finished[0]["data"]["outcome"].as_str());
     assert_eq!(outcome, (1, Some("completed")), "{path}: {}", finished[0]);
     assert_eq!(events.last().unwrap()["type"], "run.finished", "{path}");
-    for (kind, id) in [("message.completed", "message_id"), ("tool.finished", "tool_call_id"), ("tool.started", "tool_call_id")] {
+    for (kind, id) in [
+        ("message.completed", "message_id"),
+        ("tool.finished", "tool_call_id"),
+        ("tool.started", "tool_call_id"),
+    ] {
         let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
         for event in of_type(&events, kind) {
             *seen.entry(event["data"][id].as_str().unwrap()).or_default() += 1;
@@ -89,7 +94,11 @@ async fn check(api: &Api, project: &str, path: &str, number: usize) {
     assert_eq!(read("ends").await, "end\n", "{path}: each line ran to its end");
     assert_eq!(read("where").await, format!("c{number}\n"), "{path}: the directory was carried on");
     let shown = api.get(path).await.expect(200);
-    assert_eq!((shown["status"].as_str(), shown["message_count"].as_u64()), (Some("idle"), Some(5)), "{shown}");
+    assert_eq!(
+        (shown["status"].as_str(), shown["message_count"].as_u64()),
+        (Some("idle"), Some(5)),
+        "{shown}"
+    );
 }
 
 #[expect(clippy::print_stderr, reason = "the seed belongs into the test's output")]

@@ -32,5 +32,5 @@ pub use engine::{
 pub use invoker::{InvokeError, Invoker};
 pub use retry::{Backoff, Jitter};
 pub use server::{ServerOptions, router};
-pub use sim_clock::SimClock;
+pub use sim_clock::{Loan, SimClock};
 pub use store::{CrashPoint, StoreError};

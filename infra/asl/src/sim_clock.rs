@@ -90,6 +90,12 @@ impl SimClock {
         self.shared.lock().sleepers.len()
     }
 
+    /// Takes one count of being at work away while the loan lives: for a function that holds a mark and only waits for
+    /// timers. Whoever holds no mark must not lend one.
+    pub fn lend(&self) -> Loan {
+        Loan { _lent: Lent::new(&self.shared) }
+    }
+
     /// Lets simulated time pass inside a function under test, as if its work took that long. The caller is
     /// at work before and after, but not during it.
     pub async fn elapse(&self, duration: Duration) {
@@ -201,7 +207,15 @@ impl Drop for Permit {
     }
 }
 
+/// A mark that was lent to the clock; given back on drop.
+#[derive(Debug)]
+#[must_use = "the loan lasts only while it is held"]
+pub struct Loan {
+    _lent: Lent,
+}
+
 /// The reverse of a [`Permit`]: one count less while it lives.
+#[derive(Debug)]
 struct Lent {
     shared: Arc<Shared>,
     counted: bool,

@@ -212,7 +212,9 @@ pub async fn save_and_pause(app: &App) {
                     break;
                 }
             };
-            futures::stream::iter(page.items).for_each_concurrent(PARALLEL, |lease| save_one(app, lease)).await;
+            futures::stream::iter(page.items)
+                .for_each_concurrent(PARALLEL, |lease| save_one(app, lease))
+                .await;
             after = page.next;
             if after.is_none() {
                 break;

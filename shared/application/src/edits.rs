@@ -114,7 +114,8 @@ pub async fn note<S: WriteStore, C: Clock>(
     for _ in 0..TRIES {
         let now = clock.now();
         let last: Option<Edit> = store.get(&keys::edit(project_id, &hash(path))).await?;
-        let other = last.as_ref().filter(|last| !last.by.is(writer) && collides(last, &wrote, named_version, now));
+        let other =
+            last.as_ref().filter(|last| !last.by.is(writer) && collides(last, &wrote, named_version, now));
         let is_write = matches!(wrote, Wrote::Written { .. });
         let replaced = other.filter(|_| is_write).map(|last| last.by.name().to_owned());
         if last.as_ref().is_some_and(|last| last.by.call_id == writer.call_id) {

@@ -40,7 +40,7 @@ pub fn providers(settings: &Settings, keys: &BTreeMap<String, String>) -> Result
 }
 
 /// Bedrock's client over AWS's own settings, where a region is set for it.
-pub fn bedrock(settings: &Settings, base: &Base) -> Option<BedrockClient> {
+pub(crate) fn bedrock(settings: &Settings, base: &Base) -> Option<BedrockClient> {
     let region = settings.bedrock_region.as_deref()?;
     Some(base.bedrock(region, settings.bedrock_url.as_deref()))
 }

@@ -33,6 +33,10 @@ pub(crate) struct Change<'a> {
 /// half a file.
 const SCRIPT: &str = include_str!("scripts/commit_file.sh");
 
+/// The same where the file shall be another's: only root may give files away, and a VM need not have sudo. The user's own
+/// rights still decide what is written.
+const FOR_ANOTHER: &str = include_str!("scripts/commit_file_for_another.sh");
+
 /// Writes the change, once.
 pub(crate) async fn commit<P: Ports>(
     call: &Call<'_, P>,
@@ -49,7 +53,13 @@ pub(crate) async fn commit<P: Ports>(
     ];
     let head: Vec<String> =
         variables.iter().map(|(name, value)| format!("{name}={}", quote(value))).collect();
-    let mut run = call.run_of(format!("{}\n{SCRIPT}", head.join("\n")), change.user, TIMEOUT_SECS);
+    let head = head.join("\n");
+    let mut run = if change.owner.is_some() && change.user == RunAs::User {
+        let script = format!("{head}\nwrite={}\n{FOR_ANOTHER}", quote(SCRIPT));
+        call.run_of(script, RunAs::Root, TIMEOUT_SECS)
+    } else {
+        call.run_of(format!("{head}\n{SCRIPT}"), change.user, TIMEOUT_SECS)
+    };
     // The directory of the context may not be there yet.
     "/".clone_into(&mut run.working_dir);
     run.stdin = Some(change.content);
@@ -74,7 +84,11 @@ async fn note<P: Ports>(call: &Call<'_, P>, report: &RunReport, named_version: b
     match edits::note(store, clock, &context.project_id, &path, &writer, wrote, named_version).await {
         Ok(other) => other,
         Err(error) => {
-            tracing::warn!(code = error.code.as_str(), "who wrote a file could not be noted: {}", error.detail);
+            tracing::warn!(
+                code = error.code.as_str(),
+                "who wrote a file could not be noted: {}",
+                error.detail
+            );
             None
         }
     }

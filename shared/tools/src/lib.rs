@@ -21,6 +21,7 @@ mod project_services;
 mod read_file;
 mod recipe;
 mod registry;
+mod rights;
 mod schema;
 mod search_files;
 mod service_logs;
@@ -33,7 +34,7 @@ mod write_file;
 mod testing;
 
 pub use call::Ports;
-pub use catalogue::{Entry, entries, entry, for_agent, for_scope, unknown_tools};
+pub use catalogue::{Entry, check_tools, entries, entry, for_agent, for_scope, unknown_tools};
 pub use create_development_environment::how_to_use;
 pub use registry::{Registry, is_command_id, refused, running, watched_arguments};
 pub use schema::check_subset;

@@ -7,7 +7,7 @@ use pvm_domain::{Invalid, Timestamp, limits};
 
 use crate::call::{Answer, Call, Ports, Stop, result};
 use crate::catalogue::{Effect, Spec};
-use crate::{paths, schema};
+use crate::{paths, rights, schema};
 
 pub(crate) type Args = ListDirectoryArgs;
 
@@ -78,7 +78,7 @@ pub(crate) async fn drive<P: Ports>(call: &Call<'_, P>, args: Args) -> Answer {
         Some(entry) if entry.kind == EntryKind::File => {
             return Err(Stop::error(format!("{path} is a file; use read_file.")));
         }
-        Some(_) => {}
+        Some(entry) => rights::readable(call, args.user, &path, &entry).await?,
     }
     let found = vm.list_dir(call.vm_id(), &path, user, depth).await?;
     let mut entries: Vec<DirectoryEntry> = found

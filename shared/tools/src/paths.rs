@@ -68,6 +68,17 @@ pub(crate) fn writable(
     }
 }
 
+/// The directories on the way to `path`, without the root, which everybody may pass.
+pub(crate) fn above(path: &str) -> Vec<String> {
+    path.match_indices('/').map(|(at, _)| path[..at].to_owned()).filter(|dir| !dir.is_empty()).collect()
+}
+
+/// Where a symbolic link at `link` that holds `target` leads.
+pub(crate) fn from(link: &str, target: &str) -> String {
+    let dir = link.rsplit_once('/').map_or("", |(dir, _)| dir);
+    if target.starts_with('/') { tidy(target) } else { tidy(&format!("{dir}/{target}")) }
+}
+
 /// Resolves `.`, `..` and empty names by the text alone, so that what is checked here is what is used.
 fn tidy(path: &str) -> String {
     let mut names: Vec<&str> = Vec::new();
@@ -99,6 +110,14 @@ mod tests {
         for bad in ["", "  ", "a\0b", "a\nb"] {
             assert!(absolute(&ctx, RunAs::User, "path", bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn the_way_to_a_file_and_where_a_link_leads() {
+        assert_eq!(above("/a/b/c"), ["/a", "/a/b"]);
+        assert!(above("/a").is_empty());
+        assert_eq!(from("/a/b/link", "../c"), "/a/c");
+        assert_eq!(from("/a/link", "/x"), "/x");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::call::{Answer, Call, Ports, Stop, result};
 use crate::catalogue::{Effect, Spec};
-use crate::{list_directory, output, paths, schema};
+use crate::{list_directory, output, paths, rights, schema};
 
 pub(crate) type Args = ReadFileArgs;
 
@@ -96,6 +96,7 @@ pub(crate) async fn drive<P: Ports>(call: &Call<'_, P>, args: Args) -> Answer {
     if entry.kind == EntryKind::Directory {
         return Err(Stop::error(format!("{path} is a directory; use list_directory.")));
     }
+    rights::readable(call, args.user, &path, &entry).await?;
     let base64_most = CONTENT_BYTES / 4 * 3;
     let most = if args.encoding == Some(Encoding::Base64) { base64_most } else { CONTENT_BYTES };
     let (size, mut stream) = vm.read_file_stream(call.vm_id(), &path, user).await?;

@@ -61,7 +61,10 @@ fn version(text: &str) -> Result<String, Invalid> {
     if text == "absent" || ((12..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())) {
         Ok(text)
     } else {
-        Err(Invalid::new("if_sha256", "must be the version that read_file answered: 12 to 64 hex digits, or `absent`"))
+        Err(Invalid::new(
+            "if_sha256",
+            "must be the version that read_file answered: 12 to 64 hex digits, or `absent`",
+        ))
     }
 }
 

@@ -119,8 +119,13 @@ async def test_lists_come_in_pages_and_either_order(client, label):
 
 async def test_a_paused_sandbox_keeps_its_processes(client):
     sandbox = await client.create()
-    script = "i=0; while true; do i=$((i+1)); echo $i > /tmp/count; sleep 0.05; done"
+    script = "i=0; while true; do i=$((i+1)); echo $i > /tmp/new; mv /tmp/new /tmp/count; sleep 0.05; done"
     handle = await done(sandbox.commands.run(script, background=True, timeout=0))
+
+    async def has_begun():
+        return await done(sandbox.files.exists("/tmp/count"))
+
+    await eventually(has_begun, "the process counts")
     assert await done(sandbox.pause())
     assert not await done(sandbox.is_running())
     assert not await done(sandbox.pause())
@@ -132,8 +137,7 @@ async def test_a_paused_sandbox_keeps_its_processes(client):
     before = int(await done(again.files.read("/tmp/count")))
 
     async def goes_on():
-        text = await done(again.files.read("/tmp/count"))
-        return text.strip() and int(text) > before
+        return int(await done(again.files.read("/tmp/count"))) > before
 
     await eventually(goes_on, "the process goes on")
 

@@ -89,9 +89,17 @@ pub async fn cancel(api: &Api) {
     let events = api.events_until(&format!("{path}/events"), |event| event["type"] == "run.finished").await;
     assert_eq!(of_type(&events, "run.finished")[0]["data"]["outcome"], "cancelled");
     // Killed before the cancel was answered, not merely forgotten.
-    assert_ne!(api.run(&project, json!({"command": "kill -0 $(cat pid)"})).await["exit_code"], 0, "it still runs");
+    assert_ne!(
+        api.run(&project, json!({"command": "kill -0 $(cat pid)"})).await["exit_code"],
+        0,
+        "it still runs"
+    );
     // Not even what it started in the background of its group is left.
-    assert_ne!(api.run(&project, json!({"command": "pgrep -x sleep"})).await["exit_code"], 0, "its child still runs");
+    assert_ne!(
+        api.run(&project, json!({"command": "pgrep -x sleep"})).await["exit_code"],
+        0,
+        "its child still runs"
+    );
 }
 
 /// Agents in parallel work each in a copy of the workspace; what does not collide is merged, what does is kept twice.
@@ -99,7 +107,8 @@ pub async fn parallel(api: &Api) {
     let project = api.project("parallel").await;
     api.shell(&project, "echo before > shared.txt; mkdir -p src; echo keep > src/keep.txt").await;
     let message = "/vm basename $PWD > only-$(basename $PWD).txt; cat src/keep.txt\n/vm echo from-$(basename $PWD) > shared.txt";
-    let asked = json!({"agent_ids": ["dev_agent", "designer_agent"], "mode": "parallel", "initial_message": message});
+    let asked =
+        json!({"agent_ids": ["dev_agent", "designer_agent"], "mode": "parallel", "initial_message": message});
     let made = api.post(&format!("{project}/conversations"), asked).await.expect(201);
     let path = format!("{project}/conversations/{}", made["conversation_id"].as_str().unwrap());
     let run_id = made["run_id"].clone();
@@ -158,7 +167,11 @@ pub async fn full_disk(api: &Api) {
     let (_, events) = finished(api, &project, &["dev_agent"], message).await;
     let results = of_type(&events, "tool.finished");
     let text = |at: usize| results[at]["data"]["text"].as_str().unwrap().to_owned();
-    assert!(text(0).contains("No space left on device") && results[0]["data"]["is_error"] == true, "{}", text(0));
+    assert!(
+        text(0).contains("No space left on device") && results[0]["data"]["is_error"] == true,
+        "{}",
+        text(0)
+    );
     assert_eq!(text(1), "still here\n");
     assert_eq!(of_type(&events, "run.finished")[0]["data"]["outcome"], "completed");
 }
@@ -188,8 +201,10 @@ pub async fn approvals(api: &Api) {
     let told = api.events_until(&events, |event| event["type"] == "run.finished").await;
     assert_gap_free(&told);
     assert_eq!(of_type(&told, "approval.decided").len(), 2);
-    let statuses: Vec<&str> =
-        of_type(&told, "tool.finished").iter().map(|event| event["data"]["status"].as_str().unwrap()).collect();
+    let statuses: Vec<&str> = of_type(&told, "tool.finished")
+        .iter()
+        .map(|event| event["data"]["status"].as_str().unwrap())
+        .collect();
     assert_eq!(statuses.iter().filter(|status| **status == "done").count(), 2, "{statuses:?}");
     assert_eq!(api.shell(&project, "ls").await, "b\n");
 }

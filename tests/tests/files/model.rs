@@ -46,6 +46,8 @@ struct World {
     written: usize,
     /// Bytes that somebody was told are stored.
     durable: BTreeSet<String>,
+    /// What each hash is of, for whoever looks for a fault.
+    names: BTreeMap<String, String>,
     /// Bytes that were deleted, or written over before they were saved: they may be gone.
     excused: BTreeSet<String>,
     /// What the VM has that was not saved yet, by path.
@@ -60,7 +62,10 @@ struct World {
 impl World {
     fn fresh(&mut self) -> String {
         self.written += 1;
-        format!("bytes {}", self.written)
+        let bytes = format!("bytes {}", self.written);
+        self.names.insert(hash(&bytes), bytes.clone());
+        self.told.push(format!("  = {bytes}"));
+        bytes
     }
 
     async fn versions(&self, file: &ProjectFile) -> Vec<String> {
@@ -69,7 +74,7 @@ impl World {
         all.unwrap().into_iter().filter_map(|version| version.sha256).collect()
     }
 
-    /// Everything of the file at `path`, and what the VM has there, may be gone from now on.
+    /// Everything that is stored of the file at `path` may be gone from now on.
     async fn excuse(&mut self, path: &str) {
         if let Some(file) = self.rig.records().await.get(path) {
             self.excused.extend(self.versions(file).await);
@@ -82,6 +87,10 @@ impl World {
             let id = file.file_id.to_string();
             self.open.retain(|(way, _)| !matches!(way, Way::Whole(request) if request.url.contains(&id)));
         }
+    }
+
+    /// What the VM has at `path` and was not saved may be gone too.
+    fn excuse_unsaved(&mut self, path: &str) {
         if let Some(bytes) = self.unsaved.remove(path) {
             self.excused.insert(bytes);
         }
@@ -117,6 +126,7 @@ impl World {
                 let place = self.random.below(self.open.len());
                 let (way, bytes) = self.open.swap_remove(place);
                 assert_eq!(self.rig.send(&way, bytes.clone()).await, 200);
+                self.told.push(format!("  sent {bytes}"));
                 self.durable.insert(hash(&bytes));
             }
             4 | 5 => {
@@ -134,15 +144,20 @@ impl World {
                 let there = self.rig.sh(&format!("[ -f '{path}' ] && echo yes || true")).await;
                 if there == "yes\n" {
                     self.excuse(path).await;
+                    self.excuse_unsaved(path);
                     self.rig.sh(&format!("rm '{path}'")).await;
                 }
             }
             7 => {
                 let to = self.random.path();
+                self.told.push(format!("  to {to}"));
                 let there = self.rig.sh(&format!("[ -f '{path}' ] && echo yes || true")).await;
                 if there == "yes\n" && to != path {
+                    // Where a file is known at the new path, that one gets the bytes, and this one is gone.
                     self.excuse(to).await;
-                    self.excuse_move(path).await;
+                    self.excuse_unsaved(to);
+                    self.excuse(path).await;
+
                     self.rig.sh(&format!("mkdir -p \"$(dirname '{to}')\" && mv '{path}' '{to}'")).await;
                     if let Some(bytes) = self.unsaved.remove(path) {
                         self.unsaved.insert(to.to_owned(), bytes);
@@ -198,15 +213,12 @@ impl World {
             let place = self.random.below(self.events.len());
             let event = self.events[place].clone();
             self.rig.deliver(&event).await.unwrap();
+            self.told.push(format!("  event {}", event.key));
             if self.random.below(4) > 0 {
                 self.events.swap_remove(place);
             }
         }
     }
-
-    /// A file that is moved before the VM was seen to have its newest bytes is a deletion and a new file: what was stored
-    /// of it stays where it was, and is written there again.
-    async fn excuse_move(&mut self, _path: &str) {}
 
     /// Lets everything come to rest.
     async fn rest(&mut self) {
@@ -277,8 +289,9 @@ impl World {
             .durable
             .iter()
             .filter(|bytes| !kept.contains(*bytes) && !self.excused.contains(*bytes))
+            .map(|bytes| &self.names[bytes])
             .collect();
-        assert!(lost.is_empty(), "{} bytes were stored and are lost", lost.len());
+        assert!(lost.is_empty(), "stored and lost: {lost:?}");
     }
 }
 
@@ -288,6 +301,7 @@ async fn run(seed: u64) {
         random: Random(seed),
         written: 0,
         durable: BTreeSet::new(),
+        names: BTreeMap::new(),
         excused: BTreeSet::new(),
         unsaved: BTreeMap::new(),
         open: Vec::new(),
@@ -298,8 +312,16 @@ async fn run(seed: u64) {
         world.step().await;
     }
     world.rest().await;
+    if std::env::var_os("PVM_MODEL_SEED").is_some() {
+        tell(&world);
+    }
     world.check().await;
     world.rig.stop().await;
+}
+
+#[expect(clippy::print_stderr, reason = "shown where one seed is asked for")]
+fn tell(world: &World) {
+    eprintln!("{}", world.told.join("\n"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -45,13 +45,32 @@ pub(crate) struct Rig {
     pub(crate) principal: Principal,
     pub(crate) http: reqwest::Client,
     events: UnboundedReceiver<S3Event>,
-    s3: S3Host,
-    sandboxd: ServerHandle,
+    s3: Option<S3Host>,
+    /// Until it is stopped.
+    sandboxd: Option<ServerHandle>,
     _home: tempfile::TempDir,
+}
+
+/// A test that fails must not leave its VMs behind.
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let Some(sandboxd) = self.sandboxd.take() else { return };
+        // Not on this thread, which may be one of the runtime that the server runs on.
+        let ending = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(sandboxd.shutdown(Shutdown::KillAll));
+        });
+        drop(ending.join());
+    }
 }
 
 impl Rig {
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// With other settings of the sandbox server.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let home = tempfile::tempdir().unwrap();
         let dynamo = EmbeddedDynamo::in_memory().unwrap();
         let (tell, events) = tokio::sync::mpsc::unbounded_channel();
@@ -81,6 +100,7 @@ impl Rig {
         let mut config = Config::new(home.path().join("sandboxes"));
         config.listen.set_port(0);
         config.authenticate = Arc::new(StaticKeys::new([(KEY, "local")]));
+        change(&mut config);
         let sandboxd = Server::start(config).await.unwrap();
         let vm = VmClient::new(VmClientConfig::local(sandboxd.address(), Secret::new(KEY), "files")).unwrap();
         let owner = OwnerId::parse("ann").unwrap();
@@ -93,6 +113,8 @@ impl Rig {
             auto_setup_vm: false,
             template: None,
             env: BTreeMap::new(),
+            vm_idle_secs: None,
+            vm_paused_secs: None,
             deleting: false,
             created_at: now,
             updated_at: now,
@@ -109,17 +131,19 @@ impl Rig {
             principal: Principal { owner, scope: Scope::Admin, projects: None },
             http: reqwest::Client::builder().no_proxy().build().unwrap(),
             events,
-            s3,
-            sandboxd,
+            s3: Some(s3),
+            sandboxd: Some(sandboxd),
             _home: home,
         };
         rig.new_vm().await;
         rig
     }
 
-    pub(crate) async fn stop(self) {
-        self.sandboxd.shutdown(Shutdown::KillAll).await;
-        self.s3.shutdown().await;
+    pub(crate) async fn stop(mut self) {
+        if let (Some(sandboxd), Some(s3)) = (self.sandboxd.take(), self.s3.take()) {
+            sandboxd.shutdown(Shutdown::KillAll).await;
+            s3.shutdown().await;
+        }
     }
 
     /// Loses the VM as it is, without a save, and takes a new one into use. Its files are not restored yet.
@@ -129,7 +153,7 @@ impl Rig {
         }
         let new = NewVm {
             project_id: self.project_id.to_string(),
-            template: Some("host".to_owned()),
+            template: None,
             env: BTreeMap::new(),
             timeout_secs: 3600,
             egress: Vec::new(),

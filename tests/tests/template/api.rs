@@ -61,7 +61,8 @@ fn the_openapi_document_has_the_routes_of_the_template() {
         .collect();
     let routes = TEMPLATE.functions.values().flat_map(|function| &function.routes);
     // Answered with 405, and so nothing to document.
-    let routes = routes.filter(|route| route.path != "/api/projects/{project_id}/mcp" || route.method == "POST");
+    let routes =
+        routes.filter(|route| route.path != "/api/projects/{project_id}/mcp" || route.method == "POST");
     let deployed = routes.map(|route| (route.method.clone(), route.path.clone())).collect();
     super::none(differences(("openapi.json", &documented), ("template.yaml", &deployed)));
 }

@@ -83,3 +83,39 @@ fn nothing_below_the_adapters_speaks_to_the_outside() {
     });
     super::none(problems.collect());
 }
+
+/// Every crate of a build of the programs with its features; `edges` as `cargo tree` names them.
+fn resolved(edges: &str) -> BTreeSet<String> {
+    let tree = Command::new(env!("CARGO"))
+        .args([
+            "tree",
+            "--workspace",
+            "--offline",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}|{f}",
+            "--edges",
+            edges,
+        ])
+        .current_dir(crate::root())
+        .output()
+        .unwrap();
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let text = String::from_utf8(tree.stdout).unwrap();
+    text.lines().map(|line| line.trim_end_matches(" (*)").to_owned()).collect()
+}
+
+/// Otherwise `cargo build` and `cargo test` share nothing, and every cold build takes twice as long.
+#[test]
+fn tests_switch_on_no_features_that_the_programs_do_without() {
+    let (programs, tests) = (resolved("normal,build"), resolved("normal,build,dev"));
+    let names: BTreeSet<&str> = programs.iter().filter_map(|line| line.split('|').next()).collect();
+    let other =
+        tests.difference(&programs).filter(|line| names.contains(line.split('|').next().unwrap_or_default()));
+    super::none(
+        other
+            .map(|line| format!("{line}: make what asks for this an ordinary dependency of pvm-tests"))
+            .collect(),
+    );
+}

@@ -49,7 +49,8 @@ fn every_scenario_runs_in_process_and_on_the_emulator() {
     for name in &all {
         let excused = IN_PROCESS_ONLY.iter().any(|(excused, _)| excused == name);
         if !told(&other, name) {
-            problems.push(format!("{name} runs in no suite of tests/tests: add it to http.rs or workflow.rs"));
+            problems
+                .push(format!("{name} runs in no suite of tests/tests: add it to http.rs or workflow.rs"));
         }
         if told(&aws, name) == excused {
             problems.push(format!(

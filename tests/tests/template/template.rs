@@ -182,9 +182,9 @@ fn accepts(parameter: &str, value: &str) -> bool {
     let allowed = rules["AllowedValues"].as_array().is_none_or(|values| {
         values.iter().any(|it| it.as_str().map_or_else(|| it.to_string(), str::to_owned) == value)
     });
-    let pattern = rules["AllowedPattern"].as_str().is_none_or(|pattern| {
-        regex::Regex::new(&format!("^(?:{pattern})$")).unwrap().is_match(value)
-    });
+    let pattern = rules["AllowedPattern"]
+        .as_str()
+        .is_none_or(|pattern| regex::Regex::new(&format!("^(?:{pattern})$")).unwrap().is_match(value));
     let longest = rules["MaxLength"].as_u64().is_none_or(|most| value.len() as u64 <= most);
     let within = rules["Type"] != "Number"
         || value.parse::<f64>().is_ok_and(|number| {

@@ -20,7 +20,8 @@ pub async fn handle(store: &impl WriteStore, ambient: &impl Ambient, request: Re
     let at = Query::of(&request, &["at"])?.number("at", 1..=u64::MAX)?;
     let Empty {} = request::json(&request)?;
     let claim = request::claim(&request, &principal, format!("{at:?}").as_bytes())?;
-    let fork = conversations::fork(store, ambient, &principal, &project_id, &name, at, claim.as_ref()).await?;
+    let fork =
+        conversations::fork(store, ambient, &principal, &project_id, &name, at, claim.as_ref()).await?;
     let shown = conversations::view(store, fork).await?;
     let location = format!("/api/projects/{project_id}/conversations/{}", shown.conversation_id);
     Ok(reply::with_version(reply::created(&shown, &location), shown.version))

@@ -195,7 +195,9 @@ async fn of_ten_thousand_calls_ten_run_and_the_model_is_told() {
     assert_eq!(outcome(&rig, &made).await, (OutcomeKind::Completed, None));
     assert_eq!(rig.vm.starts().len(), 10);
     let requests = rig.models.requests.lock().unwrap();
-    assert!(serde_json::to_string(&requests[1].messages).unwrap().contains("9990 further calls were not run"));
+    assert!(
+        serde_json::to_string(&requests[1].messages).unwrap().contains("9990 further calls were not run")
+    );
 }
 
 #[tokio::test]

@@ -110,7 +110,11 @@ async fn a_stream_taken_up_anywhere_has_every_event_once_and_ends_by_itself() {
             client.take(&frame);
         }
         assert_eq!(client.seqs, (after + 1..=head).collect::<Vec<_>>(), "from {after}");
-        assert_eq!(rig.clock.now().duration_since(began).as_secs(), 10, "it closes ten seconds after the end");
+        assert_eq!(
+            rig.clock.now().duration_since(began).as_secs(),
+            10,
+            "it closes ten seconds after the end"
+        );
         // The same by long poll.
         let polled = page(&rig.store, &rig.ambient, &log, after, Duration::ZERO).await.unwrap();
         assert!(polled.ended);
@@ -131,8 +135,7 @@ async fn whoever_watches_a_call_that_is_made_again_sees_its_text_once() {
     let hold = rig.clock.work();
     let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Go").await;
     let log = LogId::Conversation(made.conversation_id.clone());
-    let mut live =
-        Follower::new(rig.store.clone(), rig.ambient.clone(), log.clone(), 0).await.unwrap();
+    let mut live = Follower::new(rig.store.clone(), rig.ambient.clone(), log.clone(), 0).await.unwrap();
     let watching = tokio::spawn(async move {
         let mut client = Client::default();
         let mut frames = 0;
@@ -160,7 +163,8 @@ async fn whoever_watches_a_call_that_is_made_again_sees_its_text_once() {
     let head = rig.events_open(&made.conversation_id).await;
     rig.settle().await;
     for after in head..head + 3 {
-        let mut late = Follower::new(Quick(Arc::clone(&rig)), rig.ambient.clone(), log.clone(), after).await.unwrap();
+        let mut late =
+            Follower::new(Quick(Arc::clone(&rig)), rig.ambient.clone(), log.clone(), after).await.unwrap();
         let mut client = Client::default();
         while let Some(frame) = late.next().await.unwrap() {
             client.take(&frame);

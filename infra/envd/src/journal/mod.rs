@@ -59,12 +59,21 @@ struct Stored {
 }
 
 impl Journal {
-    /// Opens the journal, making its folder.
+    /// Opens the journal, making its folder. What a tenant has put in its place (a link that leads nowhere, a file)
+    /// is removed: it must not keep the sandbox from starting.
     ///
     /// # Errors
     /// When the folder cannot be made.
     pub fn open(root: PathBuf, boot_id: String) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&root)?;
+        let make = || DirBuilder::new().recursive(true).mode(0o700).create(&root);
+        if make().is_err() {
+            for path in [root.parent(), Some(root.as_path())].into_iter().flatten() {
+                if path.symlink_metadata().is_ok_and(|found| !found.is_dir()) {
+                    std::fs::remove_file(path)?;
+                }
+            }
+            make()?;
+        }
         Ok(Self { root, boot_id, live: Mutex::default() })
     }
 
@@ -185,6 +194,19 @@ mod tests {
 
     fn in_days(days: u64) -> SystemTime {
         SystemTime::now() + Duration::from_hours(days * 24)
+    }
+
+    #[test]
+    fn what_stands_in_the_place_of_the_folder_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, away) = (folder.path().join("pvm/runs"), folder.path().join("away"));
+        std::os::unix::fs::symlink(&away, folder.path().join("pvm")).unwrap();
+        Journal::open(root.clone(), "boot-1".to_owned()).unwrap();
+        assert!(root.is_dir() && !away.exists());
+        std::fs::remove_dir(&root).unwrap();
+        std::fs::write(&root, "in the way").unwrap();
+        Journal::open(root.clone(), "boot-1".to_owned()).unwrap();
+        assert!(root.is_dir());
     }
 
     #[test]

@@ -59,7 +59,12 @@ pub async fn serve(daemon: &Arc<Daemon>, method: &str, request: Request) -> Resp
             })
             .await
         }
-        "SendSignal" => rpc::unary(buffers, request, async |question| send_signal(daemon, &question)).await,
+        "SendSignal" => {
+            rpc::unary(buffers, request, async |question: SendSignalRequest| {
+                send_signal(daemon, &question).await
+            })
+            .await
+        }
         "Update" => rpc::unary(buffers, request, async |question| update(daemon, &question)).await,
         _ => reply::error_reply(StatusCode::NOT_FOUND, "process.Process has no such method"),
     }
@@ -69,7 +74,10 @@ fn list(daemon: &Daemon) -> ListResponse {
     ListResponse { processes: daemon.processes.running().iter().map(|process| process.info()).collect() }
 }
 
-fn send_signal(daemon: &Daemon, question: &SendSignalRequest) -> Result<Empty, ConnectError> {
+/// How long a killed process may take to be gone before its caller is told anyway.
+const GONE: Duration = Duration::from_millis(500);
+
+async fn send_signal(daemon: &Daemon, question: &SendSignalRequest) -> Result<Empty, ConnectError> {
     let process = daemon.processes.find_running(&question.process)?;
     let signal = match question.signal {
         Signal::Sigterm => rustix::process::Signal::TERM,
@@ -81,7 +89,13 @@ fn send_signal(daemon: &Daemon, question: &SendSignalRequest) -> Result<Empty, C
             ));
         }
     };
+    // Watched before the signal, so that an end in between is not missed.
+    let retired = process.retired.notified();
     process.signal(signal);
+    if signal == rustix::process::Signal::KILL {
+        // Who asks for the list next shall not find it there. One stuck in the kernel is told all the same.
+        tokio::time::timeout(GONE, retired).await.ok();
+    }
     Ok(Empty {})
 }
 
@@ -251,6 +265,7 @@ fn launch(
         hub,
         input,
         running: AtomicBool::new(true),
+        retired: tokio::sync::Notify::new(),
     });
     daemon.processes.add(Arc::clone(&process));
     let reader = Arc::clone(&process.hub).read(false);
@@ -287,6 +302,7 @@ async fn look_after(
     log::info("process ended", json!({"pid": process.pid, "status": end.status}));
     process.hub.finish(end);
     daemon.processes.retire(&process);
+    process.retired.notify_waiters();
     // Last, for it may wait: a writer holds the lock as long as something left behind does not read.
     process.close_stdin().await.ok();
 }

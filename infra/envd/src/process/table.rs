@@ -39,6 +39,8 @@ pub struct Process {
     pub input: Input,
     /// Whether it runs; its number must not be signalled any more afterwards.
     pub running: AtomicBool,
+    /// Told when it is no longer among the running ones.
+    pub retired: tokio::sync::Notify,
 }
 
 /// Where a process takes input from.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use pvm_e2b_wire::launch::{Launch, OwnOverlay, OwnView};
+use pvm_e2b_wire::launch::Launch;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_change,
@@ -37,7 +37,7 @@ pub(super) fn build(launch: &Launch, descriptors: Vec<OwnedFd>) -> Step<()> {
         .map(|name| clone_device(name).map(|mount| (*name, mount)))
         .collect::<Step<Vec<_>>>()?;
 
-    let mut mounts = sources(launch, descriptors).into_iter();
+    let mut mounts = sources(launch, descriptors)?.into_iter();
     let (_, root) = mounts.next().ok_or_else(|| EnterError::new("attaching the root", "none was sent"))?;
     let staging = STAGING
         .iter()
@@ -66,31 +66,35 @@ pub(super) fn build(launch: &Launch, descriptors: Vec<OwnedFd>) -> Step<()> {
 }
 
 /// What is mounted somewhere inside.
-enum Source<'a> {
+enum Source {
     /// A mount that the server made.
     Ready(OwnedFd),
     /// One that is made here.
-    Overlay(&'a OwnOverlay),
+    Overlay(own_root::Overlay),
     /// A folder of the host.
-    View(&'a OwnView),
+    View(own_root::View),
 }
 
-impl Source<'_> {
+impl Source {
     fn put(&self, target: &Path) -> Step<()> {
         match self {
             Self::Ready(mount) => attach(mount, target),
-            Self::Overlay(overlay) => own_root::mount_overlay(overlay, target),
-            Self::View(view) => own_root::mount_view(view, target),
+            Self::Overlay(overlay) => overlay.put(target),
+            Self::View(view) => view.put(target),
         }
     }
 }
 
 /// Everything to be mounted with its place, the root first.
-fn sources(launch: &Launch, descriptors: Vec<OwnedFd>) -> Vec<(&str, Source<'_>)> {
+fn sources(launch: &Launch, descriptors: Vec<OwnedFd>) -> Step<Vec<(&str, Source)>> {
     let sent = launch.attach.iter().map(String::as_str).zip(descriptors.into_iter().map(Source::Ready));
-    let Some(own) = &launch.own_root else { return sent.collect() };
-    let overlays = own.overlays.iter().map(|overlay| (overlay.target.as_str(), Source::Overlay(overlay)));
-    let views = own.views.iter().map(|view| (view.target.as_str(), Source::View(view)));
+    let Some(own) = &launch.own_root else { return Ok(sent.collect()) };
+    let overlays = own
+        .overlays
+        .iter()
+        .map(|overlay| Ok((overlay.target.as_str(), Source::Overlay(own_root::Overlay::open(overlay)?))));
+    let views =
+        own.views.iter().map(|view| Ok((view.target.as_str(), Source::View(own_root::View::open(view)?))));
     overlays.chain(views).collect()
 }
 

@@ -11,30 +11,72 @@ use rustix::mount::{MountFlags, mount, mount_bind, mount_remount};
 
 use super::EnterError;
 
-/// Mounts an overlay on a folder that is there.
-pub(super) fn mount_overlay(overlay: &OwnOverlay, target: &Path) -> Result<(), EnterError> {
-    // By descriptors: the kernel's option text is short, and paths may hold its separators.
-    let open = |path: &String| -> Result<OwnedFd, EnterError> {
-        rustix::fs::open(path.as_str(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|error| EnterError::new(&format!("opening {path}"), error))
-    };
-    let lower = overlay.lower.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-    let (upper, work) = (open(&overlay.upper)?, open(&overlay.work)?);
-    let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let layers = lower.iter().map(name).collect::<Vec<_>>().join(":");
-    // userxattr: without it, renaming a folder of a lower layer fails for everybody but the machine's root.
-    let options =
-        format!("userxattr,volatile,lowerdir={layers},upperdir={},workdir={}", name(&upper), name(&work));
-    let options = CString::new(options).map_err(|error| EnterError::new("mount options", error))?;
-    mount("overlay", target, "overlay", MountFlags::empty(), options.as_c_str())
-        .map_err(|error| EnterError::new(&format!("mounting {}", overlay.target), error))
+/// An overlay whose folders are open: what is mounted later may cover their paths.
+pub(super) struct Overlay {
+    target: String,
+    lower: Vec<OwnedFd>,
+    upper: OwnedFd,
+    work: OwnedFd,
 }
 
-/// Shows a folder of the host, read-only.
-pub(super) fn mount_view(view: &OwnView, target: &Path) -> Result<(), EnterError> {
-    let failed = |error: rustix::io::Errno| EnterError::new(&format!("showing {}", view.target), error);
-    mount_bind(view.source.as_str(), target).map_err(failed)?;
-    let flags =
-        MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount_remount(target, flags, c"").map_err(failed)
+/// An open folder of the host.
+pub(super) struct View {
+    target: String,
+    source: OwnedFd,
+}
+
+fn open(path: &str) -> Result<OwnedFd, EnterError> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| EnterError::new(&format!("opening {path}"), error))
+}
+
+/// A name for an open folder that no mount can cover. It is also short, as the kernel wants its options, and has none
+/// of their separators.
+fn name(descriptor: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", descriptor.as_raw_fd())
+}
+
+impl Overlay {
+    /// Opens its folders.
+    pub(super) fn open(overlay: &OwnOverlay) -> Result<Self, EnterError> {
+        Ok(Self {
+            target: overlay.target.clone(),
+            lower: overlay.lower.iter().map(|path| open(path)).collect::<Result<_, _>>()?,
+            upper: open(&overlay.upper)?,
+            work: open(&overlay.work)?,
+        })
+    }
+
+    /// Mounts it on a folder that is there.
+    pub(super) fn put(&self, target: &Path) -> Result<(), EnterError> {
+        let layers = self.lower.iter().map(name).collect::<Vec<_>>().join(":");
+        // userxattr: without it, renaming a folder of a lower layer fails for everybody but the machine's root.
+        let options = format!(
+            "userxattr,volatile,lowerdir={layers},upperdir={},workdir={}",
+            name(&self.upper),
+            name(&self.work)
+        );
+        let options = CString::new(options).map_err(|error| EnterError::new("mount options", error))?;
+        mount("overlay", target, "overlay", MountFlags::empty(), options.as_c_str())
+            .map_err(|error| EnterError::new(&format!("mounting {}", self.target), error))
+    }
+}
+
+impl View {
+    /// Opens its folder.
+    pub(super) fn open(view: &OwnView) -> Result<Self, EnterError> {
+        Ok(Self { target: view.target.clone(), source: open(&view.source)? })
+    }
+
+    /// Shows it, read-only.
+    pub(super) fn put(&self, target: &Path) -> Result<(), EnterError> {
+        let failed = |error: rustix::io::Errno| EnterError::new(&format!("showing {}", self.target), error);
+        mount_bind(name(&self.source), target).map_err(failed)?;
+        let flags = MountFlags::BIND
+            | MountFlags::RDONLY
+            | MountFlags::NOSUID
+            | MountFlags::NODEV
+            | MountFlags::NOEXEC;
+        mount_remount(target, flags, c"").map_err(failed)
+    }
 }

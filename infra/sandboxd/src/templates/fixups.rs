@@ -36,12 +36,14 @@ impl Tree<'_> {
 /// Applies the list's folders, files, links and users.
 pub(super) fn apply(definition: &Definition, tree: Tree<'_>) -> io::Result<()> {
     let user = &definition.user;
+    // Given away last: a plain user cannot write any more to what belongs to another id.
+    let mut owned: Vec<(PathBuf, u32)> = Vec::new();
     for folder in &definition.folders {
         let path = tree.at(&folder.path);
         make_folders(&path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(mode(&folder.mode)?))?;
         let owner = if folder.user { user.id } else { 0 };
-        chown(&path, owner, owner)?;
+        owned.push((path, owner));
     }
     for file in &definition.files {
         put(&tree.at(&file.path), file.contents()?.as_bytes(), mode(&file.mode)?)?;
@@ -55,7 +57,8 @@ pub(super) fn apply(definition: &Definition, tree: Tree<'_>) -> io::Result<()> {
         symlink(&link.target, &path)?;
     }
     add_user(user, tree.root)?;
-    furnish_home(user, tree.root)
+    furnish_home(user, tree.root, &mut owned)?;
+    owned.iter().try_for_each(|(path, owner)| chown(path, *owner, *owner))
 }
 
 /// Writes a file, whatever was there before (a dangling link, for one).
@@ -144,7 +147,7 @@ fn read_or_empty(file: &Path) -> io::Result<String> {
 }
 
 /// Gives the user and root the distribution's start-up files.
-fn furnish_home(user: &User, root: &Path) -> io::Result<()> {
+fn furnish_home(user: &User, root: &Path, owned: &mut Vec<(PathBuf, u32)>) -> io::Result<()> {
     let skeleton = root.join("etc/skel");
     let homes = [(root.join(user.home.trim_start_matches('/')), user.id), (root.join("root"), 0)];
     for name in [".profile", ".bashrc", ".bash_logout"] {
@@ -153,7 +156,7 @@ fn furnish_home(user: &User, root: &Path) -> io::Result<()> {
             let path = home.join(name);
             if !path.exists() {
                 put(&path, &contents, 0o644)?;
-                chown(&path, *owner, *owner)?;
+                owned.push((path, *owner));
             }
         }
     }

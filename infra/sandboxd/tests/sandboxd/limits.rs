@@ -102,7 +102,9 @@ async fn a_flood_of_descriptors_stays_inside() {
     assert_eq!(seen.stdout, "24 True\n", "{seen:?}");
     let raised =
         lab.sh_as(&sandbox, "root", "ulimit -Hn 1000000 2>/dev/null && echo raised; ulimit -Hn").await;
-    assert_eq!(raised.stdout, "65536\n", "{raised:?}");
+    // The machine's own limit may be lower.
+    let limit: u32 = raised.ok().parse().unwrap();
+    assert!(limit <= 65_536, "{raised:?}");
     // Sockets count as descriptors, and a listener for each port there is does not hurt the others either.
     let other = lab.create().await;
     assert_eq!(lab.sh(&other, "echo fine").await.ok(), "fine");

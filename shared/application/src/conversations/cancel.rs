@@ -11,7 +11,9 @@ use crate::error::{AppError, AppResult, ErrorCode};
 use crate::keys;
 use crate::ports::{Ambient, Machine, RunCommands, SendTask, StartExecution, StopExecution};
 use crate::ports_tools::Tools;
-use crate::runs::{Draft, Extra, TRIES, after_end, context_of, kill_call, load_conversation, load_run, pause};
+use crate::runs::{
+    Draft, Extra, TRIES, after_end, context_of, kill_call, load_conversation, load_run, pause,
+};
 use crate::store::{StoreError, WriteStore};
 
 /// Ends the run under way and those that wait; their messages stay. A conversation without a run is left as it is.

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::authorize::authorize;
 use crate::error::{AppError, AppResult, ErrorCode};
+use crate::files::sync::InVm;
 use crate::keys;
 use crate::ports::{Ambient, DeleteObject, VmError, VmFiles};
 use crate::records::record;
@@ -90,6 +91,21 @@ async fn bury<S: WriteStore, V: VmFiles, A: Ambient>(
         return Ok(());
     }
     let Some(ready) = ready::ready_of(&lease) else { return Ok(()) };
+    // What the VM changed since, or moved there, is its own: it is kept, as a new file.
+    let found = match super::sync::vm_hash(vm, &ready.vm_id, &tombstone.path).await {
+        Err(error) if error.code == ErrorCode::VmNotReady => {
+            lease::note_gone(store, ambient, &tombstone.project_id, &ready.vm_id).await?;
+            return Ok(());
+        }
+        found => found?,
+    };
+    match found {
+        InVm::Hash(hash) if hash == tombstone.copy.sha256 => {}
+        InVm::Hash(_) | InVm::Nothing | InVm::Other(_) => {
+            store.commit(Tx::new().remove(key)).await?;
+            return Ok(());
+        }
+    }
     match vm.remove(&ready.vm_id, &tombstone.path.in_vm(), "root").await {
         Ok(()) => store.commit(Tx::new().remove(key)).await.map(|_| ()).map_err(Into::into),
         Err(VmError::Gone) => {

@@ -127,7 +127,16 @@ pub(super) fn plan(files: Vec<ProjectFile>, links: Vec<WorkspaceLink>, mut seen:
     for file in files {
         known.insert(file.path.as_str().to_owned());
         // A file whose first upload has not arrived has nothing to compare.
-        let stored = file.sha256.clone().filter(|_| file.object_version > 0);
+        if file.object_version == 0 {
+            // Its first upload has not arrived, and the VM has bytes of its own there. They are saved; the upload is kept
+            // beside them when it comes.
+            if let Some(entry) = scanned.get(file.path.as_str()).filter(|entry| entry.sha256.is_some()) {
+                let (size, mode) = (entry.size, entry.mode & MODE_BITS);
+                plan.from_vm.push(FromVm::Changed { file: Box::new(file), size, mode });
+            }
+            continue;
+        }
+        let stored = file.sha256.clone();
         if let Some(stored) = stored.filter(|_| !seen.unwatched.contains(file.path.as_str())) {
             let entry = scanned.get(file.path.as_str());
             existing(&mut plan, &mut gone, &seen, Box::new(file), &stored, entry, vm_id);

@@ -4,8 +4,8 @@
 use futures::StreamExt;
 use pvm_domain::event::{EventType, LogId, NewEvent};
 use pvm_domain::file::{
-    FilePointer, FileVersion, OpenUpload, ProjectFile, Reconcile, SyncStatus, VmCopy, parse_object_key,
-    reconcile as decide,
+    FilePointer, FileVersion, OpenUpload, ProjectFile, Reconcile, SyncStatus, VmCopy, WorkspacePath,
+    parse_object_key, reconcile as decide,
 };
 use pvm_domain::ids::ProjectId;
 use serde_json::json;
@@ -220,7 +220,7 @@ where
     async fn write(&self, vm_id: &str, file: &ProjectFile) -> AppResult<Written> {
         let stored = file.sha256.clone().unwrap_or_default();
         let base = file.vm_copy.as_ref().filter(|copy| copy.vm_id == vm_id).map(|copy| copy.sha256.clone());
-        let in_vm = match vm_hash(self.vm, vm_id, file).await? {
+        let in_vm = match vm_hash(self.vm, vm_id, &file.path).await? {
             InVm::Nothing => None,
             InVm::Hash(hash) => Some(hash),
             InVm::Other(what) => {
@@ -280,16 +280,20 @@ enum Written {
 }
 
 /// What a VM has at a file's path.
-enum InVm {
+pub(super) enum InVm {
     Nothing,
     Hash(String),
     /// No regular file.
     Other(&'static str),
 }
 
-async fn vm_hash(vm: &impl VmFiles, vm_id: &str, file: &ProjectFile) -> AppResult<InVm> {
+/// What a VM has at a path.
+///
+/// # Errors
+/// Of the VM.
+pub(super) async fn vm_hash(vm: &impl VmFiles, vm_id: &str, path: &WorkspacePath) -> AppResult<InVm> {
     use crate::ports::EntryKind;
-    let path = file.path.in_vm();
+    let path = path.in_vm();
     match vm.stat(vm_id, &path, "root").await {
         Ok(Some(entry)) if entry.kind == EntryKind::Directory => return Ok(InVm::Other("folder")),
         // A link is replaced, not followed.

@@ -46,7 +46,7 @@ pub async fn ask_approval<S: WriteStore, K: SendTask, A: Ambient>(
         let mut run = load_run(store, &input.conversation_id, &input.run_id).await?;
         let mut approval = load(store, &input.conversation_id, id).await?;
         let mut draft = Draft::new(store, conversation, ambient.now());
-        approval.token = Some(input.token.clone());
+        approval.tokens.push(input.token.clone());
         draft.write(|tx| tx.update(&mut approval));
         let waits = approval.status == ApprovalStatus::Pending && !run.is_over();
         if waits {
@@ -73,7 +73,9 @@ pub async fn ask_approval<S: WriteStore, K: SendTask, A: Ambient>(
 /// # Errors
 /// Of the workflow engine.
 pub(crate) async fn send(tasks: &impl SendTask, run: &Run, approval: &Approval) -> AppResult<()> {
-    let Some(token) = &approval.token else { return Ok(()) };
+    if approval.tokens.is_empty() {
+        return Ok(());
+    }
     let input = RunInput {
         conversation_id: run.conversation_id.clone(),
         run_id: run.run_id.clone(),
@@ -83,8 +85,10 @@ pub(crate) async fn send(tasks: &impl SendTask, run: &Run, approval: &Approval) 
     let output = serde_json::to_value(output).map_err(|error| {
         AppError::new(ErrorCode::Internal, "The answer to the workflow cannot be written.").because(error)
     })?;
-    // False: the wait is over already, and the workflow is past it.
-    tasks.send_success(token, &output).await?;
+    // One that is answered with false was of a try that the workflow has given up, or the wait is over already.
+    for token in &approval.tokens {
+        tasks.send_success(token, &output).await?;
+    }
     Ok(())
 }
 

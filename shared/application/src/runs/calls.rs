@@ -119,7 +119,7 @@ pub(crate) fn plan<S: WriteStore>(draft: &mut Draft<'_, S>, run: &Run, planned: 
                 status: ApprovalStatus::Pending,
                 decided_by: None,
                 comment: None,
-                token: None,
+                tokens: Vec::new(),
                 expires_at: draft.in_secs(APPROVAL_SECS),
                 created_at: draft.now,
                 version: 0,
@@ -212,7 +212,7 @@ pub(crate) async fn cancel<S: WriteStore>(
         let approval: Option<Approval> = draft.store.get(&key).await?;
         if let Some(mut approval) = approval.filter(|approval| approval.status == ApprovalStatus::Pending) {
             approval.status = ApprovalStatus::Expired;
-            approval.token = None;
+            approval.tokens.clear();
             draft.tell(decided_event(&approval, draft.now));
             draft.write(|tx| tx.update(&mut approval));
         }

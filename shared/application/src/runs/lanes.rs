@@ -103,10 +103,10 @@ async fn plan<S: WriteStore, A: Ambient>(
         let conversation = load_conversation(store, &run.conversation_id).await?;
         let mut parent = load_run(store, &run.conversation_id, &run.run_id).await?;
         let mut draft = Draft::new(store, conversation, ambient.now());
-        if parent.join_token.is_none() {
+        if parent.join_tokens.is_empty() {
             parent.core.usage.transitions += meter::LANES;
         }
-        parent.join_token = Some(token.to_owned());
+        parent.join_tokens.push(token.to_owned());
         let mut lanes = Vec::new();
         for index in (0..).take(parent.agents.len()) {
             let key = crate::keys::run(&parent.conversation_id, &lane_run(&parent.run_id, index));
@@ -154,7 +154,7 @@ fn lane(
         core: RunCore::new(rules),
         segment: 1,
         lane: Some(Lane { parent: parent.run_id.clone(), index, worktree, fence: ready.epoch }),
-        join_token: None,
+        join_tokens: Vec::new(),
         vm_epoch: None,
         vm_since: None,
         due_at: now,
@@ -187,10 +187,12 @@ pub(crate) async fn note_ended<S: WriteStore, K: SendTask, A: Ambient>(
         }
     }
     let waits = !matches!(&parent.core.phase, Phase::Lanes { open } if !open.is_empty());
-    match &parent.join_token {
-        Some(token) if waits => join(tasks, &parent, token).await,
-        _ => Ok(()),
+    if waits {
+        for token in &parent.join_tokens {
+            join(tasks, &parent, token).await?;
+        }
     }
+    Ok(())
 }
 
 /// Merges what the lanes did, in the agents' order, and tells how it went.

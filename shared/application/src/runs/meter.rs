@@ -2,9 +2,9 @@
 //! those of the graph in `statemachines/run-turn.asl.json`; a test compares them with the history of a real execution.
 //! Retries of a state are not known here and not counted.
 
+use pvm_domain::Timestamp;
 use pvm_domain::conversation::core::Next;
 use pvm_domain::conversation::{Run, ToolCall, Usage};
-use pvm_domain::Timestamp;
 
 /// Begin and Started.
 pub(crate) const BEGIN: u32 = 2;

@@ -18,8 +18,8 @@ use pvm_domain::project::Project;
 use serde_json::json;
 
 use super::draft::load_run;
-use super::step::TRIES;
 use super::in_vm::{context_of, kill, to_result};
+use super::step::TRIES;
 use super::{calls, family, meter, shell};
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::keys;

@@ -6,8 +6,8 @@ use pvm_domain::conversation::core::{Input, Next, advance};
 use pvm_domain::conversation::{Conversation, Run};
 use pvm_domain::ids::{ConversationId, RunId};
 
-use super::{calls, family, meter};
 use super::draft::{Done, Draft, Extra, load_conversation, load_run};
+use super::{calls, family, meter};
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::ports::Ambient;
 use crate::store::{StoreError, WriteStore};
@@ -71,10 +71,9 @@ pub(crate) async fn step<S: WriteStore, A: Ambient>(
         }
         let input = match ask {
             Ask::Input(input) => input.clone(),
-            Ask::Proceed | Ask::ProceedUnlessCall if family::is_orphan(store, &run).await? => Input::Cancel {
-                reason: "cancelled",
-                detail: "The run of all lanes ended.".to_owned(),
-            },
+            Ask::Proceed | Ask::ProceedUnlessCall if family::is_orphan(store, &run).await? => {
+                Input::Cancel { reason: "cancelled", detail: "The run of all lanes ended.".to_owned() }
+            }
             Ask::Proceed | Ask::ProceedUnlessCall => {
                 if let Some(spent) = family::spent(store, &conversation, &run).await? {
                     run.core.rules.spent = spent;

@@ -90,6 +90,9 @@ pub struct Conversation {
     pub usage: Usage,
     /// The conversation this is a fork of, and its `seq` there.
     pub forked_from: Option<(ConversationId, u64)>,
+    /// Whether it is counted as running.
+    #[serde(default)]
+    pub counted: crate::fair_use::Counted,
     /// When it was begun.
     pub created_at: Timestamp,
     /// When it last changed.
@@ -272,8 +275,9 @@ pub struct Run {
     pub segment: u32,
     /// The lane it is, in a parallel run.
     pub lane: Option<Lane>,
-    /// The task token that the workflow waits with for the lanes; never shown.
-    pub join_token: Option<String>,
+    /// Task tokens that the workflow waits with for the lanes, of every try of its state: which of the tries is the one
+    /// that counts, only the workflow knows. Never shown.
+    pub join_tokens: Vec<String>,
     /// The VM epoch in which it holds the VM, if it does.
     pub vm_epoch: Option<u64>,
     /// When it began to hold the VM.
@@ -490,8 +494,8 @@ pub struct Approval {
     pub decided_by: Option<OwnerId>,
     /// What they said about it.
     pub comment: Option<String>,
-    /// The task token that the workflow waits with; never shown.
-    pub token: Option<String>,
+    /// Task tokens that the workflow waits with, of every try of its state; never shown.
+    pub tokens: Vec<String>,
     /// When it runs out.
     pub expires_at: Timestamp,
     /// When it was asked.

@@ -130,13 +130,13 @@ fn run_lines(message: &str, request: &ModelRequest) -> String {
     let mut parts = lines.chunks(limits::TOOL_CALLS_PER_STEP).skip(place.agent_step as usize);
     if let Some(part) = parts.next() {
         let commands: Vec<String> = part.iter().map(|line| format!("/vm {}", line.command)).collect();
-        let count = part.len();
         let head = if place.agent_step == 0 {
-            format!("{NO_MODEL} Running the {all} `/vm` lines of the message")
+            format!("{NO_MODEL} Running what the message asks for: {}", counted(all))
         } else {
-            "Going on with the message's `/vm` lines".to_owned()
+            "Going on with the message's lines".to_owned()
         };
-        return format!("{head} ({count} now).\n\n{}", commands.join("\n"));
+        let now = if part.len() == all { String::new() } else { format!(" ({} now)", part.len()) };
+        return format!("{head}{now}.\n\n{}", commands.join("\n"));
     }
     let results = results(request);
     let failed: usize = results.iter().map(|text| failures(text)).sum();
@@ -144,7 +144,12 @@ fn run_lines(message: &str, request: &ModelRequest) -> String {
     let quoted = head_and_tail(&results.join("\n\n"), QUOTED_BYTES).0;
     // Quoted, so that a line of output that begins with /vm is never taken for a command.
     let quoted: Vec<String> = quoted.lines().map(|line| format!("> {line}")).collect();
-    format!("The {all} lines were run; {outcome}. {NO_MODEL}\n\n{}", quoted.join("\n"))
+    format!("Done: {} run; {outcome}. {NO_MODEL}\n\n{}", counted(all), quoted.join("\n"))
+}
+
+/// As a person would say it.
+fn counted(lines: usize) -> String {
+    if lines == 1 { "1 `/vm` line".to_owned() } else { format!("{lines} `/vm` lines") }
 }
 
 /// The results of this run's lines, oldest first.

@@ -54,7 +54,7 @@ else
   new=
 fi
 if [ -n "$owner" ]; then
-  chown -- "$owner" "$target" 2>/dev/null || sudo -n chown -- "$owner" "$target" 2>/dev/null || fail "it was written, but its owner cannot be set to $owner"
+  chown -- "$owner" "$target" 2>/dev/null || fail "it was written, but its owner cannot be set to $owner"
 fi
 if [ -n "$mode" ]; then
   chmod -- "$mode" "$target" 2>/dev/null || sudo -n chmod -- "$mode" "$target" 2>/dev/null || fail "it was written, but its mode cannot be set to $mode"

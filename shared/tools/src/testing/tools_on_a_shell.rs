@@ -221,16 +221,19 @@ async fn a_file_is_written_replaced_and_appended_to() {
     assert!(diff.contains("-echo 'é'") && diff.contains("+echo 2"), "{diff}");
     let text =
         bench.fails("write_file", json!({"path": "a/b/x.sh", "content": "3", "if_sha256": first})).await;
-    assert!(text.contains("somebody changed it") && text.contains("-echo 2") && text.contains("+3"), "{text}");
+    assert!(
+        text.contains("somebody changed it") && text.contains("-echo 2") && text.contains("+3"),
+        "{text}"
+    );
     let text =
         bench.fails("write_file", json!({"path": "a/b/x.sh", "content": "3", "if_sha256": "absent"})).await;
     assert!(text.contains("somebody changed it"), "{text}");
     // The version that the text of a read names is good for a write.
     let read = bench.call("read_file", json!({"path": "a/b/x.sh"})).await.text;
-    let version = read.lines().next().unwrap().split("version ").nth(1).unwrap().trim_end_matches(')').to_owned();
+    let version =
+        read.lines().next().unwrap().split("version ").nth(1).unwrap().trim_end_matches(')').to_owned();
     bench.ok("write_file", json!({"path": "a/b/x.sh", "content": "echo 2\n", "if_sha256": version})).await;
-    let text =
-        bench.fails("write_file", json!({"path": "gone", "content": "3", "if_sha256": version})).await;
+    let text = bench.fails("write_file", json!({"path": "gone", "content": "3", "if_sha256": version})).await;
     assert!(text.contains("not there any more"), "{text}");
     let out = bench.ok("write_file", json!({"path": "a/b/x.sh", "content": "end", "append": true})).await;
     assert_eq!(out["size"], 10);

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pvm_asl::{Clock as _, SimClock};
+use pvm_asl::{Clock as _, Loan, SimClock};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -23,11 +24,35 @@ pub enum Death {
     Process,
 }
 
-/// What the dying future is told.
+/// What the dying future is told, and whether it only waits for time to pass.
 #[derive(Debug, Default)]
 struct Mortal {
     dies: Notify,
     lingers: Notify,
+    sleepers: AtomicUsize,
+    loan: Mutex<Option<Loan>>,
+}
+
+/// Counts a sleep while it lasts.
+struct Sleeping<'a>(&'a Mortal);
+
+impl Drop for Sleeping<'_> {
+    fn drop(&mut self) {
+        self.0.sleepers.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Lets simulated time pass. A function may have several sleeps under way and only one mark: it lends that whenever it is
+/// parked with a sleep under way, see [`Points::mortal`]. Others hold a mark for each of their sleeps.
+pub async fn sleep(clock: &SimClock, time: Duration) {
+    let Ok(mortal) = MORTAL.try_with(Arc::clone) else { return clock.elapse(time).await };
+    let at = clock.now().saturating_add(time).unwrap();
+    let wake = clock.sleep_until(at);
+    mortal.sleepers.fetch_add(1, Ordering::SeqCst);
+    let sleeping = Sleeping(&mortal);
+    let woken = wake.await;
+    drop(sleeping);
+    drop(woken);
 }
 
 tokio::task_local! {
@@ -85,13 +110,19 @@ impl Points {
 
     /// Waits until no function lingers; answers whether any did.
     pub async fn no_more_lingering(&self) -> bool {
-        let lingering = std::mem::take(&mut self.state.lock().unwrap().lingering);
-        let any = !lingering.is_empty();
-        for task in lingering {
-            // Ended with its process, or done.
-            drop(task.await);
+        let mut any = false;
+        loop {
+            {
+                // They stay in the list: the process may die while they are waited for.
+                let lingering = &mut self.state.lock().unwrap().lingering;
+                any |= !lingering.is_empty();
+                lingering.retain(|task| !task.is_finished());
+                if lingering.is_empty() {
+                    return any;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        any
     }
 
     /// An effect is about to be made, or was just made. Outside of what is mortal nothing dies.
@@ -113,32 +144,50 @@ impl Points {
                 self.kill_process();
                 std::future::pending::<()>().await;
             }
+            // The caller's timers would ring unheard meanwhile, and each holds simulated time until it is heard.
+            Some(Death::Lingering(_)) if name.ends_with("piece of text") => {}
             Some(Death::Lingering(secs)) => {
                 let clock = self.clock.lock().unwrap().clone().unwrap();
                 mortal.lingers.notify_one();
                 // Polled again only as a task of its own, which holds a mark of its own.
                 tokio::task::yield_now().await;
-                clock.elapse(Duration::from_secs(secs)).await;
+                sleep(&clock, Duration::from_secs(secs)).await;
             }
         }
     }
 
-    /// Runs something mortal; `None` where it died or was given up.
+    /// Runs something mortal that holds one mark of the clock; `None` where it died or was given up.
     pub async fn mortal<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Option<T> {
         let mortal = Arc::new(Mortal::default());
+        let clock = self.clock.lock().unwrap().clone().unwrap();
+        let (lender, lends) = (Arc::clone(&mortal), clock.clone());
+        let mut inner = Box::pin(MORTAL.scope(Arc::clone(&mortal), work));
         let mut work: Pin<Box<dyn Future<Output = T> + Send>> =
-            Box::pin(MORTAL.scope(Arc::clone(&mortal), work));
+            Box::pin(std::future::poll_fn(move |context| {
+                drop(lender.loan.lock().unwrap().take());
+                let polled = inner.as_mut().poll(context);
+                if polled.is_pending() && lender.sleepers.load(Ordering::SeqCst) > 0 {
+                    *lender.loan.lock().unwrap() = Some(lends.lend());
+                }
+                polled
+            }));
         tokio::select! {
             biased;
             () = mortal.dies.notified() => None,
             () = mortal.lingers.notified() => {
-                let clock = self.clock.lock().unwrap().clone().unwrap();
                 let mark = clock.work();
+                // It can still die: a pair of deaths may hit the same function twice.
+                let dying = Arc::clone(&mortal);
                 let task = tokio::spawn(async move {
-                    drop(work.await);
+                    tokio::select! {
+                        biased;
+                        () = dying.dies.notified() => {}
+                        _ = &mut work => {}
+                    }
+                    drop(work);
                     drop(mark);
                 });
                 self.state.lock().unwrap().lingering.push(task);

@@ -221,7 +221,8 @@ impl Rig {
         let (rig, points) = (Arc::downgrade(self), Arc::clone(&self.points));
         tokio::spawn(async move {
             loop {
-                let Some(engine) = rig.upgrade().and_then(|rig| rig.flow.engine.read().unwrap().clone()) else {
+                let Some(engine) = rig.upgrade().and_then(|rig| rig.flow.engine.read().unwrap().clone())
+                else {
                     return;
                 };
                 tokio::select! {
@@ -273,6 +274,8 @@ impl Rig {
             auto_setup_vm: false,
             template: None,
             env: BTreeMap::new(),
+            vm_idle_secs: None,
+            vm_paused_secs: None,
             deleting: false,
             created_at: now,
             updated_at: now,
@@ -330,6 +333,7 @@ impl Rig {
     pub async fn create_with(&self, input: CreateConversation) -> MessageAccepted {
         let made = conversations::create(
             &self.store,
+            &self.objects,
             &self.flow,
             &self.models,
             &self.ambient,
@@ -345,6 +349,7 @@ impl Rig {
         let input = SendMessage { message: message.to_owned(), delivery };
         let sent = conversations::send(
             &self.store,
+            &self.objects,
             &self.flow,
             &self.vm,
             &self.models,
@@ -444,9 +449,10 @@ impl Rig {
     /// Waits for one execution; answers whether nothing is left to do. Never answers where the engine has stopped.
     async fn settle_some(&self, engine: &Engine) -> bool {
         let arn = engine.home().machine_arn("run-turn");
-        let running =
-            ListFilter { status: Some(pvm_asl::ExecutionStatus::Running), ..ListFilter::default() };
-        let Ok(list) = engine.list_executions(&arn, running).await else { return std::future::pending().await };
+        let running = ListFilter { status: Some(pvm_asl::ExecutionStatus::Running), ..ListFilter::default() };
+        let Ok(list) = engine.list_executions(&arn, running).await else {
+            return std::future::pending().await;
+        };
         let Some(execution) = list.items.first() else { return self.sweep().await == 0 };
         if engine.wait_for_end(&execution.arn).await.is_err() {
             return std::future::pending().await;

@@ -12,7 +12,7 @@ use pvm_domain::Timestamp;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::crash::Points;
+use super::crash::{Points, sleep};
 use super::gate::Gate;
 
 /// What a call does.
@@ -126,7 +126,7 @@ impl CallModel for Models {
             any
         };
         if say.takes_secs > 0 {
-            self.clock.elapse(Duration::from_secs(say.takes_secs)).await;
+            sleep(&self.clock, Duration::from_secs(say.takes_secs)).await;
         }
         if let Some(gate) = &say.gate {
             gate.pass().await;

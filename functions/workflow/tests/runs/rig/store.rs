@@ -1,5 +1,6 @@
 //! The record store with crash points around each write.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,19 +25,40 @@ pub struct Store {
 #[derive(Debug, Clone)]
 pub struct Watch {
     clock: SimClock,
-    listener: Arc<Mutex<Option<UnboundedSender<(EventType, Work)>>>>,
+    listener: Arc<Mutex<Option<UnboundedSender<(EventType, Mark)>>>>,
+    marks: Arc<AtomicUsize>,
+}
+
+/// Holds simulated time, and counts as something to be done.
+#[derive(Debug)]
+pub struct Mark {
+    work: Option<Work>,
+    count: Arc<AtomicUsize>,
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        // Counted off before time may go on.
+        self.count.fetch_sub(1, Ordering::SeqCst);
+        drop(self.work.take());
+    }
 }
 
 impl Watch {
     pub fn new(clock: &SimClock) -> Self {
-        Self { clock: clock.clone(), listener: Arc::default() }
+        Self { clock: clock.clone(), listener: Arc::default(), marks: Arc::default() }
     }
 
     /// Everything that is committed from here on.
-    pub fn listen(&self) -> UnboundedReceiver<(EventType, Work)> {
+    pub fn listen(&self) -> UnboundedReceiver<(EventType, Mark)> {
         let (sender, receiver) = mpsc::unbounded_channel();
         *self.listener.lock().unwrap() = Some(sender);
         receiver
+    }
+
+    /// Whether whoever listens has dealt with all of it.
+    pub fn all_done(&self) -> bool {
+        self.marks.load(Ordering::SeqCst) == 0
     }
 
     fn tell(&self, kinds: Vec<EventType>) {
@@ -44,7 +66,9 @@ impl Watch {
         let Some(listener) = listener.as_ref() else { return };
         for kind in kinds {
             // Nobody listening any more is fine.
-            drop(listener.send((kind, self.clock.work())));
+            self.marks.fetch_add(1, Ordering::SeqCst);
+            let mark = Mark { work: Some(self.clock.work()), count: Arc::clone(&self.marks) };
+            drop(listener.send((kind, mark)));
         }
     }
 }

@@ -13,7 +13,7 @@ use pvm_application::ports::{
 use pvm_asl::{Clock as _, SimClock};
 use pvm_domain::Timestamp;
 
-use super::crash::Points;
+use super::crash::{Points, sleep};
 use super::gate::Gate;
 
 #[derive(Debug, Clone)]
@@ -100,7 +100,7 @@ impl Vm {
         }
         let running = report.is_some_and(|report| report.state == RunState::Running);
         if running && !wait.is_zero() {
-            self.clock.elapse(wait).await;
+            sleep(&self.clock, wait).await;
         }
         if self.state.lock().unwrap().gone.iter().any(|gone| gone == vm_id) {
             return Err(VmError::Gone);

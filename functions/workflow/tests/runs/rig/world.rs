@@ -18,7 +18,7 @@ use pvm_domain::ids::{PrefixedId, ProjectId};
 use pvm_domain::vm::{VmLease, VmStatus};
 use serde_json::Value;
 
-use super::crash::Points;
+use super::crash::{Points, sleep};
 use super::store::Store;
 
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ impl Clock for SimAmbient {
         self.clock.now()
     }
     async fn sleep(&self, time: Duration) {
-        self.clock.elapse(time).await;
+        sleep(&self.clock, time).await;
     }
 }
 
