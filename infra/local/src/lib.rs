@@ -1,6 +1,7 @@
 //! The embedded install: everything that a deployment on AWS has, in one process on one machine.
 #![warn(missing_docs)]
 
+pub mod agent_files;
 pub mod app;
 pub mod bench;
 pub mod demo;
@@ -13,6 +14,7 @@ pub mod saver;
 pub mod serve;
 pub mod stack;
 pub mod template;
+pub mod terminal;
 pub mod workers;
 
 pub use app::App;

@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::functions::Functions;
 use crate::lock::HomeLock;
-use crate::{front, key_files, machines, workers};
+use crate::{agent_files, front, key_files, machines, workers};
 use pvm_embedded::dynamo::EmbeddedDynamo;
 use pvm_embedded::s3::{S3Config, S3Host};
 
@@ -89,7 +89,11 @@ impl Stack {
     /// # Errors
     /// One sentence that says what is in the way and what to do.
     pub async fn start(config: StackConfig) -> anyhow::Result<Self> {
-        let settings = config.settings.clone();
+        let mut settings = config.settings.clone();
+        if settings.operators.is_empty() {
+            // The one who runs the install.
+            settings.operators.push(OWNER.to_owned());
+        }
         let home = absolute(&settings.home)?;
         let lock = HomeLock::take(&home)?;
         // All ports first: one that is taken must not leave a half-started system behind.
@@ -150,6 +154,10 @@ impl Stack {
             ask_archive,
         })?);
 
+        let changed = agent_files::load(&app.store, &app.models, &owner, &settings.agents_dir).await?;
+        if !changed.is_empty() {
+            tracing::info!(agents = changed.join(", "), "agents were read from their files");
+        }
         let engine = engine(&home, Arc::clone(&app)).await?;
         let options = ServerOptions { access_key_id: Some(SFN_KEY.to_owned()) };
         let router = pvm_asl::router(engine.clone(), options);
@@ -164,6 +172,14 @@ impl Stack {
         let router = Arc::new(front::router(Arc::clone(&app))?);
         tasks.spawn(front::serve(http, router, stop.clone()));
         workers::start(&tasks, &stop, &app, workers::Queues { uploads, saves, archives }, config.sweep_every);
+        let ended = stop.clone();
+        tasks.spawn(async move {
+            // What DynamoDB does by itself: text pieces and counts of past minutes go when their time is over.
+            tokio::select! {
+                () = ended.cancelled() => {}
+                () = dynamo.sweep_forever() => {}
+            }
+        });
         if config.build_base {
             workers::build_base(&tasks, config.template_dir.clone());
         }

@@ -4,6 +4,7 @@
 use std::sync::LazyLock;
 
 use pvm_application::ports_tools::ToolDefinition;
+use pvm_domain::Invalid;
 use pvm_domain::agent::AgentDefinition;
 use pvm_domain::project::Scope;
 use serde_json::{Value, json};
@@ -119,8 +120,25 @@ pub fn for_scope(scope: Scope) -> impl Iterator<Item = &'static Entry> {
     ENTRIES.iter().filter(move |entry| entry.scope() <= scope)
 }
 
-/// Names of `agent`'s tool lists that are no tools, so that a misspelt one is refused when the agent is made.
+/// Names of `agent`'s tool lists that are no tools.
 pub fn unknown_tools(agent: &AgentDefinition) -> Vec<String> {
-    let listed = agent.tools.iter().flatten().chain(&agent.denied_tools).chain(agent.approvals.keys());
-    listed.filter(|name| entry(name).is_none()).cloned().collect()
+    // A rule of approval may have a pattern: `execute_command(rm *)`.
+    let rules =
+        agent.approvals.keys().map(|rule| rule.split_once('(').map_or(rule.as_str(), |(tool, _)| tool));
+    let listed = agent.tools.iter().flatten().chain(&agent.denied_tools).map(String::as_str).chain(rules);
+    listed.filter(|name| entry(name).is_none()).map(str::to_owned).collect()
+}
+
+/// Refuses an agent with tools that are none, so that a misspelt one does not go missing in silence.
+///
+/// # Errors
+/// Names the tools that there are.
+pub fn check_tools(agent: &AgentDefinition) -> Result<(), Invalid> {
+    let unknown = unknown_tools(agent);
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let shown = pvm_domain::text::head_and_tail(&unknown.join(", "), 200).0;
+    let known: Vec<&str> = ENTRIES.iter().map(|entry| entry.definition.name.as_str()).collect();
+    Err(Invalid::new("tools", format!("names {shown}, and the tools are {}", known.join(", "))))
 }

@@ -20,6 +20,7 @@ pub async fn handle(
 ) -> AppResult<Reply> {
     let principal = principal::of(&request)?;
     let definition = request::json(&request)?;
+    pvm_tools::check_tools(&definition)?;
     let claim = request::claim(&request, &principal, request.body())?;
     let made = agents::create(store, models, clock, &principal, definition, claim.as_ref()).await?;
     let location = format!("/api/agents/{}", made.definition.agent_id);

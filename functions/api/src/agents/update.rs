@@ -21,6 +21,7 @@ pub async fn handle(
     let principal = principal::of(&request)?;
     let agent_id = request::path_text(&request, "agent_id")?;
     let definition = request::json(&request)?;
+    pvm_tools::check_tools(&definition)?;
     let seen = super::only(request::if_match(&request));
     let changed = agents::update(store, models, clock, &principal, &agent_id, definition, seen).await?;
     Ok(reply::with_version(reply::ok(&changed), changed.version))

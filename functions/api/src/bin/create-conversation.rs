@@ -7,7 +7,8 @@ use pvm_entry::{Outcome, Start, System};
 async fn main() -> Outcome {
     let start = Start::new("create-conversation").await?;
     let store = start.store()?;
+    let objects = start.objects()?;
     let workflow = start.workflow()?;
     let models = start.models().await?;
-    start.http(|request| create::handle(store, workflow, models, &System, request)).await
+    start.http(|request| create::handle(store, objects, workflow, models, &System, request)).await
 }

@@ -7,9 +7,10 @@ use pvm_entry::{Outcome, Start, System};
 async fn main() -> Outcome {
     let start = Start::new("send-message").await?;
     let store = start.store()?;
+    let objects = start.objects()?;
     let workflow = start.workflow()?;
     let vm = start.vm().await?;
     let models = start.models().await?;
     let tools = start.tools(store, workflow, vm);
-    start.http(|request| send::handle(store, workflow, vm, models, tools, &System, request)).await
+    start.http(|request| send::handle(store, objects, workflow, vm, models, tools, &System, request)).await
 }

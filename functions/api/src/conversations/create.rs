@@ -3,7 +3,7 @@
 use lambda_http::Request;
 use pvm_application::conversations;
 use pvm_application::error::AppResult;
-use pvm_application::ports::{Ambient, StartExecution};
+use pvm_application::ports::{Ambient, GetObject, StartExecution};
 use pvm_application::ports_model::KnowModels;
 use pvm_application::store::WriteStore;
 use pvm_entry::{Reply, principal, request};
@@ -14,6 +14,7 @@ use pvm_entry::{Reply, principal, request};
 /// Of the request and the use case.
 pub async fn handle(
     store: &impl WriteStore,
+    objects: &impl GetObject,
     workflow: &impl StartExecution,
     models: &impl KnowModels,
     ambient: &impl Ambient,
@@ -24,8 +25,17 @@ pub async fn handle(
     let input = request::json(&request)?;
     let claim = request::claim(&request, &principal, request.body())?;
     let claim = claim.as_ref();
-    let accepted =
-        conversations::create(store, workflow, models, ambient, &principal, &project_id, input, claim)
-            .await?;
+    let accepted = conversations::create(
+        store,
+        objects,
+        workflow,
+        models,
+        ambient,
+        &principal,
+        &project_id,
+        input,
+        claim,
+    )
+    .await?;
     Ok(super::created(&project_id, &accepted))
 }

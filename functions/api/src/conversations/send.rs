@@ -3,7 +3,7 @@
 use lambda_http::Request;
 use pvm_application::conversations;
 use pvm_application::error::AppResult;
-use pvm_application::ports::{Ambient, RunCommands, SendTask, StartExecution, StopExecution};
+use pvm_application::ports::{Ambient, GetObject, RunCommands, SendTask, StartExecution, StopExecution};
 use pvm_application::ports_model::KnowModels;
 use pvm_application::ports_tools::Tools;
 use pvm_application::store::WriteStore;
@@ -15,6 +15,7 @@ use pvm_entry::{Reply, principal, reply, request};
 /// Of the request and the use case.
 pub async fn handle(
     store: &impl WriteStore,
+    objects: &impl GetObject,
     workflow: &(impl StartExecution + StopExecution + SendTask),
     vm: &impl RunCommands,
     models: &impl KnowModels,
@@ -30,6 +31,7 @@ pub async fn handle(
     let claim = claim.as_ref();
     let accepted = conversations::send(
         store,
+        objects,
         workflow,
         vm,
         models,

@@ -141,6 +141,7 @@ async fn begin(
         let (store, flow, models, ambient) = (&rig.store, &rig.flow, &rig.models, &rig.ambient);
         let made = conversations::create(
             store,
+            &rig.objects,
             flow,
             models,
             ambient,
@@ -163,6 +164,7 @@ async fn send(rig: &Arc<Rig>, id: &ConversationId, message: &'static str) {
             let input = SendMessage { message: message.to_owned(), delivery: Delivery::Queue };
             let sent = conversations::send(
                 &rig.store,
+                &rig.objects,
                 &rig.flow,
                 &rig.vm,
                 &rig.models,

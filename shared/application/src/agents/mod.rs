@@ -4,6 +4,7 @@ mod builtin;
 mod manage;
 mod markdown;
 mod resolve;
+mod workspace;
 
 use pvm_domain::Timestamp;
 use pvm_domain::agent::AgentDefinition;
@@ -14,6 +15,7 @@ pub use builtin::builtin;
 pub use manage::{create, delete, get, list, update};
 pub use markdown::{BadMarkdown, parse_markdown};
 pub use resolve::{pin, pinned};
+pub(crate) use workspace::pin_workspace;
 
 use crate::keys;
 use crate::records::record;

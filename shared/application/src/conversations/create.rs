@@ -11,12 +11,13 @@ use pvm_domain::limits;
 use pvm_domain::project::Scope;
 
 use super::find::is_alias;
-use super::new_run::{checked_message, new_run, pins};
+use super::new_run::{Whose, checked_message, new_run, pins};
 use crate::authorize::authorize;
 use crate::error::{AppError, AppResult, ErrorCode};
+use crate::fair_use;
 use crate::idempotency::{Claim, replayed};
 use crate::keys;
-use crate::ports::{Ambient, StartExecution};
+use crate::ports::{Ambient, GetObject, StartExecution};
 use crate::ports_model::KnowModels;
 use crate::runs::{Draft, load_conversation, load_run, start_execution};
 use crate::store::{ReadStore, StoreError, WriteStore};
@@ -29,8 +30,9 @@ use crate::store::{ReadStore, StoreError, WriteStore};
     clippy::too_many_arguments,
     reason = "each is a port or an input; a struct of them would hide which"
 )]
-pub async fn create<S: WriteStore, W: StartExecution, M: KnowModels, A: Ambient>(
+pub async fn create<S: WriteStore, O: GetObject, W: StartExecution, M: KnowModels, A: Ambient>(
     store: &S,
+    objects: &O,
     workflow: &W,
     models: &M,
     ambient: &A,
@@ -46,7 +48,8 @@ pub async fn create<S: WriteStore, W: StartExecution, M: KnowModels, A: Ambient>
     }
     check(&input)?;
     files_exist(store, project_id, &input).await?;
-    let agents = pins(store, models, &principal.owner, &input.agent_ids, &input.budget).await?;
+    let whose = Whose { owner: &principal.owner, project_id, now };
+    let agents = pins(store, objects, models, whose, &input.agent_ids, &input.budget).await?;
     let conversation = Conversation {
         conversation_id: ambient.new_id(),
         project_id: project_id.clone(),
@@ -66,6 +69,7 @@ pub async fn create<S: WriteStore, W: StartExecution, M: KnowModels, A: Ambient>
         crowded: BTreeSet::new(),
         usage: Usage::default(),
         forked_from: None,
+        counted: pvm_domain::fair_use::Counted::default(),
         created_at: now,
         updated_at: now,
         version: 0,
@@ -75,6 +79,7 @@ pub async fn create<S: WriteStore, W: StartExecution, M: KnowModels, A: Ambient>
     let mut draft = Draft::new(store, conversation, now);
     draft.add_run(run, entry, false);
     draft.promote().await?;
+    draft.within(fair_use::limits_of(store, &principal.owner).await?);
     let alias_key =
         input.conversation_id.as_ref().map(|alias| keys::conversation_alias(&principal.owner, alias));
     if let Some(alias) = input.conversation_id {

@@ -4,17 +4,28 @@ use pvm_domain::Timestamp;
 use pvm_domain::agent::AgentDefinition;
 use pvm_domain::conversation::core::{Rules, RunCore, Seat};
 use pvm_domain::conversation::{Budget, Conversation, InboxEntry, PinnedAgent, Run, RunStatus};
-use pvm_domain::ids::{MessageId, OwnerId, RunId};
+use pvm_domain::ids::{MessageId, OwnerId, ProjectId, RunId};
 use pvm_domain::limits;
 
-use crate::agents::pin;
+use crate::agents::{pin, pin_workspace};
 use crate::error::{AppError, AppResult};
-use crate::ports::Ambient;
+use crate::ports::{Ambient, GetObject};
 use crate::ports_model::KnowModels;
-use crate::store::ReadStore;
+use crate::store::WriteStore;
 
 /// As much of the user's message as recordings are found by, in bytes.
 const INITIAL_BYTES: usize = 4096;
+
+/// Whose agents are meant, and when.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Whose<'a> {
+    /// Their owner.
+    pub(super) owner: &'a OwnerId,
+    /// The project, whose workspace may define further ones.
+    pub(super) project_id: &'a ProjectId,
+    /// When a version is made, if one is.
+    pub(super) now: Timestamp,
+}
 
 /// The newest versions of the agents. Each must exist, its model must be usable as things are configured, and where a
 /// budget in money is to be kept its price must be known.
@@ -22,16 +33,22 @@ const INITIAL_BYTES: usize = 4096;
 /// # Errors
 /// `invalid` naming `agent_ids` or the budget.
 pub(super) async fn pins(
-    store: &impl ReadStore,
+    store: &impl WriteStore,
+    objects: &impl GetObject,
     models: &impl KnowModels,
-    owner: &OwnerId,
+    whose: Whose<'_>,
     agent_ids: &[String],
     budget: &Budget,
 ) -> AppResult<Vec<(PinnedAgent, AgentDefinition)>> {
     let mut found = Vec::new();
     for agent_id in agent_ids {
         let shown = pvm_domain::text::head_and_tail(agent_id, 80).0;
-        let Some((pinned, definition)) = pin(store, owner, agent_id).await? else {
+        let mut pinned = pin(store, whose.owner, agent_id).await?;
+        if pinned.is_none() {
+            let Whose { owner, project_id, now } = whose;
+            pinned = pin_workspace(store, objects, owner, project_id, agent_id, now).await?;
+        }
+        let Some((pinned, definition)) = pinned else {
             return Err(AppError::invalid(
                 "agent_ids",
                 format!("names {shown:?}, and there is no such agent"),
@@ -44,8 +61,9 @@ pub(super) async fn pins(
                 return Err(AppError::invalid("agent_ids", reason));
             }
             Ok(facts) if !facts.priced && budget.cost_microusd.is_some() => {
-                let reason =
-                    format!("cannot be kept: the price of {model} is not known; set it in PVM_MODELS_FILE");
+                let reason = format!(
+                    "cannot be kept: the price of {model} is not known; set it in PVM_MODELS or PVM_MODELS_FILE"
+                );
                 return Err(AppError::invalid("budget.cost_microusd", reason));
             }
             Ok(_) => {}

@@ -9,10 +9,11 @@ use pvm_domain::project::Scope;
 
 use super::cancel::{self, Ended};
 use super::find::find;
-use super::new_run::{checked_message, new_run, pins};
+use super::new_run::{Whose, checked_message, new_run, pins};
 use crate::error::{AppError, AppResult, ErrorCode};
+use crate::fair_use;
 use crate::idempotency::{Claim, replayed};
-use crate::ports::{Ambient, RunCommands, SendTask, StartExecution, StopExecution};
+use crate::ports::{Ambient, GetObject, RunCommands, SendTask, StartExecution, StopExecution};
 use crate::ports_model::KnowModels;
 use crate::ports_tools::Tools;
 use crate::runs::{Draft, Extra, TRIES, load_conversation, load_run, pause, start_next};
@@ -30,8 +31,9 @@ const WAITING_MOST: usize = 10;
     clippy::too_many_arguments,
     reason = "each is a port or an input; a struct of them would hide which"
 )]
-pub async fn send<S, W, V, M, T, A>(
+pub async fn send<S, O, W, V, M, T, A>(
     store: &S,
+    objects: &O,
     workflow: &W,
     vm: &V,
     models: &M,
@@ -48,6 +50,7 @@ where
     W: StartExecution + StopExecution + SendTask,
     V: RunCommands,
     M: KnowModels,
+    O: GetObject,
     T: Tools,
     A: Ambient,
 {
@@ -65,13 +68,14 @@ where
         };
         let now = ambient.now();
         let mut draft = Draft::new(store, conversation.clone(), now);
+        draft.within(fair_use::limits_of(store, &conversation.owner).await?);
         let mut ended = None;
         let accepted = match (active, input.delivery) {
             (Some(run), Delivery::Steer) => steer(&mut draft, run, ambient, &input.message).await?,
             (active, delivery) => {
-                let agents =
-                    pins(store, models, &conversation.owner, &conversation.agent_ids, &conversation.budget)
-                        .await?;
+                let whose = Whose { owner: &conversation.owner, project_id: &conversation.project_id, now };
+                let (agents, budget) = (&conversation.agent_ids, &conversation.budget);
+                let agents = pins(store, objects, models, whose, agents, budget).await?;
                 let (run, entry) = new_run(&conversation, agents, ambient, input.message.clone(), now);
                 let accepted = (entry.message_id.clone(), run.run_id.clone());
                 if let (Some(mut active), Delivery::Interrupt) = (active, delivery) {

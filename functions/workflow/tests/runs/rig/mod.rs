@@ -274,6 +274,8 @@ impl Rig {
             auto_setup_vm: false,
             template: None,
             env: BTreeMap::new(),
+            vm_idle_secs: None,
+            vm_paused_secs: None,
             deleting: false,
             created_at: now,
             updated_at: now,
@@ -331,6 +333,7 @@ impl Rig {
     pub async fn create_with(&self, input: CreateConversation) -> MessageAccepted {
         let made = conversations::create(
             &self.store,
+            &self.objects,
             &self.flow,
             &self.models,
             &self.ambient,
@@ -346,6 +349,7 @@ impl Rig {
         let input = SendMessage { message: message.to_owned(), delivery };
         let sent = conversations::send(
             &self.store,
+            &self.objects,
             &self.flow,
             &self.vm,
             &self.models,
