@@ -108,14 +108,14 @@ pub async fn note<S: WriteStore, C: Clock>(
     project_id: &ProjectId,
     path: &str,
     writer: &Writer,
-    wrote: Wrote,
+    wrote: &Wrote,
     named_version: bool,
 ) -> AppResult<Option<String>> {
     for _ in 0..TRIES {
         let now = clock.now();
         let last: Option<Edit> = store.get(&keys::edit(project_id, &hash(path))).await?;
         let other =
-            last.as_ref().filter(|last| !last.by.is(writer) && collides(last, &wrote, named_version, now));
+            last.as_ref().filter(|last| !last.by.is(writer) && collides(last, wrote, named_version, now));
         let is_write = matches!(wrote, Wrote::Written { .. });
         let replaced = other.filter(|_| is_write).map(|last| last.by.name().to_owned());
         if last.as_ref().is_some_and(|last| last.by.call_id == writer.call_id) {
@@ -142,7 +142,7 @@ pub async fn note<S: WriteStore, C: Clock>(
             }
         }
         let told = other.map(|_| writer.call_id.clone());
-        let next = match (&wrote, last.clone()) {
+        let next = match (wrote, last) {
             (Wrote::Written { now: sha256, .. }, last) => Some(Edit {
                 project_id: project_id.clone(),
                 path: path.to_owned(),

@@ -81,7 +81,7 @@ async fn note<P: Ports>(call: &Call<'_, P>, report: &RunReport, named_version: b
         call_id: context.call_id.clone(),
     };
     let (store, clock) = (call.ports.store(), call.ports.ambient());
-    match edits::note(store, clock, &context.project_id, &path, &writer, wrote, named_version).await {
+    match edits::note(store, clock, &context.project_id, &path, &writer, &wrote, named_version).await {
         Ok(other) => other,
         Err(error) => {
             tracing::warn!(

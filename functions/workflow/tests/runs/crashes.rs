@@ -115,7 +115,8 @@ where
             },
             _ = generation.changed() => {}
         }
-        rig.clock.elapse(Duration::from_secs(1)).await;
+        // At once, in simulated time: what the user heard meanwhile holds that still until they are answered.
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     panic!("the request was never answered");
 }
@@ -244,7 +245,8 @@ fn user(rig: &Arc<Rig>, scene: Scene) -> (watch::Sender<Option<ConversationId>>,
             let nth = started.fetch_add(usize::from(kind == EventType::ToolStarted), Ordering::SeqCst);
             tokio::spawn(async move {
                 // The request that began it may still be on its way.
-                let id: ConversationId = known.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+                let id = known.wait_for(Option::is_some).await.map(|id| id.clone());
+                let Ok(Some(id)) = id else { return };
                 match (scene, kind) {
                     (Scene::Approval, EventType::ApprovalRequired) => {
                         rig.clock.elapse(Duration::from_secs(20)).await;
@@ -339,7 +341,7 @@ async fn play_on(rig: &Arc<Rig>, scene: Scene, case: &str) -> Story {
     commands.sort();
     let conversation = rig.conversation(id).await;
     let holders = rig.lease().await.holders.len();
-    let story = Story {
+    Story {
         transcript,
         events,
         commands,
@@ -347,8 +349,7 @@ async fn play_on(rig: &Arc<Rig>, scene: Scene, case: &str) -> Story {
         status: conversation.status,
         spent: spent(&conversation.usage),
         holders,
-    };
-    story
+    }
 }
 
 /// Plays a scene with these deaths; answers the story and the points that were passed.

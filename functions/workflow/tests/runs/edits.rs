@@ -26,7 +26,7 @@ async fn two_agents_at_one_file_both_hear_of_it_once() {
     let two = rig.create(&["designer_agent"], Mode::RoundRobin, "Go").await.conversation_id;
     rig.settle().await;
     let note = async |writer: Writer, wrote: Wrote, named: bool| {
-        edits::note(&rig.store, &rig.ambient, &rig.project_id, "/workspace/a", &writer, wrote, named)
+        edits::note(&rig.store, &rig.ambient, &rig.project_id, "/workspace/a", &writer, &wrote, named)
             .await
             .unwrap()
     };
