@@ -14,6 +14,9 @@ fn filled(path: &str, project: &str) -> String {
         .replace("{conversation_id}", "conv_00000000000000000000000000")
         .replace("{approval_id}", "apr_00000000000000000000000000")
         .replace("{key_id}", "key_00000000000000000000000000")
+        .replace("{archive_id}", "arc_00000000000000000000000000")
+        .replace("{number}", "1")
+        .replace("{name}", "A")
         .replace("{agent_id}", "nobody")
 }
 

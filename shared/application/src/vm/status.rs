@@ -167,7 +167,7 @@ pub async fn status<S: WriteStore, V: ConnectVm + RunCommands, A: Ambient>(
         cost: Cost { vm_active_secs: lease.active_secs_at(now), usage: seen.usage },
         used: seen.used,
         stale: seen.stale,
-        files: count(&files?),
+        files: count(&files?, lease.vm_id.as_deref()),
         project,
         services,
         last_activity,
@@ -220,12 +220,21 @@ async fn usage_of(store: &impl ReadStore, project_id: &ProjectId) -> AppResult<U
     }
 }
 
-fn count(files: &[ProjectFile]) -> FileCounts {
+/// Files by their state. With a VM, one that it does not have yet is on its way, so that a restore shows its progress.
+fn count(files: &[ProjectFile], vm_id: Option<&str>) -> FileCounts {
+    let elsewhere = |file: &ProjectFile| {
+        let copy = file.vm_copy.as_ref().map(|copy| copy.vm_id.as_str());
+        vm_id.is_some_and(|vm_id| copy != Some(vm_id))
+    };
     let mut counts = FileCounts::default();
-    // A record whose first upload never arrived is not a file yet.
-    for file in files.iter().filter(|file| file.object_version > 0 || !file.uploads.is_empty()) {
+    // A record whose first upload was given up is no file; one whose upload failed is told.
+    let is_told = |file: &&ProjectFile| {
+        file.object_version > 0 || !file.uploads.is_empty() || file.sync_status == SyncStatus::Failed
+    };
+    for file in files.iter().filter(is_told) {
         counts.total += 1;
         match file.sync_status {
+            SyncStatus::Synced if elsewhere(file) => counts.pending += 1,
             SyncStatus::Synced => counts.synced += 1,
             SyncStatus::Pending => counts.pending += 1,
             SyncStatus::Failed => counts.failed += 1,
