@@ -1,6 +1,8 @@
 //! The interactive terminal over a WebSocket, with real shells in a real VM.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::time::Duration;
+
 use futures::{SinkExt, StreamExt};
 use pvm_tests::api::Api;
 use pvm_tests::stack::with_stack;
@@ -53,7 +55,10 @@ impl Terminal {
     /// Reads until the output has `text`.
     async fn until(&mut self, text: &str) {
         while !self.seen.contains(text) {
-            match self.socket.next().await.unwrap().unwrap() {
+            // A bound for a hang, not a timing.
+            let next = tokio::time::timeout(Duration::from_secs(60), self.socket.next()).await;
+            let Ok(next) = next else { panic!("waited for {text:?} in {:?}", self.seen) };
+            match next.unwrap().unwrap() {
                 Message::Binary(bytes) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
                 Message::Ping(_) | Message::Pong(_) => {}
                 other => panic!("{other}; waited for {text:?} in {:?}", self.seen),
