@@ -2,7 +2,8 @@
 export path encoding append expected run
 report=$(mode='' owner='' runuser -u user -- bash -c "$write") || { printf '%s\n' "$report"; exit 1; }
 IFS=$'\t' read -r ok created changed old sum _ _ _ target <<< "${report%%$'\n'*}"
-diff=${report#*$'\n'}
+diff=
+case $report in *$'\n'*) diff=${report#*$'\n'} ;; esac
 fail() { printf 'fail\tit was written, but %s\n' "$1"; exit 1; }
 [ -f "$target" ] && [ ! -L "$target" ] || fail 'it is gone again'
 chown -h -- "$owner" "$target" 2>/dev/null || fail "its owner cannot be set to $owner"
