@@ -6,4 +6,7 @@ cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
 cargo build --profile local -p pvm-sandboxd --bin pvm-sandboxd-bench
 "$target/local/pvm" bench "$@"
+# E2B's own client joins where `make test` has installed it.
+python=$target/compat/python-2.63.0/bin/python
+[ -x "$python" ] && export PVM_BENCH_PYTHON=$python
 "$target/local/pvm-sandboxd-bench"

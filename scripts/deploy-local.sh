@@ -116,6 +116,8 @@ started=$SECONDS
 SAM_BUILD_MODE=debug CARGO_LAMBDA_GLOBAL=$root/scripts/aws-tools/lambda-ci.toml \
   sam build --config-env local --build-dir "$home/build" --parameter-overrides Architecture=x86_64 \
   >"$home/sam-build.log" 2>&1 || { tail -40 "$home/sam-build.log" >&2; fail "sam build failed"; }
+# SAM has copied what cargo-lambda put here: some gigabytes of unoptimised programs.
+rm -rf "$target/lambda"
 say "packaged in $((SECONDS - started)) s"
 started=$SECONDS
 sam deploy --config-env local --config-file "$root/samconfig.toml" --template-file "$home/build/template.yaml" \

@@ -9,6 +9,7 @@
 
 pub mod api;
 pub mod aws;
+pub mod faulty;
 pub mod process;
 pub mod scenarios;
 pub mod stack;

@@ -8,7 +8,7 @@ use pvm_api::routes::{Auth, ROUTES};
 use pvm_domain::ids::OwnerId;
 use pvm_sandboxd::Shutdown;
 use pvm_tests::api::Api;
-use pvm_tests::scenarios::{commands, files, input, projects, secrets, services};
+use pvm_tests::scenarios::{commands, fair_use, files, input, projects, secrets, services};
 use pvm_tests::stack::{client, start, with_stack};
 use serde_json::json;
 
@@ -34,6 +34,19 @@ stories! {
     the_same_request_runs_a_command_once: commands::once;
     long_output_keeps_head_and_tail: commands::long_output;
     raw_output_is_read_from_any_place_on: commands::raw_output;
+    output_is_read_again_from_any_offset: commands::reconnect;
+    a_kill_ends_all_that_a_command_started: commands::kill_the_group;
+    the_status_document_is_complete_and_true: projects::status;
+    a_projects_vm_clocks_are_checked_and_kept: projects::clocks;
+    use_is_counted_and_given_back: fair_use::counted;
+    a_limit_holds_exactly_under_many_callers: fair_use::exact;
+    commands_over_the_limit_are_refused_without_a_trace: fair_use::commands;
+    vms_and_conversations_over_the_limit_are_refused: fair_use::running;
+    storage_is_limited_and_given_back: fair_use::storage;
+    a_service_waits_for_those_it_depends_on: services::dependencies;
+    a_port_that_is_taken_is_told: services::port_taken;
+    a_service_is_started_again_by_its_policy: services::restarts;
+    a_port_opens_by_a_link_until_it_is_revoked: services::links;
     files_go_both_ways: files::both_ways;
     the_workspace_outlives_its_vm: files::outlive_the_vm;
     an_upload_in_parts_is_one_file: files::in_parts;
@@ -45,6 +58,68 @@ stories! {
     a_web_server_is_a_service: services::web_server;
     a_service_that_ends_at_once_has_failed_and_says_why: services::failure;
     services_come_back_on_a_new_vm: services::brought_back;
+}
+
+/// Reads an event stream until a block that `enough` accepts; answers all text up to then.
+async fn stream_until(answer: &mut reqwest::Response, enough: &str) -> String {
+    let mut text = String::new();
+    while !text.contains(enough) {
+        let chunk = answer.chunk().await.unwrap();
+        let Some(chunk) = chunk else { panic!("the stream ended without {enough:?}: {text}") };
+        text.push_str(&String::from_utf8_lossy(&chunk));
+    }
+    text
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commands_stream_is_taken_up_again_where_it_was_left() {
+    with_stack(async |api: Api| {
+        let path = api.project("stream").await;
+        let line = "echo first; until [ -e go ]; do sleep 0.05; done; echo second; exit 6";
+        let request = api.request(reqwest::Method::POST, &format!("{path}/vm/command"));
+        let request = request.header("accept", "text/event-stream").json(&json!({"command": line}));
+        let mut stream = request.send().await.unwrap();
+        let text = stream_until(&mut stream, "first").await;
+        let running = text.split("\"command_id\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+        // The client goes away; the command does not.
+        drop(stream);
+        let again = format!("{path}/vm/commands/{running}?stdout_offset=6");
+        let request = api.request(reqwest::Method::GET, &again).header("accept", "text/event-stream");
+        let mut stream = request.send().await.unwrap();
+        let (text, _) =
+            tokio::join!(stream_until(&mut stream, "\"exit_code\":6"), api.shell(&path, "touch go"));
+        assert!(text.contains("\"data\":\"second\\n\",\"offset\":6"), "{text}");
+        assert!(!text.contains("\"data\":\"first") && text.contains("\"status\":\"exited\""), "{text}");
+        while stream.chunk().await.unwrap().is_some() {}
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_services_output_is_followed_over_its_restart_to_its_end() {
+    with_stack(async |api: Api| {
+        let path = api.project("follow").await;
+        let line = "echo start; for f in one two; do until [ -e $f ]; do sleep 0.05; done; echo saw-$f; done; exit 9";
+        let asked = json!({"name": "talker", "command": line, "ready": {"log_line": "start"}, "restart": "always"});
+        let made = api.post(&format!("{path}/services"), asked).await.expect(201);
+        let id = made["service_id"].as_str().unwrap();
+        let logs = format!("{path}/services/{id}/logs");
+        let request = api.request(reqwest::Method::GET, &logs).header("accept", "text/event-stream");
+        let mut stream = request.send().await.unwrap();
+        assert_eq!(stream.headers()["content-type"], "text/event-stream");
+        stream_until(&mut stream, "start\\n").await;
+        api.shell(&path, "touch one").await;
+        stream_until(&mut stream, "saw-one").await;
+        // It ends, is started again, and goes on in the same stream.
+        api.shell(&path, "touch two").await;
+        let text = stream_until(&mut stream, "starting it again").await;
+        assert!(text.contains("saw-two") || text.contains("exit status 9"), "{text}");
+        stream_until(&mut stream, "start\\n").await;
+        api.delete(&format!("{path}/services/{id}")).await.expect(200);
+        stream_until(&mut stream, "\"status\":\"stopped\"").await;
+        while stream.chunk().await.unwrap().is_some() {}
+    })
+    .await;
 }
 
 /// A path of a route with ids that have the right form and belong to nobody, or to `project`.
@@ -59,6 +134,7 @@ fn path(template: &str, project: &str) -> String {
         .replace("{approval_id}", &format!("apr_{id}"))
         .replace("{key_id}", &format!("key_{id}"))
         .replace("{agent_id}", "dev_agent")
+        .replace("{owner}", "somebody")
         .replace("{name}", "name")
         .replace("{number}", "1")
         .replace("{archive_id}", &format!("arc_{id}"))

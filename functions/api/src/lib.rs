@@ -9,6 +9,7 @@ pub mod events;
 pub mod files;
 pub mod health;
 pub mod keys;
+pub mod limits;
 pub mod mcp;
 pub mod metadata;
 mod once;

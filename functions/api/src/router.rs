@@ -67,6 +67,31 @@ impl<P: Wiring, F: FetchJson> Router<P, F> {
         if is_head { without_body(reply) } else { reply }
     }
 
+    /// Who a request outside the table of routes speaks for (the terminal, which no API Gateway could serve), by its
+    /// token or by a ticket for its path.
+    ///
+    /// # Errors
+    /// `unauthorized`.
+    pub async fn authenticate<B>(&self, request: &http::Request<B>) -> AppResult<Principal> {
+        let who = self.who(Auth::Ticket, request).await?;
+        who.ok_or_else(principal::unauthorized)
+    }
+
+    /// Answers a request outside the table of routes with what `handling` makes of it.
+    pub async fn answer<B>(
+        &self,
+        name: &'static str,
+        request: &http::Request<B>,
+        handling: impl Future<Output = AppResult<Reply>>,
+    ) -> Reply {
+        called(name, request).answer(&self.cors, handling).await
+    }
+
+    /// The adapters.
+    pub fn app(&self) -> &Arc<P> {
+        &self.app
+    }
+
     async fn call<B>(
         &self,
         place: usize,
@@ -82,7 +107,7 @@ impl<P: Wiring, F: FetchJson> Router<P, F> {
         let request_id = call.request_id.clone();
         let challenge = self.mcp_challenge(route, &request);
         let handling = async {
-            let who = self.who(route, &request).await?;
+            let who = self.who(route.auth, &request).await?;
             let (parts, body) = request.into_parts();
             let body = read(body, route.most).await?;
             let gateway = as_gateway(parts, body, parameters, who.as_ref(), &request_id);
@@ -110,13 +135,13 @@ impl<P: Wiring, F: FetchJson> Router<P, F> {
         Some(pvm_mcp::challenge(self.app.settings(), &head))
     }
 
-    async fn who<B>(&self, route: &Route, request: &http::Request<B>) -> AppResult<Option<Principal>> {
+    async fn who<B>(&self, auth: Auth, request: &http::Request<B>) -> AppResult<Option<Principal>> {
         let header = match request.headers().get(AUTHORIZATION) {
             Some(value) => Some(value.to_str().map_err(|_| principal::unauthorized())?),
             None => None,
         };
         let query: QueryMap = request.uri().query().unwrap_or_default().parse().unwrap_or_default();
-        let ticket = match route.auth {
+        let ticket = match auth {
             Auth::Open => return Ok(None),
             Auth::Token => None,
             Auth::Ticket => query.first(ticket::PARAMETER),

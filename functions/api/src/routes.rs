@@ -8,12 +8,11 @@ use std::sync::Arc;
 use http::Method;
 use lambda_http::Request;
 use pvm_application::error::AppResult;
-use pvm_domain::limits;
 use pvm_entry::{Reply, Wiring};
 
 use crate::{
-    agents, archives, commands, conversations, events, files, health, keys, mcp, metadata, projects, secrets,
-    services, vm,
+    agents, archives, commands, conversations, events, files, health, keys, limits, mcp, metadata, projects,
+    secrets, services, vm,
 };
 
 /// Who may come in.
@@ -63,9 +62,9 @@ pub type Handler<P> = fn(Arc<P>, Request) -> Answering;
 /// A body is not looked at.
 const NONE: usize = 64 * 1024;
 /// JSON.
-const JSON: usize = limits::JSON_BODY_BYTES;
+const JSON: usize = pvm_domain::limits::JSON_BODY_BYTES;
 /// A file of 4 MiB, and what a form adds to it.
-const FILE: usize = limits::UPLOAD_INLINE_BYTES as usize + 64 * 1024;
+const FILE: usize = pvm_domain::limits::UPLOAD_INLINE_BYTES as usize + 64 * 1024;
 
 /// Arguments of tools may hold a file.
 const MCP: usize = 6 * 1024 * 1024;
@@ -120,7 +119,7 @@ routes! {
     POST "/api/projects/{project_id}/vm/command" => "run-command", Token, Stream, JSON,
         |p, request| commands::run::handle(
             p.store(), p.objects(), p.workflow(), p.vm(), p.saver(), p.ambient(), request);
-    GET "/api/projects/{project_id}/vm/commands/{command_id}" => "get-command", Token, Whole, NONE,
+    GET "/api/projects/{project_id}/vm/commands/{command_id}" => "get-command", Token, Stream, NONE,
         |p, request| commands::get::handle(
             p.store(), p.objects(), p.workflow(), p.vm(), p.saver(), p.ambient(), request);
     GET "/api/projects/{project_id}/vm/commands/{command_id}/output" => "get-command-output", Token, Stream, NONE,
@@ -136,8 +135,12 @@ routes! {
         |p, request| services::list::handle(p.store(), p.vm(), p.ambient(), request);
     DELETE "/api/projects/{project_id}/services/{service_id}" => "stop-service", Token, Whole, NONE,
         |p, request| services::stop::handle(p.store(), p.vm(), p.ambient(), request);
-    GET "/api/projects/{project_id}/services/{service_id}/logs" => "get-service-logs", Token, Whole, NONE,
+    GET "/api/projects/{project_id}/services/{service_id}/logs" => "get-service-logs", Token, Stream, NONE,
         |p, request| services::logs::handle(p.store(), p.vm(), p.ambient(), request);
+    POST "/api/projects/{project_id}/services/{service_id}/links" => "create-service-link", Token, Whole, JSON,
+        |p, request| services::link::handle(p.store(), p.workflow(), p.vm(), p.ambient(), request);
+    DELETE "/api/projects/{project_id}/services/{service_id}/links" => "revoke-service-links", Token, Whole, NONE,
+        |p, request| services::revoke::handle(p.store(), p.vm(), p.ambient(), request);
 
     POST "/api/projects/{project_id}/files" => "upload-file", Token, Whole, FILE,
         |p, request| files::upload::handle(p.store(), p.objects(), p.ambient(), request);
@@ -222,6 +225,11 @@ routes! {
         |p, request| agents::update::handle(p.store(), p.models(), p.ambient(), request);
     DELETE "/api/agents/{agent_id}" => "delete-agent", Token, Whole, NONE,
         |p, request| agents::delete::handle(p.store(), p.ambient(), request);
+
+    GET "/api/limits" => "get-limits", Token, Whole, NONE,
+        |p, request| limits::get::handle(p.store(), p.ambient(), request);
+    PUT "/api/limits/{owner}" => "set-limits", Token, Whole, JSON,
+        |p, request| limits::set::handle(p.settings(), p.store(), p.ambient(), request);
 
     POST "/api/keys" => "create-key", Token, Whole, JSON,
         |p, request| keys::create::handle(p.store(), p.ambient(), request);

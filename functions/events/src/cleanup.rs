@@ -38,6 +38,18 @@ where
             0
         }
     };
-    tracing::info!(?counts, uploads, "clean-up");
+    // A field each, so that logs can be added up and watched by what was done.
+    tracing::info!(
+        paused = counts.paused,
+        ended = counts.ended,
+        extended = counts.extended,
+        operations = counts.operations,
+        deletions = counts.deletions,
+        runs = counts.runs,
+        strays = counts.strays,
+        errors = counts.errors,
+        uploads,
+        "clean-up"
+    );
     Ok(counts)
 }

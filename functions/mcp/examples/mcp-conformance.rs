@@ -376,6 +376,8 @@ async fn server() -> anyhow::Result<ProjectServer<impl Parts>> {
         auto_setup_vm: false,
         template: None,
         env: std::collections::BTreeMap::new(),
+        vm_idle_secs: None,
+        vm_paused_secs: None,
         deleting: false,
         created_at: now,
         updated_at: now,

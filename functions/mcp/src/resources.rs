@@ -1,5 +1,6 @@
 //! Resources: the project's status, its files, and the output of its services.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -22,6 +23,9 @@ use serde_json::json;
 
 use crate::parts::Parts;
 use crate::server::{ProjectServer, protocol_error};
+
+/// What this process saw of VMs within the last two seconds.
+static RECENT: LazyLock<vm::status::Recent> = LazyLock::new(vm::status::Recent::default);
 
 const STATUS: &str = "pvm://status";
 const WORKSPACE: &str = "pvm://workspace/";
@@ -176,7 +180,8 @@ impl<P: Parts> ProjectServer<P> {
         let tools = self.mcp.tools();
         let id = &self.project.project_id;
         let found =
-            vm::status::status(tools.store(), tools.vm(), tools.ambient(), &self.principal, id).await?;
+            vm::status::status(tools.store(), tools.vm(), tools.ambient(), &RECENT, &self.principal, id)
+                .await?;
         let services: Vec<Service> =
             found.services.into_iter().map(|(service, url)| Service::new(service, url)).collect();
         let files = found.files;

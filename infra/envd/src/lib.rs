@@ -8,6 +8,7 @@
 pub mod accounts;
 pub mod control;
 pub mod daemon;
+pub mod disk_guard;
 pub mod egress;
 pub mod files;
 pub mod filesystem;

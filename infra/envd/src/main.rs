@@ -12,7 +12,7 @@ use pvm_envd::daemon::{Daemon, Settings};
 use pvm_envd::journal::DEFAULT_ROOT;
 use pvm_envd::options::{self, Alone, Options, USAGE};
 use pvm_envd::router::Origin;
-use pvm_envd::{control, egress, log, memory, sandbox_init, server};
+use pvm_envd::{control, disk_guard, egress, log, memory, sandbox_init, server};
 use serde_json::json;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::{Duration, interval};
@@ -86,6 +86,7 @@ async fn serve_sandbox(launch: Launch, control: OwnedFd, data: OwnedFd) -> io::R
         });
     }
     clean_up_now_and_then(&daemon);
+    tokio::spawn(disk_guard::watch());
     tokio::spawn(server::serve_unix(Arc::clone(&daemon), unix_listener(control)?, Origin::Control));
     tokio::spawn(server::serve_unix(Arc::clone(&daemon), unix_listener(data)?, Origin::Data));
     control::wait_for_deadline(daemon).await;

@@ -14,6 +14,10 @@ use crate::{control, files};
 /// Path prefix of what only the sandbox server may ask for.
 const CONTROL: &str = "/pvm.Control/";
 
+/// Endpoints by which E2B's own servers prepare a machine for a snapshot. There is nothing behind them here, and
+/// nobody outside may ask for them anywhere.
+const RESERVED: [&str; 5] = ["/freeze", "/unfreeze", "/collapse", "/fsfreeze", "/fsthaw"];
+
 /// Where a request came in, which decides what it may ask for. Never read from the request itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
@@ -45,6 +49,9 @@ async fn route(daemon: &Arc<Daemon>, origin: Origin, request: Request) -> Respon
                 reply::error_reply(StatusCode::FORBIDDEN, "this is reserved for the sandbox server")
             }
         };
+    }
+    if RESERVED.contains(&path.as_str()) && origin == Origin::Data {
+        return reply::error_reply(StatusCode::FORBIDDEN, "this is reserved for the sandbox server");
     }
     let method = request.method().clone();
     let open = matches!(

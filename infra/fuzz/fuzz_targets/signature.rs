@@ -23,11 +23,13 @@ fuzz_target!(|input: Input| {
     }
     let port = u16::from(reads) + 80;
     if let Some(end) = expires {
-        let made = link::sign(&token, &path, port, end);
-        assert_eq!(link::verify(&made, &token, &path, port, now), now <= end);
-        assert!(!link::verify(&made, &token, &path, port + 1, now));
+        let period = link::Period { issued_at_ms: now.unsigned_abs(), expires_at: end };
+        let made = link::sign(&token, &path, port, period);
+        assert_eq!(link::verify(&made, &token, &path, port, now, None), now <= end);
+        assert!(!link::verify(&made, &token, &path, port, now, Some(period.issued_at_ms)));
+        assert!(!link::verify(&made, &token, &path, port + 1, now, None));
         if given != made {
-            assert!(!link::verify(&given, &token, &path, port, i64::MIN));
+            assert!(!link::verify(&given, &token, &path, port, i64::MIN, None));
         }
     }
 });

@@ -5,18 +5,27 @@
 mod files;
 
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use futures::StreamExt;
+use pvm_application::vm::lease;
+use pvm_domain::ids::ProjectId;
+use pvm_domain::limits;
+use pvm_domain::vm::VmStatus;
 use pvm_entry::Settings;
 use pvm_sandboxd::Shutdown;
 use serde_json::{Value, json};
 
+use crate::App;
 use crate::stack::{Stack, StackConfig};
 
 struct Bench {
     http: reqwest::Client,
+    app: Arc<App>,
+    door: String,
+    door_key: String,
     url: String,
     key: String,
     rounds: usize,
@@ -40,6 +49,9 @@ pub async fn run(rounds: usize) -> anyhow::Result<()> {
     let stack = Stack::start(config).await?;
     let mut bench = Bench {
         http: reqwest::Client::builder().no_proxy().tcp_nodelay(true).build()?,
+        app: Arc::clone(&stack.app),
+        door: format!("http://{}", stack.e2b_addr),
+        door_key: stack.e2b_api_key.clone(),
         url: format!("http://{}", stack.http_addr),
         key: stack.api_key.clone(),
         rounds,
@@ -65,10 +77,19 @@ impl Bench {
             bench.command(&path, "true").await.map(|_| ())
         })
         .await?;
-        self.measure("status document", self.rounds, async |bench| {
+        self.measure("status document, the VM asked or seen in the last 2 s", self.rounds, async |bench| {
             bench.get(&format!("{path}/status")).await.map(|_| ())
         })
         .await?;
+        let mut round = 0;
+        self.measure("status document, the VM asked each time", self.rounds, async |bench| {
+            // A change of the project's VM record makes what was seen before void.
+            round += 1;
+            bench.touch(&path, round).await?;
+            bench.get(&format!("{path}/status")).await.map(|_| ())
+        })
+        .await?;
+        self.resume().await?;
         let upload = vec![7u8; 1024 * 1024];
         let mut count = 0;
         self.measure("upload of 1 MiB until it is in the VM", self.rounds.min(50), async |bench| {
@@ -109,6 +130,51 @@ impl Bench {
         let ratio = middle.as_secs_f64() / unit.as_secs_f64();
         println!("{name:<58} {:>9} {:>9} {ratio:>8.2}x", millis(middle), millis(p95));
         self.base.append(&mut base);
+    }
+
+    /// Changes the lease's record, without any other effect.
+    async fn touch(&self, project: &str, round: u64) -> anyhow::Result<()> {
+        let id: ProjectId = project.rsplit('/').next().unwrap_or_default().parse()?;
+        lease::change(&self.app.store, &self.app.ambient, &id, |lease| {
+            lease.idle_secs = Some(limits::VM_IDLE_SECS + round % 2);
+            Ok(true)
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// A VM of which only the files were kept, with a service whose own start takes no time: from the first use until
+    /// the service is ready again.
+    async fn resume(&mut self) -> anyhow::Result<()> {
+        let project = self.project().await?;
+        self.command(&project, "true").await?;
+        let service =
+            json!({"name": "bench", "command": "echo up; exec sleep 100000", "ready": {"log_line": "up"}});
+        let made = self.post(&format!("{project}/services"), &service).await?;
+        ensure!(made["status"] == "running", "{made}");
+        let id: ProjectId = project.rsplit('/').next().unwrap_or_default().parse()?;
+        let (mut times, mut base) = (Vec::new(), Vec::new());
+        for _ in 0..self.rounds.min(20) {
+            base.push(baseline().await?);
+            let vm =
+                self.get(&format!("{project}/status")).await?["vm_id"].as_str().context("no VM")?.to_owned();
+            let pause = self.http.post(format!("{}/sandboxes/{vm}/pause", self.door));
+            let pause = pause.header("x-api-key", &self.door_key).json(&json!({"memory": false}));
+            pause.send().await?.error_for_status()?;
+            lease::change(&self.app.store, &self.app.ambient, &id, |lease| {
+                lease.finish(VmStatus::Paused, None);
+                Ok(true)
+            })
+            .await?;
+            let start = Instant::now();
+            self.command(&project, "true").await?;
+            while self.get(&format!("{project}/services")).await?["items"][0]["status"] != "running" {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            times.push(start.elapsed());
+        }
+        self.report("resume of a filesystem-paused VM until its service is ready", times, base);
+        Ok(())
     }
 
     /// From a commit to an SSE client: the time that an event's record says to its arrival here (one clock).

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::App;
+use crate::terminal;
 
 /// Headers must have come within this time.
 const HEADERS: Duration = Duration::from_secs(30);
@@ -62,11 +63,18 @@ pub async fn serve(listener: TcpListener, router: Arc<Front>, stop: Cancellation
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");
         }
-        let (router, stop) = (Arc::clone(&router), stop.clone());
+        let (router, stop, terminals) = (Arc::clone(&router), stop.clone(), connections.clone());
         connections.spawn(async move {
-            let service = service_fn(move |request| {
-                let router = Arc::clone(&router);
-                async move { Ok::<_, Infallible>(router.serve(request).await) }
+            let ending = stop.clone();
+            let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+                let (router, terminals, stop) = (Arc::clone(&router), terminals.clone(), ending.clone());
+                async move {
+                    let reply = match terminal::project_of(request.uri().path()) {
+                        Some(_) => terminal::serve(&router, request, &terminals, &stop).await,
+                        None => router.serve(request).await,
+                    };
+                    Ok::<_, Infallible>(reply)
+                }
             });
             let mut server = Builder::new(TokioExecutor::new());
             server.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);

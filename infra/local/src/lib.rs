@@ -14,6 +14,7 @@ pub mod saver;
 pub mod serve;
 pub mod stack;
 pub mod template;
+pub mod terminal;
 pub mod workers;
 
 pub use app::App;

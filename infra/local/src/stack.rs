@@ -89,7 +89,11 @@ impl Stack {
     /// # Errors
     /// One sentence that says what is in the way and what to do.
     pub async fn start(config: StackConfig) -> anyhow::Result<Self> {
-        let settings = config.settings.clone();
+        let mut settings = config.settings.clone();
+        if settings.operators.is_empty() {
+            // The one who runs the install.
+            settings.operators.push(OWNER.to_owned());
+        }
         let home = absolute(&settings.home)?;
         let lock = HomeLock::take(&home)?;
         // All ports first: one that is taken must not leave a half-started system behind.
@@ -168,6 +172,14 @@ impl Stack {
         let router = Arc::new(front::router(Arc::clone(&app))?);
         tasks.spawn(front::serve(http, router, stop.clone()));
         workers::start(&tasks, &stop, &app, workers::Queues { uploads, saves, archives }, config.sweep_every);
+        let ended = stop.clone();
+        tasks.spawn(async move {
+            // What DynamoDB does by itself: text pieces and counts of past minutes go when their time is over.
+            tokio::select! {
+                () = ended.cancelled() => {}
+                () = dynamo.sweep_forever() => {}
+            }
+        });
         if config.build_base {
             workers::build_base(&tasks, config.template_dir.clone());
         }

@@ -282,6 +282,8 @@ async fn connection(engine: Arc<Engine>, stream: TcpStream, client: SocketAddr, 
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
+        // As E2B's servers write them; not every client compares names without regard to case.
+        .title_case_headers(true)
         .half_close(true)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();

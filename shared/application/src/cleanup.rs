@@ -137,11 +137,11 @@ where
             extend(store, vm, ambient, &lease).await?;
             counts.extended += 1;
         }
-        VmStatus::Active if over(limits::VM_IDLE_SECS) => {
+        VmStatus::Active if over(lease.idle_secs()) => {
             end::pause_now(store, objects, vm, ambient, project_id).await?;
             counts.paused += 1;
         }
-        VmStatus::Paused if over(limits::VM_PAUSED_SECS) => {
+        VmStatus::Paused if over(lease.paused_secs()) => {
             end::teardown_now(store, workflow, ambient, project_id).await?;
             counts.ended += 1;
         }

@@ -1,10 +1,12 @@
 //! Erasing a project that is marked as being deleted, in bounded batches that can be repeated. Nothing is erased of a
 //! project that is not marked.
 
-use pvm_domain::conversation::Conversation;
+use pvm_domain::conversation::{Conversation, Message};
 use pvm_domain::event::LogId;
-use pvm_domain::ids::ProjectId;
+use pvm_domain::file::ProjectFile;
+use pvm_domain::ids::{ConversationId, ProjectId};
 use pvm_domain::project::Project;
+use pvm_domain::service::Service;
 
 use crate::conversations::cancel::cancel_now;
 use crate::error::{AppError, AppResult, ErrorCode};
@@ -17,6 +19,8 @@ use crate::store::{Index, Listing, Purge, ReadStore, Tx, WriteStore};
 
 /// Things removed by one call.
 const BATCH: u32 = 1_000;
+/// Records removed by one transaction, each with a write of its own beside that of its counter.
+const COUNTED: u32 = 45;
 /// Conversations looked at together.
 const LISTED: u32 = 100;
 
@@ -105,6 +109,11 @@ pub async fn records(store: &impl WriteStore, project_id: &ProjectId) -> AppResu
     if store.purge(Purge::Log(LogId::Project(project_id.clone())), BATCH).await? > 0 {
         return Ok(true);
     }
+    // What is counted in the owner's name is given back in the transaction that removes it.
+    let counted = counted_records(store, project_id).await?;
+    if counted {
+        return Ok(true);
+    }
     // Everything else of the partition first, so that an interrupted deletion is still found by its mark.
     let partition = keys::project_partition(project_id);
     let listed = keys::project(project_id);
@@ -115,8 +124,38 @@ pub async fn records(store: &impl WriteStore, project_id: &ProjectId) -> AppResu
     Ok(false)
 }
 
+/// Removes a batch of records that count towards their owner's limits. Answers whether there were any.
+async fn counted_records(store: &impl WriteStore, project_id: &ProjectId) -> AppResult<bool> {
+    let partition = keys::project_partition(project_id);
+    let listing = |prefix: &str| Listing::of(partition.as_str(), prefix).page(COUNTED, None);
+    let services = store.list::<Service>(listing("SVC#")).await?.items;
+    let files = store.list::<ProjectFile>(listing("F#")).await?.items;
+    let tx = services.iter().fold(Tx::new(), Tx::delete);
+    let tx = files.iter().fold(tx, Tx::delete);
+    let any = !tx.is_empty();
+    store.commit(tx).await?;
+    Ok(any)
+}
+
+/// Removes text pieces of messages, which would outlive their conversation for two hours otherwise.
+async fn text_pieces(store: &impl WriteStore, conversation: &ConversationId) -> AppResult<()> {
+    let mut after = None;
+    loop {
+        let listing = Listing::of(keys::conversation_partition(conversation), "M#").newest_first();
+        let page = store.list::<Message>(listing.page(LISTED, after)).await?;
+        for message in page.items {
+            while store.purge(Purge::Deltas(message.message_id.to_string()), BATCH).await? > 0 {}
+        }
+        after = page.next;
+        if after.is_none() {
+            return Ok(());
+        }
+    }
+}
+
 async fn conversation_records(store: &impl WriteStore, conversation: &Conversation) -> AppResult<()> {
     let id = &conversation.conversation_id;
+    text_pieces(store, id).await?;
     while store.purge(Purge::Log(LogId::Conversation(id.clone())), BATCH).await? > 0 {}
     let (pk, own) = (keys::conversation_partition(id), keys::conversation(id));
     while store.purge(Purge::Records { pk: pk.clone(), keep: Some(own.sk.clone()) }, BATCH).await? > 0 {}

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use pvm_domain::Invalid;
+use pvm_domain::Timestamp;
+use pvm_domain::fair_use::Resource;
 
 use crate::ports::{ObjectError, SecretError, VmError, WorkflowError};
 use crate::store::StoreError;
@@ -72,6 +74,8 @@ pub struct AppError {
     pub detail: String,
     /// The field it is about.
     pub field: Option<String>,
+    /// The limit of fair use that is reached.
+    pub limit: Option<Resource>,
     /// When to try again.
     pub retry_after: Option<Duration>,
     /// What lies behind it, for the log only.
@@ -85,7 +89,7 @@ pub type AppResult<T> = Result<T, AppError>;
 impl AppError {
     /// An error with its text for the user.
     pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), field: None, retry_after: None, source: None }
+        Self { code, detail: detail.into(), field: None, limit: None, retry_after: None, source: None }
     }
 
     /// The thing of this kind does not exist, or is not the caller's to see.
@@ -129,6 +133,14 @@ impl From<StoreError> for AppError {
                 "Somebody else changed this at the same moment; read it again and retry.",
             )
             .because(error),
+            StoreError::Limit { resource, most } => {
+                let name = resource.as_str();
+                let detail = format!("The limit `{name}` of {most} is reached: {}.", resource.advice());
+                let wait = Duration::from_secs(resource.retry_after_secs(Timestamp::now()));
+                let mut reached = Self::new(ErrorCode::LimitReached, detail).retry_after(wait);
+                reached.limit = Some(resource);
+                reached
+            }
             StoreError::Throttled(_) | StoreError::Unavailable(_) => {
                 Self::new(ErrorCode::Unavailable, "The database is busy; try again. Retrying is safe.")
                     .retry_after(Duration::from_secs(1))

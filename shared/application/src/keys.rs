@@ -3,6 +3,7 @@
 
 use pvm_domain::Timestamp;
 use pvm_domain::event::LogId;
+use pvm_domain::fair_use::Resource;
 use pvm_domain::file::WorkspacePath;
 use pvm_domain::ids::{
     ApprovalId, ArchiveId, CommandId, ConversationId, FileId, OwnerId, ProjectId, RunId, ServiceId,
@@ -29,6 +30,20 @@ pub fn conversation_partition(conversation: &ConversationId) -> String {
 /// Partition of what belongs to an owner alone (also the GSI1 partition of their listings).
 pub fn owner_partition(owner: &OwnerId) -> String {
     format!("U#{owner}")
+}
+
+/// The limits that an operator set for an owner.
+pub fn owner_limits(owner: &OwnerId) -> Key {
+    key(owner_partition(owner), "LIMITS")
+}
+/// How much of a resource an owner uses.
+pub fn usage(owner: &OwnerId, resource: Resource) -> Key {
+    key(owner_partition(owner), format!("USE#{}", resource.as_str()))
+}
+/// How often an owner did something within a minute of the clock.
+pub fn usage_in_minute(owner: &OwnerId, resource: Resource, now: Timestamp) -> Key {
+    let minute = now.as_second().div_euclid(60);
+    key(owner_partition(owner), format!("USE#{}#{minute}", resource.as_str()))
 }
 
 /// A project.
@@ -177,7 +192,11 @@ pub fn event(log: &LogId, seq: u64) -> Key {
 }
 /// A delta, in the table of events.
 pub fn delta(message: &str, attempt: u32, chunk: u32) -> Key {
-    key(format!("D#{message}"), format!("{attempt:04}#{chunk:06}"))
+    key(delta_partition(message), format!("{attempt:04}#{chunk:06}"))
+}
+/// Partition of a message's deltas, in the table of events.
+pub fn delta_partition(message: &str) -> String {
+    format!("D#{message}")
 }
 
 /// GSI1 place of a project: listed by its owner, newest change last.

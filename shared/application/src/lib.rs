@@ -11,6 +11,7 @@ pub mod edits;
 pub mod erase;
 pub mod error;
 pub mod events;
+pub mod fair_use;
 pub mod files;
 pub mod idempotency;
 pub mod keys;

@@ -417,10 +417,114 @@ pub trait ConnectVm: Send + Sync {
     fn boot_id(&self, vm_id: &str) -> impl Future<Output = Result<String, VmError>> + Send;
     /// The URL of a port of the VM, with a signed link's query where it is private.
     fn port_url(&self, vm_id: &str, port: u16) -> String;
+    /// As [`ConnectVm::port_url`], good for `secs` seconds where the server has links that expire.
+    fn port_link(&self, vm_id: &str, port: u16, _secs: u64) -> String {
+        self.port_url(vm_id, port)
+    }
+    /// Voids every link to a port that was made up to now.
+    fn revoke_links(&self, _vm_id: &str, _port: u16) -> impl Future<Output = Result<(), VmError>> + Send {
+        std::future::ready(Err(VmError::Refused(
+            "This VM's server has no links that could be revoked.".to_owned(),
+        )))
+    }
+    /// What the VM uses right now; `None` where its server does not tell.
+    fn meter(&self, _vm_id: &str) -> impl Future<Output = Result<Option<VmUse>, VmError>> + Send {
+        std::future::ready(Ok(None))
+    }
     /// What is known of the VM's kind without asking it.
     fn traits(&self, _vm_id: &str) -> VmTraits {
         VmTraits::default()
     }
+}
+
+/// What a VM uses at a moment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct VmUse {
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Use of all of them, in percent.
+    pub cpu_percent: f64,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// Memory in use, in bytes.
+    pub memory_used_bytes: u64,
+    /// Disk in bytes.
+    pub disk_bytes: u64,
+    /// Disk in use, in bytes.
+    pub disk_used_bytes: u64,
+}
+
+/// Size of a terminal in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TerminalSize {
+    /// Columns.
+    pub cols: u16,
+    /// Rows.
+    pub rows: u16,
+}
+
+/// A terminal to open.
+#[derive(Debug, Clone)]
+pub struct NewTerminal {
+    /// The name by which it is found again.
+    pub terminal_id: String,
+    /// `user` or `root`.
+    pub user: String,
+    /// Absolute directory.
+    pub working_dir: String,
+    /// Its size.
+    pub size: TerminalSize,
+}
+
+/// What comes from a terminal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TerminalEvent {
+    /// Output, as the program wrote it.
+    Output(Bytes),
+    /// Its shell has ended; nothing comes after this.
+    Exit {
+        /// Its exit code; -1 where a signal ended it.
+        exit_code: i32,
+    },
+}
+
+/// What comes from a terminal, in order.
+pub type TerminalStream = Pin<Box<dyn Stream<Item = Result<TerminalEvent, VmError>> + Send>>;
+
+/// Interactive terminals of a VM. They live as long as their shell, whoever watches.
+pub trait Terminals: Send + Sync {
+    /// Opens a terminal with a login shell.
+    fn open_terminal(
+        &self,
+        vm_id: &str,
+        terminal: &NewTerminal,
+    ) -> impl Future<Output = Result<TerminalStream, VmError>> + Send;
+    /// Watches a terminal that was opened before: what it has kept of its output first, then what comes.
+    fn attach_terminal(
+        &self,
+        vm_id: &str,
+        terminal_id: &str,
+    ) -> impl Future<Output = Result<TerminalStream, VmError>> + Send;
+    /// Types into it.
+    fn type_into(
+        &self,
+        vm_id: &str,
+        terminal_id: &str,
+        bytes: Bytes,
+    ) -> impl Future<Output = Result<(), VmError>> + Send;
+    /// Changes its size.
+    fn resize_terminal(
+        &self,
+        vm_id: &str,
+        terminal_id: &str,
+        size: TerminalSize,
+    ) -> impl Future<Output = Result<(), VmError>> + Send;
+    /// Ends it with all its processes; one that has ended is fine.
+    fn end_terminal(
+        &self,
+        vm_id: &str,
+        terminal_id: &str,
+    ) -> impl Future<Output = Result<(), VmError>> + Send;
 }
 
 /// Pauses and ends VMs.

@@ -3,12 +3,18 @@
 use pvm_domain::conversation::{
     Approval, Conversation, ConversationAlias, InboxEntry, Message, Run, RunStatus, Step, ToolCall,
 };
+use pvm_domain::fair_use::Resource;
 
 use crate::keys;
 use crate::records::record;
 
 record!(Conversation, "conversation", |r| keys::conversation(&r.conversation_id),
-    owner: Some(keys::conversation_listing(&r.project_id, &r.conversation_id)));
+    owner: Some(keys::conversation_listing(&r.project_id, &r.conversation_id)),
+    count: {
+        let running = u64::from(r.active_run.is_some());
+        r.counted.count(Resource::ConversationsRunning, Some(&r.owner), running)
+    },
+    uncount: r.counted.uncount(Resource::ConversationsRunning, Some(&r.owner)));
 record!(ConversationAlias, "conversation_alias", |r| keys::conversation_alias(&r.owner, &r.alias));
 record!(Message, "message", |r| keys::message(&r.conversation_id, r.place));
 record!(Step, "step", |r| keys::step(&r.conversation_id, &r.run_id, r.number));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use pvm_domain::Timestamp;
 use pvm_domain::event::{Event, LogId, NewEvent};
+use pvm_domain::fair_use::{OwnerLimits, Resource, Use};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -49,6 +50,14 @@ pub trait Record: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
     }
     /// When the store may drop it; readers check the time as well.
     fn expires_at(&self) -> Option<Timestamp> {
+        None
+    }
+    /// What storing it as it is now changes in its owner's use; notes in the record that this was counted.
+    fn count(&mut self) -> Option<Use> {
+        None
+    }
+    /// What removing it gives its owner back.
+    fn uncount(&self) -> Option<Use> {
         None
     }
 }
@@ -142,6 +151,14 @@ pub enum StoreError {
         /// Which record.
         key: Key,
     },
+    /// A limit of fair use is reached; nothing was stored.
+    #[error("the limit of {most} {} is reached", .resource.as_str())]
+    Limit {
+        /// Of what.
+        resource: Resource,
+        /// The limit.
+        most: u64,
+    },
     /// The store asks to slow down; trying again later is safe.
     #[error("the store is throttling")]
     Throttled(#[source] anyhow::Error),
@@ -201,6 +218,8 @@ pub enum Purge {
     },
     /// All events of a log.
     Log(LogId),
+    /// What is kept of the text pieces of a message.
+    Deltas(String),
 }
 
 /// A piece of text of a message in the making.
@@ -267,6 +286,17 @@ pub enum Op {
         /// What must hold.
         condition: Condition,
     },
+    /// Adds to a counter of an owner's use.
+    Count {
+        /// Where.
+        key: Key,
+        /// What changes.
+        used: Use,
+        /// What it must not exceed afterwards; `None` for changes that must not fail.
+        most: Option<u64>,
+        /// TTL.
+        expires_at: Option<Timestamp>,
+    },
     /// Only checks an item.
     Check {
         /// Where.
@@ -310,7 +340,8 @@ impl Tx {
     #[must_use]
     pub fn create<R: Record>(self, record: &mut R) -> Self {
         record.set_version(1);
-        self.put(record, Condition::Absent)
+        let used = record.count();
+        self.put(record, Condition::Absent).counted(used)
     }
 
     /// Stores a changed record, which must still have the version it was read with; its version goes up by one.
@@ -318,20 +349,75 @@ impl Tx {
     pub fn update<R: Record>(self, record: &mut R) -> Self {
         let read = record.version();
         record.set_version(read + 1);
-        self.put(record, if read == 0 { Condition::Absent } else { Condition::Version(read) })
+        let used = record.count();
+        self.put(record, if read == 0 { Condition::Absent } else { Condition::Version(read) }).counted(used)
     }
 
     /// Stores a record whatever is there.
     #[must_use]
     pub fn overwrite<R: Record>(self, record: &mut R) -> Self {
         record.set_version(record.version() + 1);
-        self.put(record, Condition::Any)
+        let used = record.count();
+        self.put(record, Condition::Any).counted(used)
     }
 
     /// Removes a record that must still have the version it was read with.
     #[must_use]
     pub fn delete<R: Record>(mut self, record: &R) -> Self {
         self.ops.push(Op::Delete { key: record.key(), condition: Condition::Version(record.version()) });
+        self.counted(record.uncount())
+    }
+
+    fn counted(self, used: Option<Use>) -> Self {
+        match used {
+            Some(used) => {
+                let at = crate::keys::usage(&used.owner, used.resource);
+                self.count(at, used, None)
+            }
+            None => self,
+        }
+    }
+
+    /// Adds to the counter at `at`; several changes of one counter become one.
+    #[must_use]
+    pub fn count(mut self, at: Key, more: Use, until: Option<Timestamp>) -> Self {
+        for op in &mut self.ops {
+            if let Op::Count { key, used, .. } = op
+                && *key == at
+            {
+                used.add += more.add;
+                return self;
+            }
+        }
+        self.ops.push(Op::Count { key: at, used: more, most: None, expires_at: until });
+        self
+    }
+
+    /// Both units of work as one.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        for op in other.ops {
+            match op {
+                Op::Count { key, used, expires_at, .. } => self = self.count(key, used, expires_at),
+                op => self.ops.push(op),
+            }
+        }
+        for (log, events) in other.appends {
+            for event in events {
+                self = self.append(&log, event);
+            }
+        }
+        self
+    }
+
+    /// Demands that no counter that goes up exceeds its limit.
+    #[must_use]
+    pub fn within(mut self, limits: &OwnerLimits) -> Self {
+        for op in &mut self.ops {
+            if let Op::Count { used, most, .. } = op {
+                *most = Some(limits.most(used.resource));
+            }
+        }
         self
     }
 

@@ -3,7 +3,6 @@
 
 use aws_sdk_secretsmanager::Client;
 use aws_sdk_secretsmanager::error::DisplayErrorContext;
-use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueError;
 
 /// The text of the secret `id` (a name or ARN).
 ///

@@ -5,6 +5,7 @@ pub mod agents;
 pub mod commands;
 pub mod conversations;
 pub mod events;
+pub mod fair_use;
 pub mod files;
 pub mod health;
 pub mod keys;

@@ -1,5 +1,6 @@
 //! Errors on the wire: RFC 9457 `application/problem+json`.
 
+use pvm_domain::fair_use::Resource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,9 @@ pub struct Problem {
     /// The field that broke a rule, dotted for nested ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
+    /// The limit of fair use that is reached, such as `commands_per_minute`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Resource>,
     /// Names this request in the logs.
     pub request_id: String,
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use pvm_domain::ids::{OwnerId, ProjectId};
+use pvm_domain::limits;
 use pvm_domain::project;
 use pvm_domain::vm::VmStatus;
 use schemars::JsonSchema;
@@ -30,6 +31,14 @@ pub struct CreateProject {
     /// Environment of everything that runs in the VM; at most 100 variables.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// Seconds without use after which the VM is paused, 60 to 82800; absent means 900.
+    #[serde(default)]
+    #[schemars(range(min = 60, max = 82_800))]
+    pub vm_idle_secs: Option<u64>,
+    /// Seconds that a paused VM is kept before it is saved and ended, 60 to 31536000; absent means 30 days.
+    #[serde(default)]
+    #[schemars(range(min = 60, max = 31_536_000))]
+    pub vm_paused_secs: Option<u64>,
 }
 
 /// Body of `PUT /api/projects/{project_id}`. A field that is absent keeps its value.
@@ -51,6 +60,14 @@ pub struct UpdateProject {
     /// New environment, in place of the old one; processes that run already keep theirs.
     #[serde(default)]
     pub env: Option<BTreeMap<String, String>>,
+    /// Seconds without use after which the VM is paused, 60 to 82800; absent keeps the value.
+    #[serde(default)]
+    #[schemars(range(min = 60, max = 82_800))]
+    pub vm_idle_secs: Option<u64>,
+    /// Seconds that a paused VM is kept before it is saved and ended, 60 to 31536000; absent keeps the value.
+    #[serde(default)]
+    #[schemars(range(min = 60, max = 31_536_000))]
+    pub vm_paused_secs: Option<u64>,
 }
 
 /// A project.
@@ -70,6 +87,10 @@ pub struct Project {
     pub template: Option<String>,
     /// Environment of everything that runs in the VM.
     pub env: BTreeMap<String, String>,
+    /// Seconds without use after which the VM is paused.
+    pub vm_idle_secs: u64,
+    /// Seconds that a paused VM is kept before it is saved and ended.
+    pub vm_paused_secs: u64,
     /// The state of its VM.
     pub vm_status: VmStatus,
     /// When it was made.
@@ -93,6 +114,8 @@ impl Project {
             auto_setup_vm: project.auto_setup_vm,
             template: project.template,
             env: project.env,
+            vm_idle_secs: project.vm_idle_secs.unwrap_or(limits::VM_IDLE_SECS),
+            vm_paused_secs: project.vm_paused_secs.unwrap_or(limits::VM_PAUSED_SECS),
             vm_status,
             created_at: project.created_at,
             updated_at: project.updated_at,

@@ -44,6 +44,10 @@ pub struct StartService {
     /// Names of services that must be ready before it starts.
     #[serde(default)]
     pub depends_on: Vec<String>,
+    /// Seconds that the answer waits for it to get ready, 0 to 20; absent means 12.
+    #[serde(default)]
+    #[schemars(range(max = 20))]
+    pub wait_secs: Option<u64>,
 }
 
 /// A service.
@@ -126,4 +130,24 @@ pub struct ServiceLogs {
     pub stderr_next: u64,
     /// Whether there was more before this.
     pub truncated: bool,
+}
+
+/// Body of `POST /api/projects/{project_id}/services/{service_id}/links`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateLink {
+    /// Seconds that the link is good, 60 to 2592000 (30 days); absent means a day.
+    #[serde(default)]
+    #[schemars(range(min = 60, max = 2_592_000))]
+    pub expires_in_secs: Option<u64>,
+}
+
+/// A link to a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Link {
+    /// Opens the service's port for whoever has it.
+    pub url: String,
+    /// When it stops working.
+    #[schemars(schema_with = "crate::time::time")]
+    pub expires_at: Timestamp,
 }

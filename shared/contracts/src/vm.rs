@@ -64,6 +64,38 @@ pub struct FileCounts {
     pub failed: u64,
 }
 
+/// What a VM has and uses right now.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Resources {
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Use of all of them since the look before, in percent.
+    pub cpu_percent: f64,
+    /// Memory, in bytes.
+    pub memory_bytes: u64,
+    /// Memory in use, in bytes.
+    pub memory_used_bytes: u64,
+    /// Disk, in bytes.
+    pub disk_bytes: u64,
+    /// Disk in use, in bytes.
+    pub disk_used_bytes: u64,
+}
+
+/// What a project has cost so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Cost {
+    /// Seconds that its VMs were active.
+    pub vm_active_secs: u64,
+    /// Calls of models by ended runs.
+    pub model_calls: u32,
+    /// Tokens that ended runs sent to models.
+    pub input_tokens: u64,
+    /// Tokens that models answered.
+    pub output_tokens: u64,
+    /// Price of the models' calls in US dollars; models without a known price count 0.
+    pub model_usd: f64,
+}
+
 /// Answer of `GET /api/projects/{project_id}/status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
@@ -93,6 +125,12 @@ pub struct Status {
     pub files: FileCounts,
     /// Whether the VM did not answer: services are then told from the records alone.
     pub stale: bool,
+    /// What the VM has and uses; `null` while none is active or it did not answer.
+    pub resources: Option<Resources>,
+    /// Seconds since the VM was made or resumed; `null` while none runs.
+    pub uptime_secs: Option<u64>,
+    /// What the project has cost so far.
+    pub cost: Cost,
     /// What the VM can do (`docker`, `systemd`, `sudo` ...); empty while no VM was ever ready.
     pub capabilities: BTreeMap<String, bool>,
     /// What separates the VM from its host, such as `namespaces` or `microvm`; `null` while unknown.

@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{FileId, ProjectId};
+use crate::fair_use::Counted;
+use crate::ids::{FileId, OwnerId, ProjectId};
 use crate::{Invalid, limits};
 
 /// Where the workspace is inside the VM.
@@ -119,6 +120,12 @@ pub struct ProjectFile {
     pub created_at: Timestamp,
     /// When the bytes last changed.
     pub updated_at: Timestamp,
+    /// The project's owner, in whose name its bytes are counted.
+    #[serde(default)]
+    pub owner: Option<OwnerId>,
+    /// The bytes it is counted as.
+    #[serde(default)]
+    pub counted: Counted,
     /// Counts the changes of this record; the HTTP ETag.
     pub version: u64,
 }
@@ -153,6 +160,12 @@ pub struct OpenUpload {
 }
 
 impl ProjectFile {
+    /// The bytes that it takes up of its owner's storage: those of the current version, and those announced.
+    pub fn stored_bytes(&self) -> u64 {
+        let current = if self.object_version > 0 { self.size } else { 0 };
+        self.uploads.iter().fold(current, |sum, open| sum.saturating_add(open.size))
+    }
+
     /// The S3 key of the current bytes.
     pub fn current_key(&self) -> String {
         object_key(&self.project_id, &self.file_id, self.restored_from.unwrap_or(self.object_version))

@@ -7,6 +7,7 @@ pub mod archive;
 pub mod command;
 pub mod conversation;
 pub mod event;
+pub mod fair_use;
 pub mod file;
 pub mod ids;
 pub mod key;

@@ -78,6 +78,24 @@ pub const VM_PAUSED_SECS: u64 = 30 * 86_400;
 pub const VM_TIMEOUT_SECS: u64 = 3_600;
 /// A lifecycle operation that has not finished after this many seconds may be taken over.
 pub const VM_OPERATION_SECS: u64 = 900;
+/// The shortest time without use after which a project may have its VM paused, in seconds: a minute of the clean-up.
+pub const VM_IDLE_MIN_SECS: u64 = 60;
+/// The longest, in seconds: E2B's clock ends a VM after a day.
+pub const VM_IDLE_MAX_SECS: u64 = 86_400 - VM_TIMEOUT_SECS;
+/// The longest time that a paused VM may be kept, in seconds (a year).
+pub const VM_PAUSED_MAX_SECS: u64 = 365 * 86_400;
+/// VMs of one owner that run at the same time unless set otherwise: each has 2 GiB of memory.
+pub const VMS_RUNNING: u64 = 100;
+/// Conversations of one owner with a run under way unless set otherwise.
+pub const CONVERSATIONS_RUNNING: u64 = 200;
+/// Services of one owner unless set otherwise.
+pub const SERVICES: u64 = 500;
+/// Bytes of one owner's files unless set otherwise (100 GiB).
+pub const STORAGE_BYTES: u64 = 100 * 1024 * 1024 * 1024;
+/// Commands of one owner in a minute unless set otherwise: a hundred a second, more than two cores run.
+pub const COMMANDS_PER_MINUTE: u64 = 6_000;
+/// What a VM said for a status document is told again for this long, in milliseconds.
+pub const STATUS_KEPT_MILLIS: u64 = 2_000;
 /// Entries of a list answer unless asked otherwise.
 pub const LIST_DEFAULT: u32 = 100;
 /// The most entries of a list answer.
@@ -116,5 +134,7 @@ const _: () = assert!(UPLOAD_PART_BYTES * UPLOAD_PARTS < UPLOAD_PARTS_BYTES);
 const _: () = assert!(UPLOAD_PRESIGNED_BYTES < UPLOAD_PARTS_BYTES);
 const _: () = assert!(SSE_CLOSE_SECS < 15 * 60);
 const _: () = assert!(VM_IDLE_SECS < VM_TIMEOUT_SECS);
+const _: () = assert!(VM_IDLE_MIN_SECS <= VM_IDLE_SECS && VM_IDLE_SECS <= VM_IDLE_MAX_SECS);
+const _: () = assert!(VM_PAUSED_SECS <= VM_PAUSED_MAX_SECS);
 const _: () = assert!(OUTPUT_IN_RECORD_BYTES * 4 < 400 * 1024);
 const _: () = assert!(OUTPUT_INLINE_BYTES < OUTPUT_KEPT_BYTES);

@@ -24,6 +24,12 @@ pub struct Project {
     pub template: Option<String>,
     /// Environment of everything that runs in its VM.
     pub env: BTreeMap<String, String>,
+    /// Seconds without use after which its VM is paused; `None` is the default.
+    #[serde(default)]
+    pub vm_idle_secs: Option<u64>,
+    /// Seconds that its paused VM is kept before it is saved and ended; `None` is the default.
+    #[serde(default)]
+    pub vm_paused_secs: Option<u64>,
     /// Whether it is being deleted: then it is not found by anyone but the deletion itself.
     pub deleting: bool,
     /// When it was made.

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ProjectId, ServiceId};
+use crate::fair_use::Counted;
+use crate::ids::{OwnerId, ProjectId, ServiceId};
 
 /// A service's state as users see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -73,6 +74,9 @@ pub struct Service {
     pub restart: Restart,
     /// Names of services that must be ready before it starts.
     pub depends_on: Vec<String>,
+    /// Those services with the starts that it waits for: name and id in the VM's journal, by start.
+    #[serde(default)]
+    pub needs: Vec<(String, String)>,
     /// Its state.
     pub status: ServiceStatus,
     /// Why it failed.
@@ -87,6 +91,12 @@ pub struct Service {
     pub started_at: Option<Timestamp>,
     /// When it was made.
     pub created_at: Timestamp,
+    /// The project's owner, in whose name it is counted.
+    #[serde(default)]
+    pub owner: Option<OwnerId>,
+    /// Whether it is counted.
+    #[serde(default)]
+    pub counted: Counted,
     /// Counts the changes of this record.
     pub version: u64,
 }

@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{OperationId, ProjectId};
+use crate::fair_use::Counted;
+use crate::ids::{OperationId, OwnerId, ProjectId};
 use crate::limits;
+use crate::project::Project;
 
 /// A VM's state as users see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -53,11 +55,62 @@ pub struct VmLease {
     pub template: Option<String>,
     /// Why the last set-up failed.
     pub reason: Option<String>,
+    /// The project's owner, in whose name running VMs are counted.
+    #[serde(default)]
+    pub owner: Option<OwnerId>,
+    /// Whether it is counted as running.
+    #[serde(default)]
+    pub counted: Counted,
+    /// Seconds without use after which it is paused, where the project sets them.
+    #[serde(default)]
+    pub idle_secs: Option<u64>,
+    /// Seconds that a paused one is kept, where the project sets them.
+    #[serde(default)]
+    pub paused_secs: Option<u64>,
+    /// Seconds that VMs of this project were active, without the time since `started_at`.
+    #[serde(default)]
+    pub active_secs: u64,
     /// Counts the changes of this record.
     pub version: u64,
 }
 
 impl VmLease {
+    /// Takes over what the project says of its VM.
+    pub fn follow(&mut self, project: &Project) {
+        self.owner = Some(project.owner.clone());
+        self.idle_secs = project.vm_idle_secs;
+        self.paused_secs = project.vm_paused_secs;
+    }
+
+    /// Seconds without use after which the VM is paused.
+    pub fn idle_secs(&self) -> u64 {
+        self.idle_secs.unwrap_or(limits::VM_IDLE_SECS)
+    }
+
+    /// Seconds that a paused VM is kept.
+    pub fn paused_secs(&self) -> u64 {
+        self.paused_secs.unwrap_or(limits::VM_PAUSED_SECS)
+    }
+
+    /// Whether the VM takes up a machine, or is about to.
+    pub fn is_running(&self) -> bool {
+        matches!(self.state, VmStatus::Starting | VmStatus::Active | VmStatus::Stopping)
+    }
+
+    /// Seconds that VMs of this project were active up to `now`.
+    pub fn active_secs_at(&self, now: Timestamp) -> u64 {
+        let running = self.started_at.filter(|_| self.is_running());
+        let since = running.map_or(0, |since| now.duration_since(since).as_secs().max(0));
+        self.active_secs + since.unsigned_abs()
+    }
+
+    /// The VM runs no more at `now`: its time is added up.
+    pub fn add_up(&mut self, now: Timestamp) {
+        let running = self.started_at.take();
+        self.active_secs +=
+            running.map_or(0, |since| now.duration_since(since).as_secs().max(0)).unsigned_abs();
+    }
+
     /// The lease of a project that has no VM yet.
     pub fn none(project_id: ProjectId, now: Timestamp) -> Self {
         Self {
@@ -73,6 +126,11 @@ impl VmLease {
             started_at: None,
             template: None,
             reason: None,
+            owner: None,
+            counted: Counted::default(),
+            idle_secs: None,
+            paused_secs: None,
+            active_secs: 0,
             version: 0,
         }
     }
@@ -105,6 +163,7 @@ impl VmLease {
         }
         self.vm_id = Some(vm_id.to_owned());
         self.boot_id = Some(boot_id.to_owned());
+        self.add_up(now);
         self.started_at = Some(now);
         self.last_activity = now;
     }

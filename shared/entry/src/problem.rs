@@ -17,6 +17,7 @@ pub fn document(error: &AppError, instance: &str, request_id: &str) -> Problem {
         instance: instance.to_owned(),
         code: error.code.as_str().to_owned(),
         field: error.field.clone(),
+        limit: error.limit,
         request_id: request_id.to_owned(),
     }
 }

@@ -211,6 +211,8 @@ settings! {
     stream_responses: bool = "PVM_STREAM_RESPONSES", "true";
     /// Names this install in the metadata of its VMs: clean-up touches no others.
     deployment_id: String = "PVM_DEPLOYMENT_ID", "local";
+    /// Owners that may set the limits of fair use of others, with commas between.
+    operators: Vec<String> = "PVM_OPERATORS", "";
     /// Folder of an embedded install whose `*.md` files are agents; read at the start.
     agents_dir: PathBuf = "PVM_AGENTS_DIR", "agents";
     /// The model of agents that name none.

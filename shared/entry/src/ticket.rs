@@ -17,19 +17,23 @@ struct Payload {
     owner: OwnerId,
     project: ProjectId,
     until: Timestamp,
+    scope: Scope,
 }
 
-/// A ticket for `path`, which lies in `project`, and when it stops working. It lets its bearer look, at nothing else.
+/// A ticket for `path`, which lies in `project`, and when it stops working. It lets its bearer do `scope` there (look at
+/// an event stream, or use a terminal), and nothing elsewhere.
 pub fn issue(
     signer: &Signer,
     now: Timestamp,
     principal: &Principal,
     project: &ProjectId,
     path: &str,
+    scope: Scope,
 ) -> (String, Timestamp) {
     let until =
         now.saturating_add(SignedDuration::from_secs(limits::TICKET_SECS.cast_signed())).unwrap_or(now);
-    let payload = Payload { owner: principal.owner.clone(), project: project.clone(), until };
+    let scope = scope.min(principal.scope);
+    let payload = Payload { owner: principal.owner.clone(), project: project.clone(), until, scope };
     (signer.seal(PARAMETER, path, &payload), until)
 }
 
@@ -38,7 +42,7 @@ pub fn open(signer: &Signer, now: Timestamp, ticket: &str, path: &str) -> Option
     let payload: Payload = signer.open(PARAMETER, path, ticket)?;
     (now < payload.until).then(|| Principal {
         owner: payload.owner,
-        scope: Scope::Read,
+        scope: payload.scope,
         projects: Some(vec![payload.project]),
     })
 }
@@ -57,7 +61,7 @@ mod tests {
         let project = ProjectId::from_parts(1, 1);
         let principal =
             Principal { owner: OwnerId::parse("a").unwrap(), scope: Scope::Admin, projects: None };
-        let (ticket, until) = issue(&signer, now, &principal, &project, "/api/x/events");
+        let (ticket, until) = issue(&signer, now, &principal, &project, "/api/x/events", Scope::Read);
         assert_eq!(until.as_second(), 1_060);
         let opened = open(&signer, now, &ticket, "/api/x/events").unwrap();
         assert_eq!((opened.scope, opened.projects), (Scope::Read, Some(vec![project])));

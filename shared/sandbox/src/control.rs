@@ -5,12 +5,13 @@ use std::time::{Duration, SystemTime};
 
 use http::{Method, StatusCode};
 use pvm_application::ports::{
-    ConnectVm, CreateVm, EndVm, FindVm, HeaderRule, NewVm, SetEgress, VmError, VmInfo, VmTraits,
+    ConnectVm, CreateVm, EndVm, FindVm, HeaderRule, NewVm, SetEgress, VmError, VmInfo, VmTraits, VmUse,
 };
 use pvm_domain::limits;
 use pvm_e2b_wire::control::{
     ApiError, ConnectSandbox, ListedSandbox, NewSandbox, PauseSandbox, Sandbox, SandboxDetail, SandboxState,
 };
+use pvm_e2b_wire::envd_http::EnvdMetrics;
 use pvm_e2b_wire::list_query::ListQuery;
 use pvm_e2b_wire::network::{NetworkConfig, NetworkUpdate};
 use pvm_e2b_wire::{HEADER_API_KEY, HEADER_NEXT_TOKEN, link};
@@ -241,18 +242,54 @@ impl ConnectVm for VmClient {
     }
 
     fn port_url(&self, vm_id: &str, port: u16) -> String {
+        self.port_link(vm_id, port, LINK_SECS)
+    }
+
+    fn port_link(&self, vm_id: &str, port: u16, secs: u64) -> String {
         let config = &self.inner.config;
         let url = format!("{}://{port}-{vm_id}.{}/", config.scheme, config.domain);
         let token = self.inner.access.get(vm_id).and_then(|access| access.traffic_token.clone());
         match token {
             Some(token) => {
-                let now =
-                    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-                let link = link::sign(token.expose(), vm_id, port, (now + LINK_SECS).cast_signed());
-                format!("{url}?{}={link}", link::PARAMETER)
+                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                let period = link::Period {
+                    issued_at_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+                    expires_at: now.as_secs().saturating_add(secs).cast_signed(),
+                };
+                format!("{url}?{}={}", link::PARAMETER, link::sign(token.expose(), vm_id, port, period))
             }
             None => url,
         }
+    }
+
+    async fn revoke_links(&self, vm_id: &str, port: u16) -> Result<(), VmError> {
+        let path = format!("/sandboxes/{vm_id}/ports/{port}/revoke-links");
+        match self.call(self.api(Method::POST, &path)).await? {
+            Ok(_) => Ok(()),
+            // No such sandbox, and its links with it; or a server without this extension of ours.
+            Err(failure) if failure.status == StatusCode::NOT_FOUND => match self.detail(vm_id).await? {
+                None => Ok(()),
+                Some(_) => {
+                    Err(VmError::Refused("This VM's server has no links that could be revoked.".to_owned()))
+                }
+            },
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    async fn meter(&self, vm_id: &str) -> Result<Option<VmUse>, VmError> {
+        let path = "/metrics";
+        let answer =
+            self.ask_envd(vm_id, |access| self.envd(vm_id, access, "user", Method::GET, path)).await?;
+        let told: EnvdMetrics = read(answer).await?;
+        Ok(Some(VmUse {
+            cpus: told.cpu_count,
+            cpu_percent: told.cpu_used_pct,
+            memory_bytes: told.mem_total,
+            memory_used_bytes: told.mem_used,
+            disk_bytes: told.disk_total,
+            disk_used_bytes: told.disk_used,
+        }))
     }
 }
 

@@ -14,6 +14,7 @@ mod process;
 mod runs;
 mod script_journal;
 mod script_scan;
+mod terminal;
 mod workspace;
 
 pub use client::VmClient;

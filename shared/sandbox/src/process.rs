@@ -83,11 +83,11 @@ impl VmClient {
     }
 }
 
-fn garbled(problem: &dyn std::fmt::Display) -> VmError {
+pub(crate) fn garbled(problem: &dyn std::fmt::Display) -> VmError {
     VmError::Unavailable(anyhow::anyhow!("the VM's answer is not whole: {problem}"))
 }
 
-fn refusal(error: ConnectError) -> VmError {
+pub(crate) fn refusal(error: ConnectError) -> VmError {
     match error.code {
         Code::NotFound => VmError::NotFound(error.message),
         Code::ResourceExhausted => VmError::Busy { retry_after: Duration::from_secs(1) },

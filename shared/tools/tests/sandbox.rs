@@ -151,6 +151,8 @@ fn project(project_id: &ProjectId, now: Timestamp) -> Project {
         auto_setup_vm: false,
         template: None,
         env: std::collections::BTreeMap::new(),
+        vm_idle_secs: None,
+        vm_paused_secs: None,
         deleting: false,
         created_at: now,
         updated_at: now,

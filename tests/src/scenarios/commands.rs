@@ -83,3 +83,59 @@ pub async fn raw_output(api: &Api) {
     }
     api.get(&format!("{output}?stream=other")).await.refuses("stream");
 }
+
+/// A long command in the background: its output is read from any offset, by anybody, before and after its end.
+pub async fn reconnect(api: &Api) {
+    let path = api.project("reconnect").await;
+    let line = "echo one; until [ -e go ]; do sleep 0.05; done; echo two; echo error >&2; exit 5";
+    let asked = json!({"command": line, "background": true, "timeout_secs": 3_600});
+    let made = api.post(&format!("{path}/vm/command"), asked).await.expect(202);
+    let id = made["command_id"].as_str().unwrap();
+    let at = |offset: u64| format!("{path}/vm/commands/{id}?stdout_offset={offset}&stderr_offset=0&wait=20");
+    let first = loop {
+        let seen = api.get(&at(0)).await.expect(200);
+        if seen["stdout"] == "one\n" {
+            break seen;
+        }
+        assert_eq!(seen["status"], "running", "{seen}");
+    };
+    assert_eq!(first["stdout_next"], 4, "{first}");
+    // Somebody else, from the middle of what was read.
+    let raw = api.request(reqwest::Method::GET, &format!("{path}/vm/commands/{id}/output?offset=2"));
+    let raw = raw.header("accept", "application/octet-stream");
+    assert_eq!(raw.send().await.unwrap().text().await.unwrap(), "e\n");
+    let (next, _) = tokio::join!(
+        async {
+            loop {
+                let seen = api.get(&at(4)).await.expect(200);
+                if seen["stdout"] != "" {
+                    return seen;
+                }
+            }
+        },
+        api.shell(&path, "touch go"),
+    );
+    assert_eq!(next["stdout"], "two\n", "{next}");
+    while api.get(&format!("{path}/vm/commands/{id}?wait=20")).await.expect(200)["status"] == "running" {}
+    let ended = api.get(&format!("{path}/vm/commands/{id}?stdout_offset=5")).await.expect(200);
+    assert_eq!((ended["stdout"].as_str(), ended["exit_code"].as_i64()), (Some("wo\n"), Some(5)), "{ended}");
+    assert_eq!(ended["stderr"], "error\n");
+}
+
+/// A kill ends everything that the command started, what it put into the background too.
+pub async fn kill_the_group(api: &Api) {
+    let path = api.project("group").await;
+    let line = "sleep 4321 & (sleep 4322; true) & bash -c 'sleep 4323; true' & touch up; wait";
+    let asked = json!({"command": line, "background": true, "timeout_secs": 3_600});
+    let made = api.post(&format!("{path}/vm/command"), asked).await.expect(202);
+    let id = made["command_id"].as_str().unwrap();
+    let sleepers = "pgrep -fc '^sleep 432[123]$' || true";
+    while api.shell(&path, sleepers).await.trim() != "3" {}
+    api.delete(&format!("{path}/vm/commands/{id}")).await;
+    while api.get(&format!("{path}/vm/commands/{id}?wait=20")).await.expect(200)["status"] == "running" {}
+    let ended = api.get(&format!("{path}/vm/commands/{id}")).await.expect(200);
+    assert_eq!(ended["status"], "killed", "{ended}");
+    assert_eq!(api.shell(&path, sleepers).await.trim(), "0");
+    // A second kill changes nothing.
+    assert_eq!(api.delete(&format!("{path}/vm/commands/{id}")).await.expect(200)["status"], "killed");
+}

@@ -3,6 +3,7 @@
 
 pub mod commands;
 pub mod conversations;
+pub mod fair_use;
 pub mod files;
 pub mod input;
 pub mod projects;

@@ -114,6 +114,63 @@ pub async fn keys(api: &Api) {
     reader.get(&path).await.problem(401, "unauthorized");
 }
 
+/// The status document: true, complete, and the same for a VM that is paused or gone.
+pub async fn status(api: &Api) {
+    let path = api.project("status").await;
+    let none = api.get(&format!("{path}/status")).await.expect(200);
+    assert_eq!((none["vm_status"].as_str(), none["stale"].as_bool()), (Some("none"), Some(false)), "{none}");
+    assert!(
+        none["resources"].is_null() && none["uptime_secs"].is_null() && none["vm_id"].is_null(),
+        "{none}"
+    );
+    assert_eq!(none["cost"]["vm_active_secs"], 0, "{none}");
+
+    api.shell(&path, "true").await;
+    let active = api.get(&format!("{path}/status")).await.expect(200);
+    assert_eq!((active["vm_status"].as_str(), active["stale"].as_bool()), (Some("active"), Some(false)));
+    let resources = &active["resources"];
+    let number = |name: &str| resources[name].as_f64().unwrap_or_else(|| panic!("no {name}: {active}"));
+    assert!(number("cpus") >= 1.0 && number("cpu_percent") >= 0.0, "{active}");
+    assert!(number("memory_used_bytes") > 0.0 && number("memory_used_bytes") <= number("memory_bytes"));
+    assert!(number("disk_bytes") > 0.0, "{active}");
+    assert!(active["uptime_secs"].is_u64() && active["started_at"].is_string(), "{active}");
+    assert_eq!(active["isolation"], "namespaces", "{active}");
+    assert_eq!(
+        (&active["capabilities"]["docker"], &active["capabilities"]["sudo"]),
+        (&json!(false), &json!(true))
+    );
+    assert!(active["template"].is_string(), "{active}");
+    assert_eq!(active["files"], json!({"total": 0, "synced": 0, "pending": 0, "failed": 0}));
+
+    api.post(&format!("{path}/vm/pause"), json!({})).await.expect(200);
+    let paused = api.get(&format!("{path}/status")).await.expect(200);
+    assert_eq!(
+        (paused["vm_status"].as_str(), &paused["vm_id"]),
+        (Some("paused"), &active["vm_id"]),
+        "{paused}"
+    );
+    assert!(paused["resources"].is_null() && paused["uptime_secs"].is_null(), "{paused}");
+}
+
+/// What a project says of its VM's clocks is checked, kept and shown.
+pub async fn clocks(api: &Api) {
+    for (field, bad) in [("vm_idle_secs", 59), ("vm_idle_secs", 90_000), ("vm_paused_secs", 1)] {
+        api.post("/api/projects", json!({"name": "x", field: bad})).await.refuses(field);
+    }
+    let made = api.post("/api/projects", json!({"name": "clocks", "vm_idle_secs": 120})).await.expect(201);
+    assert_eq!(
+        (made["vm_idle_secs"].as_u64(), made["vm_paused_secs"].as_u64()),
+        (Some(120), Some(2_592_000))
+    );
+    let path = format!("/api/projects/{}", made["project_id"].as_str().unwrap());
+    let changed = api.put(&path, json!({"vm_paused_secs": 3_600})).await.expect(200);
+    assert_eq!(
+        (changed["vm_idle_secs"].as_u64(), changed["vm_paused_secs"].as_u64()),
+        (Some(120), Some(3_600))
+    );
+    api.put(&path, json!({"vm_idle_secs": 0})).await.refuses("vm_idle_secs");
+}
+
 /// A VM that cannot be made leaves the project usable: it says why, and the next try works.
 pub async fn vm_failure(api: &Api) {
     let body = json!({"name": "no VM", "template": "no-such-template", "auto_setup_vm": true});

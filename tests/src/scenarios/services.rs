@@ -37,6 +37,119 @@ pub async fn failure(api: &Api) {
     assert!(reason.contains('7') && reason.contains("no such thing"), "{reason}");
 }
 
+/// A service waits for those it depends on, and fails with one that does not get ready.
+pub async fn dependencies(api: &Api) {
+    let path = api.project("dependencies").await;
+    let services = format!("{path}/services");
+    let unknown = json!({"name": "web", "command": "true", "depends_on": ["db"]});
+    api.post(&services, unknown).await.refuses("depends_on");
+    // The first is ready when a file is there; the second one notes whether it was.
+    let db = json!({"name": "db", "command": "until [ -e go ]; do sleep 0.05; done; echo up; sleep 1000",
+        "ready": {"log_line": "up"}, "wait_secs": 0});
+    assert_eq!(api.post(&services, db).await.expect(201)["status"], "starting");
+    let web = json!({"name": "web", "command": "ls go > seen; python3 -m http.server $PORT", "port": 8000,
+        "depends_on": ["db"], "wait_secs": 0});
+    let web = api.post(&services, web).await.expect(201);
+    assert_eq!(web["status"], "starting", "{web}");
+    assert_eq!(api.shell(&path, "ls; touch go").await, "", "the dependent one has not begun");
+    until(api, &path, "web", "running").await;
+    assert_eq!(api.shell(&path, "cat seen").await, "go\n");
+
+    let never = json!({"name": "never", "command": "echo still waiting; sleep 1000", "ready": {"log_line": "x"},
+        "ready_timeout_secs": 1});
+    let never = api.post(&services, never).await.expect(201);
+    assert_eq!(never["status"], "failed", "{never}");
+    let reason = never["reason"].as_str().unwrap();
+    assert!(reason.contains("within 1 s") && reason.contains("still waiting"), "{reason}");
+    let on_failed = json!({"name": "late", "command": "true", "depends_on": ["never"]});
+    api.post(&services, on_failed).await.problem(409, "conflict");
+}
+
+/// A port that another program has is told as that, and the other program is left alone.
+pub async fn port_taken(api: &Api) {
+    let path = api.project("port").await;
+    let services = format!("{path}/services");
+    let asked = |name: &str| json!({"name": name, "command": SERVER, "port": 8000});
+    assert_eq!(api.post(&services, asked("one")).await.expect(201)["status"], "running");
+    let two = api.post(&services, asked("two")).await.expect(201);
+    assert_eq!(two["status"], "failed", "{two}");
+    assert!(two["reason"].as_str().unwrap().contains("port 8000 is taken"), "{two}");
+    until(api, &path, "one", "running").await;
+    // The name of a failed service is free for another try.
+    let again = json!({"name": "two", "command": SERVER, "port": 8001});
+    assert_eq!(api.post(&services, again).await.expect(201)["status"], "running");
+}
+
+/// A service that ends is started again by its policy, with a pause, and given up in the end.
+pub async fn restarts(api: &Api) {
+    let path = api.project("restarts").await;
+    let services = format!("{path}/services");
+    // It fails twice, then stays.
+    let line = "echo x >> tries; [ $(wc -l < tries) -ge 3 ] && { echo steady; exec sleep 1000; }; exit 4";
+    let asked = json!({"name": "flaky", "command": line, "ready": {"log_line": "steady"}});
+    let made = api.post(&services, asked).await.expect(201);
+    assert_eq!(made["status"], "running", "{made}");
+    assert_eq!(api.shell(&path, "wc -l < tries").await.trim(), "3");
+    let id = made["service_id"].as_str().unwrap();
+    let logs = api.get(&format!("{services}/{id}/logs")).await.expect(200);
+    assert!(logs["stderr"].as_str().unwrap().contains("exit status 4; starting it again in 2 s"), "{logs}");
+    // Ended well, `on_failure` leaves it; the status comes from the VM.
+    let asked = json!({"name": "short", "command": "echo done; exit 0", "restart": "on_failure"});
+    api.post(&services, asked).await.expect(201);
+    let ended = until(api, &path, "short", "failed").await;
+    assert!(ended["reason"].as_str().unwrap().contains("exit status 0"), "{ended}");
+    // TERM is enough for one that listens to it, and KILL ends one that does not.
+    let line = "trap '' TERM; echo deaf; while :; do sleep 1; done";
+    let asked = json!({"name": "deaf", "command": line, "ready": {"log_line": "deaf"}});
+    let made = api.post(&services, asked).await.expect(201);
+    let id = made["service_id"].as_str().unwrap();
+    api.delete(&format!("{services}/{id}")).await.expect(200);
+    let left = api.run(&path, json!({"command": "pgrep -f 'trap .. TER[M]'", "user": "root"})).await;
+    assert_eq!(left["stdout"], "", "{left}");
+}
+
+/// A port is private; a link opens it until it is revoked.
+pub async fn links(api: &Api) {
+    let path = api.project("links").await;
+    let services = format!("{path}/services");
+    api.shell(&path, "echo secret > index.html").await;
+    let made = api.post(&services, json!({"name": "web", "command": SERVER, "port": 8000})).await.expect(201);
+    let own = made["url"].as_str().unwrap().to_owned();
+    let bare = own.split('?').next().unwrap();
+    assert_eq!(fetch(api, bare).await.0, 403, "without a link it is closed");
+    assert_eq!(fetch(api, &bare.replace("/?", "/?pvm_token=1.2.forged")).await.0, 403);
+    let links = format!("{services}/{}/links", made["service_id"].as_str().unwrap());
+    api.post(&links, json!({"expires_in_secs": 1})).await.refuses("expires_in_secs");
+    let link = api.post(&links, json!({"expires_in_secs": 3_600})).await.expect(201);
+    let url = link["url"].as_str().unwrap();
+    assert_eq!(fetch(api, url).await, (200, "secret\n".to_owned()));
+    let deadline: jiff::Timestamp = link["expires_at"].as_str().unwrap().parse().unwrap();
+    let left = deadline.duration_since(jiff::Timestamp::now()).as_secs();
+    assert!((3_500..=3_600).contains(&left), "{link}");
+    assert_eq!(api.delete(&links).await.status, 204);
+    assert_eq!(fetch(api, url).await.0, 403, "it was revoked");
+    assert_eq!(fetch(api, &own).await.0, 403, "and so was every other");
+    let fresh = api.post(&links, json!({})).await.expect(201);
+    assert_eq!(fetch(api, fresh["url"].as_str().unwrap()).await.0, 200);
+    // Without a port there is nothing to link to.
+    let made = api.post(&services, json!({"name": "plain", "command": "sleep 1000"})).await.expect(201);
+    let links = format!("{services}/{}/links", made["service_id"].as_str().unwrap());
+    api.post(&links, json!({})).await.problem(409, "conflict");
+}
+
+/// Waits until the service `name` has this status.
+pub async fn until(api: &Api, path: &str, name: &str, status: &str) -> serde_json::Value {
+    loop {
+        let list = api.get(&format!("{path}/services")).await.expect(200);
+        let one = list["items"].as_array().unwrap().iter().find(|one| one["name"] == name).unwrap();
+        if one["status"] == status {
+            return one.clone();
+        }
+        assert!(one["status"] == "starting" || one["status"] == "running", "{one}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
 /// After the VM is gone, the next use brings the service back.
 pub async fn brought_back(api: &Api) {
     let path = api.project("back").await;

@@ -21,7 +21,7 @@ use std::sync::{Arc, OnceLock};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use pvm_tests::aws::AwsStack;
-use pvm_tests::scenarios::{commands, conversations, files, input, projects, secrets, services};
+use pvm_tests::scenarios::{commands, conversations, fair_use, files, input, projects, secrets, services};
 
 type Story = fn(AwsStack) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -42,6 +42,15 @@ stories! {
     the_same_request_runs_a_command_once: |aws| commands::once(&aws.api);
     long_output_keeps_head_and_tail: |aws| commands::long_output(&aws.api);
     raw_output_is_read_from_any_place_on: |aws| commands::raw_output(&aws.api);
+    output_is_read_again_from_any_offset: |aws| commands::reconnect(&aws.api);
+    a_kill_ends_all_that_a_command_started: |aws| commands::kill_the_group(&aws.api);
+    the_status_document_is_complete_and_true: |aws| projects::status(&aws.api);
+    a_projects_vm_clocks_are_checked_and_kept: |aws| projects::clocks(&aws.api);
+    use_is_counted_and_given_back: |aws| fair_use::counted(&aws.api);
+    a_service_waits_for_those_it_depends_on: |aws| services::dependencies(&aws.api);
+    a_port_that_is_taken_is_told: |aws| services::port_taken(&aws.api);
+    a_service_is_started_again_by_its_policy: |aws| services::restarts(&aws.api);
+    a_port_opens_by_a_link_until_it_is_revoked: |aws| services::links(&aws.api);
     files_go_both_ways: |aws| files::both_ways(&aws.api);
     the_workspace_outlives_its_vm: |aws| files::outlive_the_vm(&aws.api);
     an_upload_in_parts_is_one_file: |aws| files::in_parts(&aws.api);
@@ -56,6 +65,11 @@ stories! {
     vm_lines_run_in_order_with_directory_and_variables_carried: |aws| conversations::vm_lines(&aws.api);
     messages_queue_and_none_is_lost: |aws| conversations::messages_queue(&aws.api);
     a_cancel_ends_the_run_and_kills_its_command: |aws| conversations::cancel(&aws.api);
+    agents_in_parallel_have_copies_that_are_merged: |aws| conversations::parallel(&aws.api);
+    a_fork_goes_on_from_any_point: |aws| conversations::fork(&aws.api);
+    a_full_disk_is_a_result_and_the_run_goes_on: |aws| conversations::full_disk(&aws.api);
+    a_call_that_needs_an_approval_waits_and_runs_as_it_was_shown: |aws| conversations::approvals(&aws.api);
+    a_vm_that_cannot_be_made_says_why_and_the_next_try_works: |aws| projects::vm_failure(&aws.api);
 
     two_agents_take_turns_with_tool_calls: |aws| conversations::two_agents(&aws.api);
     an_approval_waits_for_a_person_by_task_token: |aws| approvals::allowed(&aws);

@@ -45,9 +45,23 @@ pub(crate) struct Rig {
     pub(crate) principal: Principal,
     pub(crate) http: reqwest::Client,
     events: UnboundedReceiver<S3Event>,
-    s3: S3Host,
-    sandboxd: ServerHandle,
+    s3: Option<S3Host>,
+    /// Until it is stopped.
+    sandboxd: Option<ServerHandle>,
     _home: tempfile::TempDir,
+}
+
+/// A test that fails must not leave its VMs behind.
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let Some(sandboxd) = self.sandboxd.take() else { return };
+        // Not on this thread, which may be one of the runtime that the server runs on.
+        let ending = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(sandboxd.shutdown(Shutdown::KillAll));
+        });
+        drop(ending.join());
+    }
 }
 
 impl Rig {
@@ -99,6 +113,8 @@ impl Rig {
             auto_setup_vm: false,
             template: None,
             env: BTreeMap::new(),
+            vm_idle_secs: None,
+            vm_paused_secs: None,
             deleting: false,
             created_at: now,
             updated_at: now,
@@ -115,17 +131,19 @@ impl Rig {
             principal: Principal { owner, scope: Scope::Admin, projects: None },
             http: reqwest::Client::builder().no_proxy().build().unwrap(),
             events,
-            s3,
-            sandboxd,
+            s3: Some(s3),
+            sandboxd: Some(sandboxd),
             _home: home,
         };
         rig.new_vm().await;
         rig
     }
 
-    pub(crate) async fn stop(self) {
-        self.sandboxd.shutdown(Shutdown::KillAll).await;
-        self.s3.shutdown().await;
+    pub(crate) async fn stop(mut self) {
+        if let (Some(sandboxd), Some(s3)) = (self.sandboxd.take(), self.s3.take()) {
+            sandboxd.shutdown(Shutdown::KillAll).await;
+            s3.shutdown().await;
+        }
     }
 
     /// Loses the VM as it is, without a save, and takes a new one into use. Its files are not restored yet.

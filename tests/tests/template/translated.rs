@@ -57,6 +57,8 @@ fn roles_carry_our_policies_and_the_two_of_sam() {
     const OF_SAM: &[&str] =
         &["AWSLambdaBasicExecutionRole", "AWSXrayWriteOnlyAccess", "AWSXRayDaemonWriteAccess"];
     for (id, role) in TRANSLATED["Resources"].as_object().unwrap() {
+        let attached = role["Properties"]["ManagedPolicyArns"].as_array().map_or(0, Vec::len);
+        assert!(attached <= 10, "{id} has {attached} policies; AWS attaches 10 at most without being asked");
         for policy in role["Properties"]["ManagedPolicyArns"].as_array().into_iter().flatten() {
             let ours = policy["Ref"].is_string();
             let of_sam = OF_SAM.iter().any(|name| policy.as_str().is_some_and(|arn| arn.ends_with(name)));

@@ -11,5 +11,5 @@ async fn main() -> Outcome {
     let workflow = start.workflow()?;
     let vm = start.vm().await?;
     let saver = start.saver()?;
-    start.http(|request| get::handle(store, objects, workflow, vm, saver, &System, request)).await
+    start.http_streaming(|request| get::handle(store, objects, workflow, vm, saver, &System, request)).await
 }

@@ -8,5 +8,5 @@ async fn main() -> Outcome {
     let start = Start::new("get-service-logs").await?;
     let store = start.store()?;
     let vm = start.vm().await?;
-    start.http(|request| logs::handle(store, vm, &System, request)).await
+    start.http_streaming(|request| logs::handle(store, vm, &System, request)).await
 }

@@ -13,21 +13,31 @@ use pvm_domain::limits;
 use pvm_entry::request::{self, Query};
 use pvm_entry::{Reply, principal};
 
+use crate::commands::stream::{Output, Watch};
 use crate::commands::view::{self, Offsets};
 
-/// Looks at a command: its state and its output, whole or from given offsets on, with a long poll.
+/// Looks at a command: its state and its output, whole or from given offsets on, with a long poll; or streams it from
+/// there on, where an event stream is asked for.
 ///
 /// # Errors
 /// Of the request and the use case.
-pub async fn handle(
-    store: &impl WriteStore,
-    objects: &(impl PutObject + GetObject),
-    workflow: &impl StartExecution,
-    vm: &(impl RunCommands + ConnectVm),
-    saver: &impl RequestSave,
-    ambient: &impl Ambient,
+pub async fn handle<S, O, W, V, R, A>(
+    store: &S,
+    objects: &O,
+    workflow: &W,
+    vm: &V,
+    saver: &R,
+    ambient: &A,
     request: Request,
-) -> AppResult<Reply> {
+) -> AppResult<Reply>
+where
+    S: WriteStore + Clone + 'static,
+    O: PutObject + GetObject + Clone + 'static,
+    W: StartExecution + Clone + 'static,
+    V: RunCommands + ConnectVm + Clone + 'static,
+    R: RequestSave + Clone + 'static,
+    A: Ambient + Clone + 'static,
+{
     let principal = principal::of(&request)?;
     let project_id = request::path_id(&request, "project_id")?;
     let command_id = request::path_id(&request, "command_id")?;
@@ -53,6 +63,10 @@ pub async fn handle(
         from,
     )
     .await?;
+    if request::wants_stream(&request) {
+        let watch = Watch::new(store, objects, workflow, vm, saver, ambient, principal);
+        return Ok(Output::new(watch, live, [from.stdout, from.stderr]).reply());
+    }
     let shown = view::command(objects, live, Offsets { stdout, stderr }).await?;
     Ok(pvm_entry::reply::ok(&shown))
 }

@@ -62,7 +62,7 @@ where
     .await?;
     if streamed {
         let watch = Watch::new(store, objects, workflow, vm, saver, ambient, principal);
-        return Ok(Output::new(watch, live).reply());
+        return Ok(Output::new(watch, live, [0, 0]).reply());
     }
     view::reply(objects, live, Offsets::default()).await
 }

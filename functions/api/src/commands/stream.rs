@@ -1,5 +1,5 @@
-//! A command's output as an event stream: `output` events as it comes, then one `exit` event with the command. Leaving the
-//! stream does not end the command.
+//! A command's output as an event stream: a `command` event with its id, `output` events as it comes, then one `exit`
+//! event with the command. Leaving the stream does not end the command.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use pvm_application::ports::{
 use pvm_application::store::WriteStore;
 use pvm_contracts::commands::{CommandOutput, OutputStream};
 use pvm_domain::command::CommandStatus;
+use pvm_domain::ids::CommandId;
 use pvm_domain::key::Principal;
 use pvm_domain::{Timestamp, limits};
 use pvm_entry::{Reply, problem, reply};
@@ -109,10 +110,13 @@ where
     R: RequestSave + Clone + 'static,
     A: Ambient + Clone + 'static,
 {
-    pub(super) fn new(watch: Watch<S, O, W, V, R, A>, live: Live) -> Self {
+    /// A stream that goes on from these offsets of standard output and standard error.
+    pub(super) fn new(watch: Watch<S, O, W, V, R, A>, live: Live, next: [u64; 2]) -> Self {
         let now = watch.ambient.now();
-        let queue = VecDeque::from([sse::retry()]);
-        Self { watch, live, next: [0, 0], queue, opened_at: now, sent_at: now, over: false }
+        // First of all its id, by which a client that loses the stream finds the command again.
+        let began = Began { command_id: &live.command.command_id };
+        let queue = VecDeque::from([sse::retry(), sse::event(None, "command", &began)]);
+        Self { watch, live, next, queue, opened_at: now, sent_at: now, over: false }
     }
 
     /// The answer that streams it.
@@ -165,11 +169,14 @@ where
             self.queue.push_back(sse::heartbeat());
             return Ok(());
         }
+        let mut wait = LOOK;
         if self.live.report.is_none() {
+            // Not started yet. A look that starts it would wait for its end, and its first output with it.
             self.watch.ambient.sleep(PAUSE).await;
+            wait = Duration::ZERO;
         }
         let [stdout, stderr] = self.next;
-        let from = ReadFrom { stdout, stderr, limit: PIECE as u64, wait: LOOK };
+        let from = ReadFrom { stdout, stderr, limit: PIECE as u64, wait };
         self.live = self.watch.look(&self.live, from).await?;
         Ok(())
     }
@@ -193,6 +200,12 @@ where
         self.next[place] = offset.max(self.next[place]);
         Ok(())
     }
+}
+
+/// Data of the `command` event.
+#[derive(Serialize)]
+struct Began<'a> {
+    command_id: &'a CommandId,
 }
 
 /// Data of the `exit` event: the command, without the output that was sent before.

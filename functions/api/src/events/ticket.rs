@@ -23,16 +23,23 @@ pub async fn handle(
     let principal = principal::of(&request)?;
     let project_id: ProjectId = request::path_id(&request, "project_id")?;
     let CreateTicket { path } = request::json(&request)?;
-    authorize(store, &principal, &project_id, Scope::Read).await?;
     let path = path.unwrap_or_else(|| format!("/api/projects/{project_id}/events"));
-    if !is_stream(&project_id, &path) {
-        return Err(AppError::invalid("path", "must be the path of one of this project's event streams"));
+    let scope = if is_terminal(&project_id, &path) { Scope::Write } else { Scope::Read };
+    authorize(store, &principal, &project_id, scope).await?;
+    if scope == Scope::Read && !is_stream(&project_id, &path) {
+        let detail = "must be the path of this project's terminal or of one of its event streams";
+        return Err(AppError::invalid("path", detail));
     }
     let claim = request::claim(&request, &principal, request.body())?;
     crate::once::note(store, clock, claim.as_ref(), &path).await?;
-    let (ticket, expires_at) = ticket::issue(signer, clock.now(), &principal, &project_id, &path);
+    let (ticket, expires_at) = ticket::issue(signer, clock.now(), &principal, &project_id, &path, scope);
     let url = format!("{path}?{}={ticket}", ticket::PARAMETER);
     Ok(reply::ok(&Ticket { ticket, url, expires_at }))
+}
+
+/// Whether `path` is where the project's terminal is (a WebSocket, in an embedded install).
+fn is_terminal(project_id: &ProjectId, path: &str) -> bool {
+    path.strip_prefix(&format!("/api/projects/{project_id}/")) == Some("vm/terminal")
 }
 
 /// Whether `path` is `.../events` or `.../conversations/{conversation_id}/events` below the project.

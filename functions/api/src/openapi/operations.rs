@@ -7,6 +7,7 @@ use pvm_contracts::conversations::{
     SendMessage,
 };
 use pvm_contracts::events::{CreateTicket, EventPage, Ticket};
+use pvm_contracts::fair_use::{Limits, SetLimits};
 use pvm_contracts::files::{
     Archive, CompleteUpload, CreateUpload, Download, File, Upload, Version, VersionDownload,
 };
@@ -15,7 +16,7 @@ use pvm_contracts::keys::{CreateKey, Key, NewKey};
 use pvm_contracts::list::List;
 use pvm_contracts::projects::{CreateProject, Project, ProjectDeletion, UpdateProject};
 use pvm_contracts::secrets::{PutSecret, Secret};
-use pvm_contracts::services::{Service, ServiceLogs, StartService};
+use pvm_contracts::services::{CreateLink, Link, Service, ServiceLogs, StartService};
 use pvm_contracts::vm::{Status, Vm};
 use pvm_domain::agent::AgentDefinition;
 use pvm_domain::limits;
@@ -252,11 +253,16 @@ fn machine(name: &str) -> Option<Operation> {
             .takes::<RunCommand>()
             .answers::<Command>(
                 200,
-                "It has ended. With `Accept: text/event-stream`: `output` events as it runs, then one `exit` event.",
+                "It has ended. With `Accept: text/event-stream`: a `command` event with its id, `output` events as it runs, \
+                 then one `exit` event.",
             )
             .answers::<Command>(202, "It goes on; ask for it by its id."),
         "get-command" => {
-            offset(about("Show a command and its output")).answers::<Command>(200, "The command as it stands.")
+            offset(about("Show a command and its output")).answers::<Command>(
+                200,
+                "The command as it stands. With `Accept: text/event-stream`: `output` events from the offsets on as it \
+                 runs, then one `exit` event.",
+            )
         }
         "get-command-output" => about("Read the raw bytes of a command's output")
             .parameter(
@@ -286,7 +292,18 @@ fn machine(name: &str) -> Option<Operation> {
             let tail = Some(limits::OUTPUT_INLINE_BYTES as u64 / 4);
             offset(about("Read a service's output"))
                 .number("tail_bytes", "Newest bytes of each stream; 65536 where it is absent.", 1, tail)
-                .answers::<ServiceLogs>(200, "Its output.")
+                .answers::<ServiceLogs>(
+                    200,
+                    "Its output. With `Accept: text/event-stream` it is followed: `output` events as it comes, and a \
+                     `state` event with the service at every change.",
+                )
+        }
+        "create-service-link" => about("Make a link that opens a service's port to whoever has it, for a while")
+            .once()
+            .may_take::<CreateLink>()
+            .answers::<Link>(201, "The link."),
+        "revoke-service-links" => {
+            about("Void every link to a service's port that was given out").answers_nothing("None of them opens it.")
         }
         _ => return None,
     })
@@ -422,6 +439,11 @@ fn account(name: &str) -> Option<Operation> {
             keys("List your API keys").paged().answers::<List<Key>>(200, "Keys, without their secrets.")
         }
         "revoke-key" => keys("Revoke an API key").answers_nothing("It opens nothing any more."),
+        "get-limits" => Operation::new("limits", "Show your limits of fair use and how much of each is used")
+            .answers::<Limits>(200, "Your limits."),
+        "set-limits" => Operation::new("limits", "Set limits of an owner, as an operator of the install")
+            .takes::<SetLimits>()
+            .answers::<Limits>(200, "The owner's limits as they are now."),
         "mcp-server" => Operation::new("mcp", "The MCP server of a project (Streamable HTTP, stateless)")
             .takes_raw("application/json", rpc)
             .answers_as(200, "The answer of the protocol.", "application/json", Some(rpc))

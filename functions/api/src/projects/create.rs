@@ -19,10 +19,22 @@ pub async fn handle(
     request: Request,
 ) -> AppResult<Reply> {
     let principal = principal::of(&request)?;
-    let CreateProject { name, description, auto_setup_vm, template, env } = request::json(&request)?;
+    let body: CreateProject = request::json(&request)?;
     let claim = request::claim(&request, &principal, request.body())?;
-    let input = NewProject { name, description, auto_setup_vm, template, env };
+    let input = asked(body);
     let made = projects::create(store, workflow, ambient, &principal, claim.as_ref(), input).await?;
     let location = format!("/api/projects/{}", made.project.project_id);
     Ok(super::reply(made, |project| reply::created(project, &location)))
+}
+
+fn asked(body: CreateProject) -> NewProject {
+    NewProject {
+        name: body.name,
+        description: body.description,
+        auto_setup_vm: body.auto_setup_vm,
+        template: body.template,
+        env: body.env,
+        vm_idle_secs: body.vm_idle_secs,
+        vm_paused_secs: body.vm_paused_secs,
+    }
 }

@@ -15,8 +15,10 @@ use pvm_entry::{Reply, principal, reply, request};
 pub async fn handle(store: &impl WriteStore, clock: &impl Clock, request: Request) -> AppResult<Reply> {
     let principal = principal::of(&request)?;
     let project_id = request::path_id(&request, "project_id")?;
-    let UpdateProject { name, description, template, env } = request::json(&request)?;
-    let (only, change) = (request::if_match(&request), ProjectChange { name, description, template, env });
+    let body: UpdateProject = request::json(&request)?;
+    let UpdateProject { name, description, template, env, vm_idle_secs, vm_paused_secs } = body;
+    let change = ProjectChange { name, description, template, env, vm_idle_secs, vm_paused_secs };
+    let only = request::if_match(&request);
     let changed = projects::update(store, clock, &principal, &project_id, only.as_deref(), change).await?;
     Ok(super::reply(changed, |project| reply::ok(project)))
 }

@@ -8,28 +8,31 @@ use pvm_application::ports::{Ambient, Chunk, ReadFrom, RunCommands, RunReport};
 use pvm_application::services;
 use pvm_application::store::WriteStore;
 use pvm_contracts::services::ServiceLogs;
+use pvm_domain::ids::{ProjectId, ServiceId};
 use pvm_domain::limits;
 use pvm_entry::request::{self, Query};
 use pvm_entry::{Reply, principal, reply};
 
 use crate::output;
+use crate::services::follow::{Follow, Watch};
 
 /// Newest bytes of each stream unless asked otherwise.
 const TAIL_BYTES: u64 = 64 * 1024;
 
-/// Reads a service's output: its tail, or from given offsets on, with a long poll.
+/// Reads a service's output: its tail, or from given offsets on, with a long poll; or follows it, where an event stream
+/// is asked for.
 ///
 /// # Errors
 /// Of the request and the use case.
-pub async fn handle(
-    store: &impl WriteStore,
-    vm: &impl RunCommands,
-    ambient: &impl Ambient,
-    request: Request,
-) -> AppResult<Reply> {
+pub async fn handle<S, V, A>(store: &S, vm: &V, ambient: &A, request: Request) -> AppResult<Reply>
+where
+    S: WriteStore + Clone + 'static,
+    V: RunCommands + Clone + 'static,
+    A: Ambient + Clone + 'static,
+{
     let principal = principal::of(&request)?;
-    let project_id = request::path_id(&request, "project_id")?;
-    let service_id = request::path_id(&request, "service_id")?;
+    let project_id: ProjectId = request::path_id(&request, "project_id")?;
+    let service_id: ServiceId = request::path_id(&request, "service_id")?;
     let query = Query::of(&request, &["tail_bytes", "stdout_offset", "stderr_offset", "wait"])?;
     let tail = query.number("tail_bytes", 1..=limits::OUTPUT_INLINE_BYTES as u64 / 4)?.unwrap_or(TAIL_BYTES);
     let read =
@@ -41,6 +44,10 @@ pub async fn handle(
             none => none,
         },
     };
+    if request::wants_stream(&request) {
+        let watch = Watch { store: store.clone(), vm: vm.clone(), ambient: ambient.clone(), principal };
+        return Ok(Follow::new(watch, service, report).reply());
+    }
     Ok(reply::ok(&shown(service.service_id.clone(), service.status, report.unwrap_or_else(nothing))))
 }
 

@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use lambda_http::{Request, RequestExt};
-use pvm_application::error::AppResult;
+use pvm_application::error::{AppError, AppResult};
 use pvm_application::ports::{Ambient, ConnectVm, RunCommands, StartExecution};
 use pvm_application::services::{self, NewService};
 use pvm_application::store::WriteStore;
 use pvm_contracts::services::{Service, StartService};
 use pvm_entry::{Reply, principal, reply, request};
 
-/// The VM may need this long to wake, and the service as long again to get ready: both fit into API Gateway's 29 s.
-const WAIT: Duration = Duration::from_secs(12);
+/// How long the answer waits for a service to get ready unless asked otherwise, and at most, in seconds.
+const WAIT_SECS: u64 = 12;
+const WAIT_MOST_SECS: u64 = 20;
 /// How long a service may take to get ready unless asked otherwise, in seconds.
 const READY_SECS: u64 = 60;
 
@@ -28,7 +29,7 @@ pub async fn handle(
 ) -> AppResult<Reply> {
     let principal = principal::of(&request)?;
     let project_id = request::path_id(&request, "project_id")?;
-    let input = asked(request::json(&request)?);
+    let input = asked(request::json(&request)?)?;
     let claim = request::claim(&request, &principal, request.body())?;
     let started =
         services::start(store, workflow, vm, ambient, &principal, &project_id, claim.as_ref(), input).await?;
@@ -37,8 +38,15 @@ pub async fn handle(
     Ok(reply::with_version(reply::created(&service, &location), service.version))
 }
 
-fn asked(body: StartService) -> NewService {
-    NewService {
+fn asked(body: StartService) -> AppResult<NewService> {
+    let wait = body.wait_secs.unwrap_or(WAIT_SECS);
+    if wait > WAIT_MOST_SECS {
+        return Err(AppError::invalid(
+            "wait_secs",
+            format!("must be 0 to {WAIT_MOST_SECS}; list the services later"),
+        ));
+    }
+    Ok(NewService {
         name: body.name,
         command: body.command,
         port: body.port,
@@ -49,6 +57,6 @@ fn asked(body: StartService) -> NewService {
         ready_timeout_secs: body.ready_timeout_secs.unwrap_or(READY_SECS),
         restart: body.restart.unwrap_or_default(),
         depends_on: body.depends_on,
-        wait: WAIT,
-    }
+        wait: Duration::from_secs(wait),
+    })
 }

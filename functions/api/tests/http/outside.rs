@@ -55,6 +55,8 @@ async fn a_strangers_project_is_not_there() {
             "run-command" => json!({"command": "true"}),
             "start-service" => json!({"name": "a", "command": "true"}),
             "upload-file" => json!({"path": "a", "size": 1}),
+            "complete-upload" => json!({"parts": [{"part_number": 1, "etag": "x"}]}),
+            "put-secret" => json!({"host": "a.example", "header": "x-key", "value": "v"}),
             _ => json!({}),
         };
         let answer = house.ask(route.method.as_str(), &path).token(&house.bob).json(&body).send().await;

@@ -41,6 +41,9 @@ async fn a_command_streams_its_output_and_then_its_end() {
     let ask = ask.header("accept", "text/event-stream").json(&json!({"command": "wait"}));
     let mut blocks = Blocks::of(ask.open().await);
     assert_eq!(blocks.next().await.unwrap(), "retry: 1000");
+    // Its id comes before any output, for a client that loses the stream.
+    let began = blocks.next().await.unwrap();
+    assert!(began.starts_with("event: command\ndata: {\"command_id\":\"cmd_"), "{began}");
     house.app.vm.write("one ");
     let first = blocks.next().await.unwrap();
     let data: Value = serde_json::from_str(first.strip_prefix("event: output\ndata: ").unwrap()).unwrap();

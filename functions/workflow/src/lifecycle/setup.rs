@@ -9,10 +9,10 @@ use pvm_application::ports::{
     Ambient, ConnectVm, CreateVm, DeleteObject, FindVm, GetObject, PutObject, ReadSecrets, RunCommands,
     SetEgress, VmFiles,
 };
-use pvm_application::services;
 use pvm_application::store::WriteStore;
 use pvm_application::vm::provision::{self, of_operation};
 use pvm_application::vm::recipe::{self, Replay};
+use pvm_application::{commands, services};
 use pvm_contracts::lifecycle::{FailVmInput, LifecycleInput, LifecycleOutput};
 use pvm_domain::limits;
 
@@ -92,7 +92,7 @@ pub async fn replay_recipe<S: WriteStore, V: RunCommands, A: Ambient>(
     }
 }
 
-/// Starts the project's services, and gives the VM free: it is active from here on.
+/// Starts the project's services, gives the VM free (it is active from here on), and starts the commands that waited.
 ///
 /// # Errors
 /// Of the VM or the store.
@@ -103,7 +103,8 @@ pub async fn start_services<S: WriteStore, V: RunCommands, A: Ambient>(
     input: LifecycleInput,
 ) -> AppResult<LifecycleOutput> {
     services::restore(store, vm, ambient, &input.project_id, &input.operation_id).await?;
-    provision::activate(store, ambient, &input.project_id, &input.operation_id).await?;
+    let lease = provision::activate(store, ambient, &input.project_id, &input.operation_id).await?;
+    commands::start_waiting(store, vm, &lease).await?;
     Ok(LifecycleOutput::done())
 }
 

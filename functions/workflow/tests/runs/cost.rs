@@ -59,7 +59,7 @@ async fn the_end_of_a_run_tells_its_cost_and_the_conversation_sums_it() {
 async fn transitions_are_counted_through_approvals_segments_and_lanes() {
     let rig = Rig::new(|request| match (request.place.agent_id.as_str(), request.place.agent_step) {
         ("careful", 0) => say("May I?").call("change", json!({"what": "deploy"})),
-        ("dev_agent", step @ 0..25) => {
+        ("dev_agent", step @ 0..19) => {
             (0..10).fold(say("More."), |say, at| say.call("look", json!({"what": format!("{step} {at}")})))
         }
         _ => say("Enough."),

@@ -79,6 +79,9 @@ async fn route(method: &Method, segments: &[&str], call: Call) -> Reply {
         ("POST", ["sandboxes", id, "pause"]) => lifecycle::pause(call, id).await,
         ("POST", ["sandboxes", id, "timeout"]) => lifecycle::set_timeout(call, id).await,
         ("POST", ["sandboxes", id, "refreshes"]) => lifecycle::refresh(call, id).await,
+        ("POST", ["sandboxes", id, "ports", port, "revoke-links"]) => {
+            lifecycle::revoke_links(&call, id, port).await
+        }
         ("PATCH" | "PUT", ["sandboxes", id, "metadata"]) => lifecycle::update_metadata(call, id).await,
         ("PUT", ["sandboxes", id, "network"]) => lifecycle::update_network(call, id).await,
         ("POST", ["sandboxes", id, "snapshots"]) => snapshots::create(call, id).await,

@@ -125,6 +125,7 @@ impl Engine {
             env_vars,
             envd_token: request.secure.then(new_token),
             traffic_token: private.then(new_token),
+            links_void_up_to_ms: std::collections::BTreeMap::new(),
             network: request.network,
             allow_internet_access: request.allow_internet_access,
             limits: resolved.limits.unwrap_or(self.config.limits),

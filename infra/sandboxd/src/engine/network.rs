@@ -43,6 +43,19 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Voids every link to `port` of the sandbox that was made up to now.
+    pub(crate) async fn revoke_links(&self, sandbox: &Arc<Sandbox>, port: u16) -> Result<(), EngineError> {
+        let now = self.now_ms();
+        sandbox
+            .update(|record| record.links_void_up_to_ms.insert(port, now))
+            .map_err(EngineError::at("recording the revocation"))?;
+        // Links carry milliseconds: one made after the answer must be newer than the revocation.
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        Ok(())
+    }
+}
+
 /// Makes the sandbox's own certificate authority, once.
 pub(super) fn ensure_authority(record: &mut Record) -> std::io::Result<()> {
     if record.authority.is_none() {

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderValue, Uri, header};
 use pvm_e2b_wire::HEADER_TRAFFIC_TOKEN;
-use pvm_e2b_wire::link::{PARAMETER, verify};
+use pvm_e2b_wire::link::{PARAMETER, expires_at, verify};
 use pvm_e2b_wire::list_query::parameters;
 use pvm_e2b_wire::secret::Secret;
 
@@ -27,12 +27,13 @@ pub(super) fn check(
     uri: &Uri,
     headers: &HeaderMap,
     now: i64,
+    void_up_to_ms: Option<u64>,
 ) -> Access {
     let given = headers.get(HEADER_TRAFFIC_TOKEN).and_then(|value| value.to_str().ok());
     if given.is_some_and(|given| token.matches(given)) {
         return Access::Granted;
     }
-    let opens = |link: &str| verify(link, token.expose(), sandbox_id, port, now);
+    let opens = |link: &str| verify(link, token.expose(), sandbox_id, port, now, void_up_to_ms);
     let in_query =
         parameters(uri.query().unwrap_or_default()).find(|(key, _)| key == PARAMETER).map(|(_, link)| link);
     if let Some(link) = in_query.filter(|link| opens(link))
@@ -48,8 +49,7 @@ pub(super) fn check(
 
 /// Lives as long as the link.
 fn cookie(link: &str, now: i64) -> Option<HeaderValue> {
-    let expires_at: i64 = link.split_once('.')?.0.parse().ok()?;
-    let lifetime = expires_at.saturating_sub(now).max(0);
+    let lifetime = expires_at(link)?.saturating_sub(now).max(0);
     HeaderValue::from_str(&format!("{PARAMETER}={link}; Path=/; HttpOnly; SameSite=Lax; Max-Age={lifetime}"))
         .ok()
 }
@@ -95,27 +95,28 @@ pub(super) fn remove_tokens(uri: &mut Uri, headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pvm_e2b_wire::link::sign;
+    use pvm_e2b_wire::link::{Period, sign};
 
     #[test]
     fn header_link_and_cookie_open_a_private_port() {
         let token = Secret::new("t");
-        let link = sign("t", "i1", 80, 1000);
+        let link = sign("t", "i1", 80, Period { issued_at_ms: 5_000, expires_at: 1000 });
         let mut headers = HeaderMap::new();
         let plain: Uri = "/a?b=1".parse().unwrap();
-        assert_eq!(check(&token, "i1", 80, &plain, &headers, 10), Access::Missing);
+        assert_eq!(check(&token, "i1", 80, &plain, &headers, 10, None), Access::Missing);
         let with_link: Uri = format!("/a?b=1&{PARAMETER}={link}").parse().unwrap();
-        let Access::GrantedByLink(cookie) = check(&token, "i1", 80, &with_link, &headers, 10) else {
+        let Access::GrantedByLink(cookie) = check(&token, "i1", 80, &with_link, &headers, 10, None) else {
             panic!("refused")
         };
         assert!(cookie.to_str().unwrap().ends_with("Max-Age=990"));
         headers.insert(header::COOKIE, format!("x=y; {PARAMETER}={link}").parse().unwrap());
-        assert_eq!(check(&token, "i1", 80, &plain, &headers, 10), Access::Granted);
-        assert_eq!(check(&token, "i1", 80, &plain, &headers, 1001), Access::Missing);
+        assert_eq!(check(&token, "i1", 80, &plain, &headers, 10, None), Access::Granted);
+        assert_eq!(check(&token, "i1", 80, &plain, &headers, 1001, None), Access::Missing);
+        assert_eq!(check(&token, "i1", 80, &plain, &headers, 10, Some(5_000)), Access::Missing);
         headers.insert(HEADER_TRAFFIC_TOKEN, "u".parse().unwrap());
-        assert_eq!(check(&token, "i1", 80, &plain, &headers, 1001), Access::Invalid);
+        assert_eq!(check(&token, "i1", 80, &plain, &headers, 1001, None), Access::Invalid);
         headers.insert(HEADER_TRAFFIC_TOKEN, "t".parse().unwrap());
-        assert_eq!(check(&token, "i1", 80, &plain, &headers, 1001), Access::Granted);
+        assert_eq!(check(&token, "i1", 80, &plain, &headers, 1001, None), Access::Granted);
     }
 
     #[test]

@@ -44,7 +44,9 @@ pub(crate) async fn serve(
         && let Some(token) = sandbox.with(|record| record.traffic_token.clone())
     {
         let seconds = i64::try_from(now / 1000).unwrap_or(i64::MAX);
-        match access::check(&token, sandbox.id(), target.port, request.uri(), request.headers(), seconds) {
+        let void = sandbox.with(|record| record.links_void_up_to_ms.get(&target.port).copied());
+        let (uri, headers) = (request.uri(), request.headers());
+        match access::check(&token, sandbox.id(), target.port, uri, headers, seconds, void) {
             Access::Granted => {}
             Access::GrantedByLink(value) => cookie = Some(value),
             Access::Missing => return Refusal::TokenMissing.answer(&target, reader),

@@ -71,6 +71,9 @@ pub(crate) struct Record {
     pub(crate) env_vars: BTreeMap<String, String>,
     pub(crate) envd_token: Option<Secret>,
     pub(crate) traffic_token: Option<Secret>,
+    /// By port: links made up to this time (unix milliseconds) are void.
+    #[serde(default)]
+    pub(crate) links_void_up_to_ms: BTreeMap<u16, u64>,
     pub(crate) network: Option<NetworkConfig>,
     pub(crate) allow_internet_access: Option<bool>,
     pub(crate) limits: LaunchLimits,

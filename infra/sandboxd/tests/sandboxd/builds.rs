@@ -122,3 +122,41 @@ async fn an_image_that_would_have_to_be_pulled_is_refused() {
     lab.must(404, "POST", "/v2/templates/nope/builds/nope", json!({})).await;
     lab.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tags_name_builds_and_are_given_and_taken() {
+    let lab = Lab::start().await;
+    let make = async |text: &str| {
+        let steps = json!([{"type": "RUN", "args": [format!("echo {text} > /srv/text"), "root"]}]);
+        let (template, status) = build(&lab, "tagged", json!({"fromTemplate": "host", "steps": steps})).await;
+        assert_eq!(status["status"], "ready", "{status}");
+        (template, status["buildID"].as_str().unwrap().to_owned())
+    };
+    let (template, first) = make("one").await;
+    let assigned = json!({"target": "tagged:default", "tags": ["v1", "stable"]});
+    let assigned = lab.must(201, "POST", "/templates/tags", assigned).await.json();
+    assert_eq!(assigned, json!({"buildID": first, "tags": ["v1", "stable"]}));
+    let (again, second) = make("two").await;
+    assert_eq!(again, template);
+    assert_ne!(first, second);
+    for (name, text) in [("tagged", "two"), ("tagged:v1", "one"), ("tagged:stable", "one")] {
+        let sandbox = lab.create_with(json!({"templateID": name})).await;
+        assert_eq!(lab.sh(&sandbox, "cat /srv/text").await.ok(), text, "{name}");
+    }
+    lab.must(204, "DELETE", "/templates/tags", json!({"name": "tagged", "tags": ["v1"]})).await;
+    lab.must(404, "POST", "/v2/sandboxes", json!({"templateID": "tagged:v1"})).await;
+    lab.must(404, "DELETE", "/templates/tags", json!({"name": "tagged", "tags": ["v1"]})).await;
+    lab.must(400, "DELETE", "/templates/tags", json!({"name": "tagged", "tags": ["default"]})).await;
+    lab.must(400, "POST", "/templates/tags", json!({"target": "tagged", "tags": ["a:b"]})).await;
+    lab.must(404, "POST", "/templates/tags", json!({"target": "nothing", "tags": ["a"]})).await;
+    let listed = lab.must(200, "GET", "/v2/templates?limit=1", Value::Null).await.json();
+    assert_eq!((&listed[0]["buildCount"], &listed[0]["buildID"]), (&json!(2), &json!(second)));
+    assert!(listed[0]["spawnCount"].as_u64().unwrap() >= 3);
+    let detail = lab.must(200, "GET", &format!("/templates/{template}"), Value::Null).await.json();
+    assert_eq!(detail["builds"].as_array().unwrap().len(), 2);
+    lab.must(200, "PATCH", &format!("/v2/templates/{template}"), json!({"public": true})).await;
+    let log = format!("/templates/{template}/builds/{second}/logs?direction=backward&limit=1");
+    let log = lab.must(200, "GET", &log, Value::Null).await.json();
+    assert_eq!(log["logs"][0]["message"], "Build finished");
+    lab.finish().await;
+}

@@ -160,6 +160,55 @@ async fn an_idempotency_key_makes_one_sandbox() {
     let (first, second) = tokio::join!(lab.send(request()), lab.send(request()));
     assert_eq!((first.status, second.status), (StatusCode::CREATED, StatusCode::CREATED));
     assert_eq!(first.json()["sandboxID"], second.json()["sandboxID"]);
+    let mut other = request();
+    *other.body_mut() = bytes::Bytes::from_static(br#"{"templateID":"host","timeout":77}"#).into();
+    let refused = lab.send(other).await;
+    assert_eq!(refused.status, StatusCode::CONFLICT);
+    assert_eq!(refused.json()["error_code"], "idempotency_request_mismatch");
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_are_replaced_and_changed() {
+    let lab = Lab::start().await;
+    let sandbox = lab.create_with(json!({"metadata": {"foo": "bar", "kind": "test"}})).await;
+    let path = format!("/sandboxes/{}", sandbox.sandbox_id);
+    let labels = async || lab.must(200, "GET", &path, Value::Null).await.json()["metadata"].clone();
+    for (method, body, expected) in [
+        ("PATCH", json!({"hello": "world"}), json!({"foo": "bar", "kind": "test", "hello": "world"})),
+        ("PATCH", json!({"hello": "", "foo": "baz"}), json!({"foo": "baz", "kind": "test"})),
+        ("PATCH", json!({"foo": null, "kind": ""}), json!({})),
+        ("PUT", json!({"a": "1", "b": "2"}), json!({"a": "1", "b": "2"})),
+        ("PUT", json!({}), json!({})),
+    ] {
+        lab.must(204, method, &format!("{path}/metadata"), body.clone()).await;
+        assert_eq!(labels().await, expected, "{method} {body}");
+    }
+    lab.must(400, "PATCH", &format!("{path}/metadata"), json!({"a": 1})).await;
+    lab.must(404, "PUT", "/sandboxes/inothere/metadata", json!({})).await;
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn details_tell_how_it_is_paused_and_an_end_can_be_only_extended() {
+    let lab = Lab::start().await;
+    let sandbox = lab.create_with(json!({"timeout": 100})).await;
+    let path = format!("/sandboxes/{}", sandbox.sandbox_id);
+    let detail = async || lab.must(200, "GET", &path, Value::Null).await.json();
+    let end = detail().await["endAt"].clone();
+    let body = json!({"timeout": 20, "extendOnly": true});
+    lab.must(204, "POST", &format!("{path}/timeout"), body).await;
+    assert_eq!(detail().await["endAt"], end);
+    lab.must(204, "POST", &format!("{path}/timeout"), json!({"timeout": 20})).await;
+    assert!(detail().await["endAt"].as_str() < end.as_str());
+    assert_eq!(detail().await["pauseMode"], Value::Null);
+    for (memory, mode) in [(true, "full"), (false, "filesystem")] {
+        lab.must(204, "POST", &format!("{path}/pause"), json!({"memory": memory})).await;
+        assert_eq!(detail().await["pauseMode"], mode);
+        lab.must(409, "POST", &format!("{path}/pause"), Value::Null).await;
+        lab.must(409, "POST", &format!("{path}/fork"), json!({})).await;
+        lab.must(201, "POST", &format!("{path}/resume"), json!({"timeout": 60})).await;
+    }
     lab.finish().await;
 }
 

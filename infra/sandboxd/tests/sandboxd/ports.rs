@@ -94,6 +94,24 @@ async fn what_cannot_be_reached_is_told_in_the_sdks_words() {
         missing.json(),
         json!({"sandboxId": "inothere", "message": "The sandbox was not found", "code": 502})
     );
+    let as_browser = |sandbox: &Sandbox, port: u16| {
+        let mut request = Lab::request(sandbox, port, Method::GET, "/", "");
+        let agent = "Mozilla/5.0 (Windows NT 10.0; Win64; x64)";
+        request.headers_mut().insert("user-agent", agent.parse().unwrap());
+        request
+    };
+    for (sandbox, port, words) in
+        [(&sandbox, 4000, "no service running on port"), (&gone, 3000, "Sandbox Not Found")]
+    {
+        let page = lab.send(as_browser(sandbox, port)).await;
+        assert_eq!(
+            (page.status.as_u16(), &page.headers["content-type"]),
+            (502, &"text/html; charset=utf-8".parse().unwrap())
+        );
+        let text = page.text();
+        assert!(text.starts_with("<html") && text.ends_with("</html>"), "{text}");
+        assert!(text.contains(words) && text.contains(&sandbox.sandbox_id), "{text}");
+    }
     with_server(&lab, &sandbox).await;
     let silent = lab.send(Lab::request(&sandbox, 3000, Method::GET, "/silent", "")).await;
     assert_eq!(silent.status, StatusCode::BAD_GATEWAY);
@@ -140,15 +158,36 @@ async fn private_ports_open_to_tokens_and_links_only() {
     assert!(!granted.text().contains(token.expose()));
 
     let expires = jiff::Timestamp::now().as_second() + 60;
-    let link = link::sign(token.expose(), &sandbox.sandbox_id, 3000, expires);
+    let period = |expires_at| link::Period {
+        issued_at_ms: jiff::Timestamp::now().as_millisecond().unsigned_abs(),
+        expires_at,
+    };
+    let link = link::sign(token.expose(), &sandbox.sandbox_id, 3000, period(expires));
     let visited = lab.send(send(by_host(&sandbox, &format!("/page?x=1&pvm_token={link}")))).await;
     assert!(visited.text().starts_with("GET /page?x=1 HTTP/1.1"), "{}", visited.text());
     let cookie = visited.headers["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
     let next = lab.send(send(by_host(&sandbox, "/style.css").header("cookie", cookie))).await;
     assert_eq!(next.status, StatusCode::OK);
-    let expired = link::sign(token.expose(), &sandbox.sandbox_id, 3000, expires - 120);
+    let expired = link::sign(token.expose(), &sandbox.sandbox_id, 3000, period(expires - 120));
     let late = lab.send(send(by_host(&sandbox, &format!("/?pvm_token={expired}")))).await;
     assert_eq!(late.status, StatusCode::FORBIDDEN);
+
+    // A revocation voids the links, and cookies made of them, of its port; new links work.
+    let revoke = async |port: &str| {
+        let path = format!("/sandboxes/{}/ports/{port}/revoke-links", sandbox.sandbox_id);
+        lab.call("POST", &path, json!({})).await
+    };
+    assert_eq!(revoke("x").await.status, StatusCode::BAD_REQUEST);
+    assert_eq!(revoke("3001").await.status, StatusCode::NO_CONTENT);
+    let visit =
+        async |link: &str| lab.send(send(by_host(&sandbox, &format!("/?pvm_token={link}")))).await.status;
+    assert_eq!(visit(&link).await, StatusCode::OK);
+    assert_eq!(revoke("3000").await.status, StatusCode::NO_CONTENT);
+    assert_eq!(visit(&link).await, StatusCode::FORBIDDEN);
+    let by_cookie = by_host(&sandbox, "/").header("cookie", format!("pvm_token={link}"));
+    assert_eq!(lab.send(send(by_cookie)).await.status, StatusCode::FORBIDDEN);
+    let fresh = link::sign(token.expose(), &sandbox.sandbox_id, 3000, period(expires));
+    assert_eq!(visit(&fresh).await, StatusCode::OK);
     lab.finish().await;
 }
 
@@ -179,12 +218,45 @@ async fn a_signed_file_url_finds_its_sandbox() {
 async fn the_daemons_own_endpoints_are_closed_to_the_outside() {
     let lab = Lab::start().await;
     let sandbox = lab.create().await;
-    for path in
-        ["/init", "/pvm.Control/Dial?port=22", "/pvm.Control/Shutdown", "/pvm.Control/Timeout", "//init"]
-    {
+    for path in [
+        "/init",
+        "/pvm.Control/Dial?port=22",
+        "/pvm.Control/Shutdown",
+        "/pvm.Control/Timeout",
+        "//init",
+        "/freeze",
+    ] {
         let answer = lab.envd(&sandbox, Method::POST, path, "{}").await;
         assert!(matches!(answer.status.as_u16(), 401 | 403 | 404), "{path}: {}", answer.status);
     }
     assert_eq!(lab.sh(&sandbox, "echo alive").await.ok(), "alive");
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_serves_https_is_reached_over_tls() {
+    let lab = Lab::start().await;
+    let sandbox = lab.create_with(json!({"network": {"httpsPorts": [8443]}})).await;
+    let server = r#"
+import http.server, ssl, subprocess
+subprocess.run(['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-keyout', '/tmp/k', '-out', '/tmp/c', '-days', '1', '-subj', '/CN=x'], check=True, capture_output=True)
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers(); self.wfile.write(b'secured')
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER); context.load_cert_chain('/tmp/c', '/tmp/k')
+server = http.server.HTTPServer(('127.0.0.1', 8443), Answer)
+server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
+"#;
+    let mut request = Lab::request(&sandbox, 49983, Method::POST, "/files?path=/tmp/server.py", server);
+    request.headers_mut().insert("content-type", "application/octet-stream".parse().unwrap());
+    assert_eq!(lab.send(request).await.status, StatusCode::OK);
+    lab.spawn(&sandbox, "user", "exec /usr/bin/python3 /tmp/server.py").await;
+    eventually("the server inside answers over TLS", async || {
+        lab.send(Lab::request(&sandbox, 8443, Method::GET, "/", "")).await.text() == "secured"
+    })
+    .await;
+    let bad = json!({"templateID": "host", "network": {"httpsPorts": [49983]}});
+    lab.must(400, "POST", "/v2/sandboxes", bad).await;
     lab.finish().await;
 }

@@ -76,3 +76,40 @@ async fn forks_start_with_the_files_and_go_their_own_ways() {
     assert_eq!(lab.sh(&sandbox, "cat /workspace/f").await.ok(), "shared");
     lab.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_of_a_known_name_is_a_new_build_of_it() {
+    let lab = Lab::start().await;
+    let sandbox = lab.create().await;
+    let path = format!("/sandboxes/{}/snapshots", sandbox.sandbox_id);
+    let mut builds = Vec::new();
+    let mut id = Value::Null;
+    for (text, name, full) in
+        [("one", "mine", "mine:default"), ("two", "mine", "mine:default"), ("three", "mine:v2", "mine:v2")]
+    {
+        lab.sh(&sandbox, &format!("echo {text} > /workspace/f")).await.ok();
+        let made = lab.must(201, "POST", &path, json!({"name": name})).await.json();
+        assert_eq!(made["names"], json!([full]));
+        assert!(id.is_null() || id == made["snapshotID"], "one template for one name");
+        id = made["snapshotID"].clone();
+        let tags = format!("/templates/{}/tags", id.as_str().unwrap());
+        let tags = lab.must(200, "GET", &tags, Value::Null).await.json();
+        let default = tags.as_array().unwrap().iter().find(|tag| tag["tag"] == "default").unwrap();
+        builds.push(default["buildID"].as_str().unwrap().to_owned());
+    }
+    assert_ne!(builds[0], builds[1], "the tag means the newer build");
+    assert_eq!(builds[1], builds[2], "another tag leaves it alone");
+    for (template, text) in [("mine", "two"), ("mine:default", "two"), ("team/mine:v2", "three")] {
+        let copy = lab.create_with(json!({"templateID": template})).await;
+        assert_eq!(lab.sh(&copy, "cat /workspace/f").await.ok(), text, "{template}");
+        assert_eq!(json!(copy.template_id), id);
+    }
+    lab.must(404, "POST", "/v2/sandboxes", json!({"templateID": "mine:v3"})).await;
+    lab.must(404, "POST", "/v2/sandboxes", json!({"templateID": "host:v3"})).await;
+    lab.must(201, "POST", "/v2/sandboxes", json!({"templateID": "host:default"})).await;
+    let named = lab.must(200, "GET", "/snapshots?name=mine", Value::Null).await.json();
+    assert_eq!(named[0]["names"], json!(["mine:default", "mine:v2"]));
+    lab.must(204, "DELETE", "/templates/mine:default", Value::Null).await;
+    assert_eq!(lab.must(200, "GET", "/snapshots", Value::Null).await.json(), json!([]));
+    lab.finish().await;
+}

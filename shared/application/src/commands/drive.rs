@@ -247,7 +247,7 @@ where
     Ok(ended(command))
 }
 
-fn spec(command: &Command) -> RunSpec {
+pub(super) fn spec(command: &Command) -> RunSpec {
     let spec = &command.spec;
     RunSpec {
         run_id: command.command_id.to_string(),

@@ -88,10 +88,12 @@ async fn keep<O: PutObject, V: RunCommands>(
     first: Chunk,
     stream: Stream,
 ) -> AppResult<KeptOutput> {
-    let (total, small) = (first.total, first.total as usize <= limits::OUTPUT_IN_RECORD_BYTES);
+    let total = first.total;
     let whole = rest(vm, vm_id, command, first, stream).await?;
+    // A record holds text; bytes that are none are kept as they are beside it.
+    let in_record = total as usize <= limits::OUTPUT_IN_RECORD_BYTES && std::str::from_utf8(&whole).is_ok();
     let (shown, cut) = text::head_and_tail(&String::from_utf8_lossy(&whole), limits::OUTPUT_IN_RECORD_BYTES);
-    let object_key = if small {
+    let object_key = if in_record {
         None
     } else {
         let name = match stream {

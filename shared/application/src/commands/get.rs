@@ -79,7 +79,9 @@ where
         .await
     {
         // The command still waits for a VM that could not be set up yet: that is its state, not an error of looking.
-        Err(error) if error.code == ErrorCode::VmNotReady => Ok(Live { command: known, report: None }),
+        Err(error) if matches!(error.code, ErrorCode::VmNotReady | ErrorCode::LimitReached) => {
+            Ok(Live { command: known, report: None })
+        }
         Ok(live) => {
             let_go(store, ambient, &live.command).await?;
             Ok(live)

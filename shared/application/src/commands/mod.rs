@@ -5,8 +5,10 @@ mod finish;
 mod get;
 mod kill;
 mod run;
+mod start_waiting;
 
 pub use drive::{Live, drive};
 pub use get::{get, load};
 pub use kill::kill;
 pub use run::{RunCommand, run};
+pub use start_waiting::start_waiting;

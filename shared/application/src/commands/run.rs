@@ -10,6 +10,7 @@ use pvm_domain::project::Scope;
 use crate::authorize::authorize;
 use crate::commands::drive::{Live, drive_from};
 use crate::error::{AppError, AppResult, ErrorCode};
+use crate::fair_use;
 use crate::idempotency::{Claim, replayed};
 use crate::keys;
 use crate::ports::{Ambient, ConnectVm, PutObject, RequestSave, RunCommands, StartExecution};
@@ -54,11 +55,14 @@ where
     R: RequestSave,
     A: Ambient,
 {
-    let (project, lease) = tokio::join!(
+    // The caller is the owner nearly always: its limits are read together with the rest.
+    let (project, lease, limits) = tokio::join!(
         authorize(store, principal, project_id, Scope::Write),
-        lease::load(store, ambient, project_id)
+        lease::load(store, ambient, project_id),
+        fair_use::limits_of(store, &principal.owner),
     );
-    project?;
+    let (owner, limits) = (project?.owner, limits?);
+    let limits = if owner == limits.owner { limits } else { fair_use::limits_of(store, &owner).await? };
     if let Some(known) = replayed(store, claim, ambient.now()).await? {
         let id: CommandId = known.parse().map_err(|_| AppError::not_found("command"))?;
         let known = super::get::load(store, project_id, &id).await?;
@@ -84,7 +88,7 @@ where
         version: 0,
     };
     let fresh = command.epoch.is_some();
-    let mut tx = Tx::new().create(&mut command);
+    let mut tx = fair_use::one_command(Tx::new().create(&mut command), &owner, ambient.now()).within(&limits);
     if let Some(claim) = claim {
         let mut memory = claim.record(&command.command_id, ambient.now());
         tx = tx.require(keys::project(project_id), Condition::Present).create(&mut memory);
@@ -107,7 +111,7 @@ where
     let key = command.command_id.clone();
     let driven = drive_from(store, objects, workflow, vm, saver, ambient, command, fresh, input.wait).await;
     if let Err(error) = &driven
-        && error.code == ErrorCode::VmNotReady
+        && matches!(error.code, ErrorCode::VmNotReady | ErrorCode::LimitReached)
     {
         let mut tx = Tx::new().remove(keys::command(project_id, &key));
         if let Some(claim) = claim {
@@ -119,7 +123,12 @@ where
         && live.command.status == CommandStatus::Running
     {
         // It goes on without its caller: the VM must not be paused under it.
-        lease::hold(store, ambient, project_id, key.as_str()).await?;
+        let held = lease::hold(store, ambient, project_id, key.as_str()).await?;
+        if live.command.epoch.is_none() && crate::vm::ready::ready_of(&held).is_some() {
+            // The VM got ready before it knew of this command, and so did not start it.
+            let (command, wait) = (live.command.clone(), Duration::ZERO);
+            return drive_from(store, objects, workflow, vm, saver, ambient, command, None, wait).await;
+        }
     }
     driven
 }

@@ -14,6 +14,7 @@ use super::find::is_alias;
 use super::new_run::{Whose, checked_message, new_run, pins};
 use crate::authorize::authorize;
 use crate::error::{AppError, AppResult, ErrorCode};
+use crate::fair_use;
 use crate::idempotency::{Claim, replayed};
 use crate::keys;
 use crate::ports::{Ambient, GetObject, StartExecution};
@@ -68,6 +69,7 @@ pub async fn create<S: WriteStore, O: GetObject, W: StartExecution, M: KnowModel
         crowded: BTreeSet::new(),
         usage: Usage::default(),
         forked_from: None,
+        counted: pvm_domain::fair_use::Counted::default(),
         created_at: now,
         updated_at: now,
         version: 0,
@@ -77,6 +79,7 @@ pub async fn create<S: WriteStore, O: GetObject, W: StartExecution, M: KnowModel
     let mut draft = Draft::new(store, conversation, now);
     draft.add_run(run, entry, false);
     draft.promote().await?;
+    draft.within(fair_use::limits_of(store, &principal.owner).await?);
     let alias_key =
         input.conversation_id.as_ref().map(|alias| keys::conversation_alias(&principal.owner, alias));
     if let Some(alias) = input.conversation_id {

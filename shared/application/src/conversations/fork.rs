@@ -66,6 +66,7 @@ pub async fn fork<S: WriteStore, A: Ambient>(
         crowded: BTreeSet::new(),
         usage: Usage::default(),
         forked_from: Some((origin_id.clone(), at)),
+        counted: pvm_domain::fair_use::Counted::default(),
         created_at: now,
         updated_at: now,
         version: 0,

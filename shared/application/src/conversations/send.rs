@@ -11,6 +11,7 @@ use super::cancel::{self, Ended};
 use super::find::find;
 use super::new_run::{Whose, checked_message, new_run, pins};
 use crate::error::{AppError, AppResult, ErrorCode};
+use crate::fair_use;
 use crate::idempotency::{Claim, replayed};
 use crate::ports::{Ambient, GetObject, RunCommands, SendTask, StartExecution, StopExecution};
 use crate::ports_model::KnowModels;
@@ -67,6 +68,7 @@ where
         };
         let now = ambient.now();
         let mut draft = Draft::new(store, conversation.clone(), now);
+        draft.within(fair_use::limits_of(store, &conversation.owner).await?);
         let mut ended = None;
         let accepted = match (active, input.delivery) {
             (Some(run), Delivery::Steer) => steer(&mut draft, run, ambient, &input.message).await?,

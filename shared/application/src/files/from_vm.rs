@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use pvm_domain::event::{EventType, NewEvent};
+use pvm_domain::fair_use::Counted;
 use pvm_domain::file::{
     FilePointer, LinkCopy, ProjectFile, SyncStatus, VmCopy, WorkspaceLink, WorkspacePath, object_key,
 };
@@ -194,6 +195,8 @@ where
             vm_copy: Some(VmCopy { vm_id: self.vm_id.to_owned(), sha256: stored.sha256, mode: Some(mode) }),
             created_at: now,
             updated_at: now,
+            owner: self.owner.clone(),
+            counted: Counted::default(),
             version: 0,
         };
         let mut pointer =
@@ -209,7 +212,8 @@ where
     fn moved(&self, file: ProjectFile, to: WorkspacePath, mode: u32) -> Piece {
         let from = file.path.clone();
         let tx = Tx::new().delete(&file);
-        let mut file = ProjectFile { path: to.clone(), mode, version: 0, ..file };
+        let mut file =
+            ProjectFile { path: to.clone(), mode, version: 0, counted: Counted::default(), ..file };
         let sha256 = file.sha256.clone().unwrap_or_default();
         file.vm_copy = Some(VmCopy { vm_id: self.vm_id.to_owned(), sha256, mode: Some(mode) });
         file.sync_status = SyncStatus::Synced;

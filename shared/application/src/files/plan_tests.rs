@@ -25,6 +25,8 @@ fn file(path: &str, sha256: &str, base: Option<&str>) -> ProjectFile {
         vm_copy: base.map(|base| VmCopy { vm_id: VM.to_owned(), sha256: base.to_owned(), mode: Some(0o644) }),
         created_at: now,
         updated_at: now,
+        owner: None,
+        counted: pvm_domain::fair_use::Counted::default(),
         version: 1,
     }
 }

@@ -10,7 +10,8 @@ use std::collections::HashSet;
 use futures::{StreamExt, TryStreamExt};
 use pvm_domain::event::LogId;
 use pvm_domain::file::{ProjectFile, WorkspaceLink};
-use pvm_domain::ids::{FileId, ProjectId};
+use pvm_domain::ids::{FileId, OwnerId, ProjectId};
+use pvm_domain::project::Project;
 
 use crate::error::{AppError, AppResult};
 use crate::files::delete::Tombstone;
@@ -151,7 +152,11 @@ where
 {
     // The records first: what is stored meanwhile is then not known here, and its condition fails, instead of being
     // taken for a file that the VM deleted.
-    let (files, links) = futures::try_join!(records(store, project_id), links(store, project_id))?;
+    let (files, links, owner) = futures::try_join!(
+        records(store, project_id),
+        links(store, project_id),
+        owner_of(store, project_id)
+    )?;
     let mut seen = Seen::of(vm.scan_workspace(vm_id).await?);
     bury(store, vm, project_id, vm_id, &mut seen).await?;
     seen.unwatched = unwatched(vm, vm_id, &files, &seen).await?;
@@ -159,7 +164,7 @@ where
     // What failed the last time goes last, so that it never keeps others from their turn.
     to_vm.sort_by_key(ToVm::is_retry);
     let mut outcome = Outcome::default();
-    let side = Side { store, objects, vm, ambient, project_id, vm_id };
+    let side = Side { store, objects, vm, ambient, project_id, owner, vm_id };
     for (file, reason) in blocked {
         side.note_failure(file, reason).await?;
         outcome.failed += 1;
@@ -180,6 +185,11 @@ where
     let done = spread(to_vm, TO_VM_FILES, ToVm::bytes, |group| side.write_group(group)).await?;
     outcome.add(done);
     Ok(outcome)
+}
+
+async fn owner_of(store: &impl ReadStore, project_id: &ProjectId) -> AppResult<Option<OwnerId>> {
+    let project: Option<Project> = store.get(&keys::project(project_id)).await?;
+    Ok(project.map(|project| project.owner))
 }
 
 /// Of the files that the VM was given and that its scan does not show, those that are there all the same.
@@ -279,6 +289,8 @@ pub(super) struct Side<'a, S, O, V, A> {
     pub(super) vm: &'a V,
     pub(super) ambient: &'a A,
     pub(super) project_id: &'a ProjectId,
+    /// In whose name new files are counted.
+    pub(super) owner: Option<OwnerId>,
     pub(super) vm_id: &'a str,
 }
 
@@ -311,7 +323,7 @@ where
         if pieces.is_empty() {
             return Ok(outcome);
         }
-        let together = pieces.iter().fold(self.fenced(Tx::new()), |tx, piece| merged(tx, piece.tx.clone()));
+        let together = pieces.iter().fold(self.fenced(Tx::new()), |tx, piece| tx.and(piece.tx.clone()));
         let all = match self.store.commit(together).await {
             Ok(_) => true,
             Err(StoreError::Conflict { .. }) => false,
@@ -345,14 +357,4 @@ where
     fn fenced(&self, tx: Tx) -> Tx {
         tx.require(keys::project(self.project_id), crate::store::Condition::Present)
     }
-}
-
-fn merged(mut tx: Tx, other: Tx) -> Tx {
-    tx.ops.extend(other.ops);
-    for (log, events) in other.appends {
-        for event in events {
-            tx = tx.append(&log, event);
-        }
-    }
-    tx
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::SignedDuration;
+use pvm_domain::fair_use::Counted;
 use pvm_domain::file::{FilePointer, OpenUpload, ProjectFile, SyncStatus, WorkspacePath, object_key};
-use pvm_domain::ids::{FileId, ProjectId};
+use pvm_domain::ids::{FileId, OwnerId, ProjectId};
 use pvm_domain::key::Principal;
 use pvm_domain::limits;
 use pvm_domain::project::Scope;
@@ -14,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::authorize::authorize;
 use crate::error::{AppError, AppResult, ErrorCode};
+use crate::fair_use;
 use crate::files::parts::{self, Parts};
 use crate::idempotency::{Claim, replayed};
 use crate::keys;
@@ -76,20 +78,21 @@ pub async fn inline<S: WriteStore, O: PutObject, A: Ambient>(
         let detail = "An upload in the request may have 4 MiB; send {path, size} as JSON for a signed upload of any size.";
         return Err(AppError::new(ErrorCode::TooLarge, detail));
     }
-    authorize(store, principal, project_id, Scope::Write).await?;
+    let owner = authorize(store, principal, project_id, Scope::Write).await?.owner;
     if let Some(known) = known(store, project_id, claim, ambient).await? {
         return Ok(known);
     }
     let (size, sha256) = (bytes.len() as u64, hex::encode(Sha256::digest(&bytes)));
     let announced = Announced { size, sha256: Some(sha256.clone()), in_parts: false };
-    let (mut file, open) = match announce(store, ambient, project_id, claim, &upload, &announced).await {
-        // The same request twice at once, and the other one is through.
-        Err(error) if error.code == ErrorCode::Conflict && claim.is_some() => {
-            let through = known(store, project_id, claim, ambient).await?;
-            return through.filter(|file| file.object_version > 0).ok_or(error);
-        }
-        announced => announced?,
-    };
+    let (mut file, open) =
+        match announce(store, ambient, project_id, &owner, claim, &upload, &announced).await {
+            // The same request twice at once, and the other one is through.
+            Err(error) if error.code == ErrorCode::Conflict && claim.is_some() => {
+                let through = known(store, project_id, claim, ambient).await?;
+                return through.filter(|file| file.object_version > 0).ok_or(error);
+            }
+            announced => announced?,
+        };
     let version = open.version;
     let key = object_key(project_id, &file.file_id, version);
     objects.put(&key, bytes, Some(&sha256)).await?;
@@ -159,10 +162,10 @@ pub async fn presigned<S: WriteStore, O: PresignObject + UploadParts, A: Ambient
     }) {
         return Err(AppError::invalid("sha256", "must be 64 lower-case hex digits"));
     }
-    authorize(store, principal, project_id, Scope::Write).await?;
+    let owner = authorize(store, principal, project_id, Scope::Write).await?.owner;
     let (mut file, mut open) = match known(store, project_id, claim, ambient).await? {
         Some(file) => reopened(file)?,
-        None => announce(store, ambient, project_id, claim, &upload, &announced).await?,
+        None => announce(store, ambient, project_id, &owner, claim, &upload, &announced).await?,
     };
     if announced.size > limits::UPLOAD_PRESIGNED_BYTES || announced.in_parts {
         let id = begun(store, objects, &mut file, &mut open).await?;
@@ -232,17 +235,19 @@ async fn announce<S: WriteStore, A: Ambient>(
     store: &S,
     ambient: &A,
     project_id: &ProjectId,
+    owner: &OwnerId,
     claim: Option<&Claim>,
     upload: &NewUpload,
     announced: &Announced,
 ) -> AppResult<(ProjectFile, OpenUpload)> {
+    let owners = fair_use::limits_of(store, owner).await?;
     let in_parts = announced.in_parts || announced.size > limits::UPLOAD_PRESIGNED_BYTES;
     let good_for = if in_parts { limits::UPLOAD_PARTS_SECS } else { limits::PRESIGNED_SECS };
     let good_for = SignedDuration::from_secs((good_for + limits::UPLOAD_GRACE_SECS).cast_signed());
     for _ in 0..TRIES {
         let existing: Option<ProjectFile> = store.get(&keys::file(project_id, &upload.path)).await?;
         let fresh = existing.is_none();
-        let mut file = existing.unwrap_or_else(|| blank(project_id, ambient, upload, announced.size));
+        let mut file = existing.unwrap_or_else(|| blank(project_id, owner, ambient, upload, announced.size));
         let now = ambient.now();
         let open = OpenUpload {
             version: file.next_version(),
@@ -268,7 +273,7 @@ async fn announce<S: WriteStore, A: Ambient>(
         if let Some(claim) = claim {
             tx = tx.create(&mut claim.record(&file.file_id, ambient.now()));
         }
-        match store.commit(tx).await {
+        match store.commit(tx.within(&owners)).await {
             Ok(_) => return Ok((file, open)),
             Err(StoreError::Conflict { key }) if claim.is_some_and(|claim| claim.key() == key) => {
                 // The same request twice at once: the other one announced it, for the same bytes.
@@ -286,7 +291,13 @@ async fn announce<S: WriteStore, A: Ambient>(
     Err(AppError::new(ErrorCode::Conflict, "Others keep changing this file; try again."))
 }
 
-fn blank<A: Ambient>(project_id: &ProjectId, ambient: &A, upload: &NewUpload, size: u64) -> ProjectFile {
+fn blank<A: Ambient>(
+    project_id: &ProjectId,
+    owner: &OwnerId,
+    ambient: &A,
+    upload: &NewUpload,
+    size: u64,
+) -> ProjectFile {
     let now = ambient.now();
     ProjectFile {
         project_id: project_id.clone(),
@@ -304,6 +315,8 @@ fn blank<A: Ambient>(project_id: &ProjectId, ambient: &A, upload: &NewUpload, si
         vm_copy: None,
         created_at: now,
         updated_at: now,
+        owner: Some(owner.clone()),
+        counted: Counted::default(),
         version: 0,
     }
 }

@@ -11,6 +11,7 @@ use pvm_domain::{Invalid, text};
 
 use crate::authorize::require;
 use crate::error::{AppError, AppResult, ErrorCode};
+use crate::fair_use;
 use crate::idempotency::{Claim, replayed};
 use crate::keys;
 use crate::ports::{Ambient, StartExecution};
@@ -31,6 +32,10 @@ pub struct NewProject {
     pub template: Option<String>,
     /// Environment of everything that runs in the VM.
     pub env: BTreeMap<String, String>,
+    /// Seconds without use after which its VM is paused.
+    pub vm_idle_secs: Option<u64>,
+    /// Seconds that its paused VM is kept.
+    pub vm_paused_secs: Option<u64>,
 }
 
 /// Makes a project. With `auto_setup_vm` its VM is `starting` in the answer.
@@ -62,11 +67,13 @@ pub async fn create<S: WriteStore, A: Ambient>(
     let operation = project.auto_setup_vm.then(|| ambient.new_id::<OperationId>());
     if let Some(operation) = &operation {
         let mut lease = VmLease::none(project.project_id.clone(), ambient.now());
+        lease.follow(&project);
         lease
             .begin(operation.clone(), VmStatus::Starting, ambient.now())
             .map_err(|busy| AppError::new(ErrorCode::Internal, busy.to_string()))?;
         let event = lease::state_event(&lease, ambient);
-        tx = tx.create(&mut lease).append(&LogId::Project(project.project_id.clone()), event);
+        let limits = fair_use::limits_of(store, &project.owner).await?;
+        tx = tx.create(&mut lease).append(&LogId::Project(project.project_id.clone()), event).within(&limits);
     }
     match store.commit(tx).await {
         Ok(_) => {}
@@ -91,6 +98,7 @@ pub async fn create<S: WriteStore, A: Ambient>(
 
 fn checked(ambient: &impl Ambient, principal: &Principal, input: NewProject) -> AppResult<Project> {
     text::env("env", &input.env)?;
+    super::check_clocks(input.vm_idle_secs, input.vm_paused_secs)?;
     let template = input.template.map(|template| checked_template(&template)).transpose()?;
     let now = ambient.now();
     Ok(Project {
@@ -101,6 +109,8 @@ fn checked(ambient: &impl Ambient, principal: &Principal, input: NewProject) -> 
         auto_setup_vm: input.auto_setup_vm,
         template,
         env: input.env,
+        vm_idle_secs: input.vm_idle_secs,
+        vm_paused_secs: input.vm_paused_secs,
         deleting: false,
         created_at: now,
         updated_at: now,

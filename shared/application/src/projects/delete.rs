@@ -34,6 +34,7 @@ pub async fn delete<S: WriteStore, A: Ambient>(
         project.updated_at = ambient.now();
         let lease: Option<VmLease> = store.get(&keys::vm_lease(project_id)).await?;
         let mut lease = lease.unwrap_or_else(|| VmLease::none(project_id.clone(), ambient.now()));
+        lease.follow(&project);
         // A set-up under way loses the lease here, and with it the right to go on: the deletion waits for nobody.
         lease.operation = None;
         lease

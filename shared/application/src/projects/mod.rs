@@ -14,6 +14,7 @@ pub use update::{ProjectChange, update};
 
 use pvm_domain::project::Project;
 use pvm_domain::vm::VmStatus;
+use pvm_domain::{Invalid, limits};
 
 use crate::error::AppResult;
 use crate::keys;
@@ -26,6 +27,19 @@ pub struct ProjectView {
     pub project: Project,
     /// The state of its VM.
     pub vm_status: VmStatus,
+}
+
+/// Checks the times that a project sets for its VM.
+fn check_clocks(idle: Option<u64>, paused: Option<u64>) -> Result<(), Invalid> {
+    if idle.is_some_and(|secs| !(limits::VM_IDLE_MIN_SECS..=limits::VM_IDLE_MAX_SECS).contains(&secs)) {
+        let (least, most) = (limits::VM_IDLE_MIN_SECS, limits::VM_IDLE_MAX_SECS);
+        return Err(Invalid::new("vm_idle_secs", format!("must be {least} to {most}")));
+    }
+    if paused.is_some_and(|secs| !(limits::VM_IDLE_MIN_SECS..=limits::VM_PAUSED_MAX_SECS).contains(&secs)) {
+        let (least, most) = (limits::VM_IDLE_MIN_SECS, limits::VM_PAUSED_MAX_SECS);
+        return Err(Invalid::new("vm_paused_secs", format!("must be {least} to {most}")));
+    }
+    Ok(())
 }
 
 /// Adds the VM's state to a project.

@@ -8,6 +8,7 @@ use pvm_domain::conversation::{
     Run, RunStatus, Step, ToolCall,
 };
 use pvm_domain::event::{EventType, LogId, NewEvent};
+use pvm_domain::fair_use::OwnerLimits;
 use pvm_domain::ids::{ConversationId, MessageId, RunId};
 use pvm_domain::limits;
 use serde_json::{Value, json};
@@ -48,6 +49,8 @@ pub(crate) struct Draft<'a, S> {
     pub(crate) promoted: Option<Run>,
     /// A run, not stored yet, that may become the active one.
     fresh: Option<(Run, InboxEntry)>,
+    /// Limits that the unit of work must keep to.
+    limits: Option<OwnerLimits>,
 }
 
 /// Loads a conversation.
@@ -79,7 +82,24 @@ impl<'a, S: WriteStore> Draft<'a, S> {
         let log = LogId::Conversation(conversation.conversation_id.clone());
         let before = conversation.clone();
         let (cancelled, promoted, fresh) = (Vec::new(), None, None);
-        Self { store, now, conversation, before, tx: Tx::new(), log, cancelled, promoted, fresh }
+        Self {
+            store,
+            now,
+            conversation,
+            before,
+            tx: Tx::new(),
+            log,
+            cancelled,
+            promoted,
+            fresh,
+            limits: None,
+        }
+    }
+
+    /// Demands that the unit of work keeps to its owner's limits: what a user asks for does, what goes on by itself
+    /// does not.
+    pub(crate) fn within(&mut self, limits: OwnerLimits) {
+        self.limits = Some(limits);
     }
 
     /// Adds to the transaction.
@@ -387,7 +407,11 @@ impl<'a, S: WriteStore> Draft<'a, S> {
             self.write(|tx| tx.update(&mut conversation));
             self.conversation = conversation;
         }
-        self.store.commit(self.tx).await?;
+        let tx = match &self.limits {
+            Some(limits) => self.tx.within(limits),
+            None => self.tx,
+        };
+        self.store.commit(tx).await?;
         Ok(Done { conversation: self.conversation, cancelled: self.cancelled, promoted: self.promoted })
     }
 }

@@ -58,6 +58,9 @@ pub(super) async fn watch(
         (RunState::Exited, Some(0)) => Ok((ServiceStatus::Running, None)),
         _ => {
             let report = tail(vm, vm_id, service).await?;
+            if let Some(report) = report.as_ref().filter(|report| report.state != RunState::Running) {
+                return Ok(ended(report));
+            }
             let said = report.map(|report| output(&report)).unwrap_or_default();
             let secs = service.ready_timeout_secs;
             Ok((ServiceStatus::Failed, Some(format!("It did not get ready within {secs} s.{said}"))))

@@ -3,11 +3,12 @@
 use pvm_domain::ids::{ProjectId, ServiceId};
 use pvm_domain::key::Principal;
 use pvm_domain::project::Scope;
-use pvm_domain::service::Service;
+use pvm_domain::service::{Service, ServiceStatus};
 
 use crate::authorize::authorize;
 use crate::error::AppResult;
-use crate::ports::{Ambient, ReadFrom, RunCommands, RunReport, VmError};
+use crate::ports::{Ambient, ReadFrom, RunCommands, RunReport, RunState, VmError};
+use crate::services::{RefreshError, refresh};
 use crate::store::WriteStore;
 use crate::vm::{lease, ready};
 
@@ -25,13 +26,26 @@ pub async fn logs<S: WriteStore, V: RunCommands, A: Ambient>(
     from: ReadFrom,
 ) -> AppResult<(Service, Option<RunReport>)> {
     authorize(store, principal, project_id, Scope::Read).await?;
-    let service = super::load(store, project_id, service_id).await?;
+    let mut service = super::load(store, project_id, service_id).await?;
     let lease = lease::load(store, ambient, project_id).await?;
     let Some(ready) = ready::ready_of(&lease).filter(|ready| service.epoch == Some(ready.epoch)) else {
         return Ok((service, None));
     };
     match vm.read_run(&ready.vm_id, &service.journal_id(), from).await {
-        Ok(report) => Ok((service, report)),
+        Ok(report) => {
+            // Whoever reads the output wants to know how it stands, too.
+            let news = report.as_ref().is_none_or(|report| report.state != RunState::Running)
+                || service.status == ServiceStatus::Starting;
+            if news {
+                let looked = refresh(store, vm, ambient, &ready, std::slice::from_mut(&mut service)).await;
+                match looked {
+                    Ok(()) => {}
+                    Err(RefreshError::Vm(error)) => return Err(error.into()),
+                    Err(RefreshError::App(error)) => return Err(error),
+                }
+            }
+            Ok((service, report))
+        }
         Err(VmError::Gone) => {
             lease::note_gone(store, ambient, project_id, &ready.vm_id).await?;
             Ok((service, None))

@@ -2,6 +2,7 @@
 //! back on every new VM.
 
 mod begin;
+mod link;
 mod logs;
 mod refresh;
 mod restore;
@@ -9,6 +10,7 @@ mod script;
 mod start;
 mod stop;
 
+pub use link::{link, revoke_links};
 pub use logs::logs;
 pub use refresh::{RefreshError, refresh};
 pub use restore::restore;

@@ -10,6 +10,9 @@ use crate::services::{begin, noted};
 use crate::store::{StoreError, Tx, WriteStore};
 use crate::vm::ReadyVm;
 
+/// Services that are asked for at the same time: a project may have hundreds, and its VM few hands.
+const AT_ONCE: usize = 32;
+
 /// What can go wrong.
 #[derive(Debug)]
 pub enum RefreshError {
@@ -30,8 +33,11 @@ pub async fn refresh<S: WriteStore, V: RunCommands, C: Clock>(
     ready: &ReadyVm,
     services: &mut [Service],
 ) -> Result<(), RefreshError> {
-    let looks = services.iter_mut().map(|service| look(store, vm, clock, ready, service));
-    futures::future::try_join_all(looks).await.map(|_| ())
+    for some in services.chunks_mut(AT_ONCE) {
+        let looks = some.iter_mut().map(|service| look(store, vm, clock, ready, service));
+        futures::future::try_join_all(looks).await?;
+    }
+    Ok(())
 }
 
 async fn look<S: WriteStore, V: RunCommands, C: Clock>(

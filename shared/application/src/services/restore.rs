@@ -1,5 +1,6 @@
 //! Bringing services back on a VM whose processes are new.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pvm_domain::ids::{OperationId, ProjectId};
@@ -7,12 +8,9 @@ use pvm_domain::service::{Service, ServiceStatus};
 
 use crate::error::AppResult;
 use crate::ports::{Ambient, RunCommands, VmError};
-use crate::services::{begin, noted, records};
+use crate::services::{begin, noted, records, script};
 use crate::store::{StoreError, Tx, WriteStore};
 use crate::vm::provision::of_operation;
-
-/// A service that others wait for is waited for at most this long in one step.
-const DEPENDENCY_WAIT: Duration = Duration::from_secs(20);
 
 /// Starts every service that was meant to run and has not been started in this epoch, those that others depend on
 /// first. One that fails is noted and passed over: the project must come up without it.
@@ -29,7 +27,7 @@ pub async fn restore<S: WriteStore, V: RunCommands, A: Ambient>(
     let (_, ready) = of_operation(store, ambient, project_id, operation).await?;
     let Some(ready) = ready else { return Ok(0) };
     let all = records(store, project_id).await?;
-    let mut started = 0;
+    let (mut started, mut starts) = (0, BTreeMap::new());
     for service in in_order(&all) {
         if !matches!(service.status, ServiceStatus::Starting | ServiceStatus::Running) {
             continue;
@@ -40,6 +38,12 @@ pub async fn restore<S: WriteStore, V: RunCommands, A: Ambient>(
             service.epoch = Some(ready.epoch);
             service.status = ServiceStatus::Starting;
             service.started_at = Some(ambient.now());
+            // In order, so that those it depends on have their new start already; it waits for them inside the VM.
+            let needs = service
+                .depends_on
+                .iter()
+                .filter_map(|name| starts.get(name).cloned().map(|it| (name.clone(), it)));
+            service.needs = needs.collect();
             match store.commit(noted(Tx::new(), &mut service, ambient)).await {
                 Ok(_) => {}
                 // Stopped or changed by its user at this moment: theirs stands.
@@ -47,11 +51,13 @@ pub async fn restore<S: WriteStore, V: RunCommands, A: Ambient>(
                 Err(other) => return Err(other.into()),
             }
         }
-        let needed = all.iter().any(|other| other.depends_on.contains(&service.name));
-        let wait = if needed { DEPENDENCY_WAIT } else { Duration::ZERO };
-        let (status, reason) = match begin::begin(vm, &ready.vm_id, &service, wait).await {
+        if script::readiness(&service).is_some() {
+            starts.insert(service.name.clone(), service.journal_id());
+        }
+        let (status, reason) = match begin::begin(vm, &ready.vm_id, &service, Duration::ZERO).await {
             Ok(found) => found,
             Err(VmError::Refused(why)) => (ServiceStatus::Failed, Some(why)),
+            Err(VmError::NotFound(what)) => (ServiceStatus::Failed, Some(format!("The VM has no {what}."))),
             Err(error) => return Err(error.into()),
         };
         started += 1;

@@ -1,4 +1,5 @@
-//! The shell programs that supervise a service and watch for it to get ready, inside the VM.
+//! The shell programs that supervise a service and watch for it to get ready, inside the VM. They work without anybody
+//! outside: a service that needs others waits for them there.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,9 +12,16 @@ use crate::ports::RunSpec;
 const STARTS: u32 = 5;
 /// A start that lived this long, in seconds, is not counted as one of them.
 const STEADY_SECS: u32 = 30;
+/// Where supervisors and watchers leave word, by the start's id in the journal: begun, ready, failed. A start's time to
+/// get ready counts from when it has begun. Gone with the boot, as the processes are.
+const WORD: &str = "/run/pvm-services";
+/// The longest that a service waits for those it needs, in seconds: as long as they may take to get ready.
+const NEEDS_SECS: u64 = 600;
+/// Exit status of a supervisor whose port is another program's.
+const PORT_TAKEN: u32 = 98;
 
-/// The supervisor: runs the command in the foreground and starts it again by policy, with a pause that doubles. The
-/// command comes in as a variable, so that no quoting of ours can change it.
+/// The supervisor: waits for the services it needs, runs the command in the foreground and starts it again by policy,
+/// with a pause that doubles. The command comes in as a variable, so that no quoting of ours can change it.
 pub(super) fn supervisor(service: &Service) -> RunSpec {
     let again = match service.restart {
         Restart::No => "exit $rc",
@@ -21,7 +29,20 @@ pub(super) fn supervisor(service: &Service) -> RunSpec {
         Restart::Always => ":",
     };
     let command = format!(
-        r#"line=$PVM_SERVICE_COMMAND; unset PVM_SERVICE_COMMAND; failed=0
+        r#"line=$PVM_SERVICE_COMMAND; needs=$PVM_SERVICE_NEEDS; port=$PVM_SERVICE_PORT; begun=$PVM_SERVICE_BEGUN; failed=0
+unset PVM_SERVICE_COMMAND PVM_SERVICE_NEEDS PVM_SERVICE_PORT PVM_SERVICE_BEGUN
+for need in $needs; do
+  until [ -e {WORD}/${{need#*=}}.ready ]; do
+    if [ -e {WORD}/${{need#*=}}.failed ] || [ $SECONDS -ge {NEEDS_SECS} ]; then
+      echo "pvm: the service ${{need%%=*}}, which this one depends on, did not get ready" >&2; exit 1
+    fi
+    sleep 0.05
+  done
+done
+if [ -n "$port" ] && (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+  echo "pvm: port $port is taken by another program; stop that one or choose another port" >&2; exit {PORT_TAKEN}
+fi
+if [ -n "$begun" ]; then until : >"$begun"; do sleep 0.02; done 2>/dev/null; fi
 while :; do
   began=$SECONDS
   bash -c "$line"; rc=$?
@@ -36,8 +57,13 @@ done"#
     );
     let mut env = service.env.clone();
     env.insert("PVM_SERVICE_COMMAND".to_owned(), service.command.clone());
+    env.insert("PVM_SERVICE_NEEDS".to_owned(), needs(service));
+    if readiness(service).is_some() {
+        env.insert("PVM_SERVICE_BEGUN".to_owned(), format!("{WORD}/{}.begun", service.journal_id()));
+    }
     if let Some(port) = service.port {
         env.entry("PORT".to_owned()).or_insert_with(|| port.to_string());
+        env.insert("PVM_SERVICE_PORT".to_owned(), port.to_string());
     }
     RunSpec {
         run_id: service.journal_id(),
@@ -50,28 +76,52 @@ done"#
     }
 }
 
-/// The watcher: ends with 0 when the service is ready, with 1 when its time is over. `None` for a service with nothing
-/// to watch.
+/// `name=start` of each service that must be ready first. Neither has a space.
+fn needs(service: &Service) -> String {
+    let each = service.needs.iter().map(|(name, start)| format!("{name}={start}"));
+    each.collect::<Vec<_>>().join(" ")
+}
+
+/// How to tell that a service is ready; `None` where there is nothing to watch.
+pub(super) fn readiness(service: &Service) -> Option<Ready> {
+    service.ready.clone().or_else(|| service.port.map(|_| Ready::Port))
+}
+
+/// The watcher: ends with 0 when the service is ready, and with 1 when its time is over, its program ended, or one that
+/// it needs failed. `None` for a service with nothing to watch.
 pub(super) fn watcher(service: &Service) -> Option<RunSpec> {
-    let ready = service.ready.clone().or_else(|| service.port.map(|_| Ready::Port))?;
+    let ready = readiness(service)?;
     let port = service.port.unwrap_or_default();
-    let mut env = BTreeMap::from([("WATCH_PORT".to_owned(), port.to_string())]);
+    let mut env = BTreeMap::from([
+        ("WATCH_PORT".to_owned(), port.to_string()),
+        ("WATCH_RUN".to_owned(), service.journal_id()),
+    ]);
     let test = match &ready {
-        Ready::Port => "(exec 3<>/dev/tcp/127.0.0.1/$WATCH_PORT) 2>/dev/null",
+        Ready::Port => r#"(exec 3<>"/dev/tcp/127.0.0.1/$WATCH_PORT") 2>/dev/null"#,
         Ready::HttpPath(path) => {
             env.insert("WATCH_PATH".to_owned(), path.clone());
-            r#"(exec 3<>/dev/tcp/127.0.0.1/$WATCH_PORT && printf 'GET %s HTTP/1.0\r\nHost: localhost\r\n\r\n' "$WATCH_PATH" >&3 && read -r -t 5 _ code _ <&3 && [ "${code:-999}" -lt 500 ]) 2>/dev/null"#
+            r#"(exec 3<>"/dev/tcp/127.0.0.1/$WATCH_PORT" && printf 'GET %s HTTP/1.0\r\nHost: localhost\r\n\r\n' "$WATCH_PATH" >&3 && read -r -t 5 _ code _ <&3 && [ "${code:-999}" -lt 500 ]) 2>/dev/null"#
         }
         Ready::LogLine(text) => {
             env.insert("WATCH_TEXT".to_owned(), text.clone());
-            env.insert("WATCH_RUN".to_owned(), service.journal_id());
-            r#"grep -qF -- "$WATCH_TEXT" "/var/lib/pvm/runs/$WATCH_RUN/stdout" "/var/lib/pvm/runs/$WATCH_RUN/stderr" 2>/dev/null"#
+            r#"grep -qF -- "$WATCH_TEXT" "$run/stdout" "$run/stderr" 2>/dev/null"#
         }
     };
     let command = format!(
-        "end=$((SECONDS + {secs})); while ! {test}; do [ $SECONDS -ge $end ] && exit 1; sleep 0.05; done",
+        r#"run=/var/lib/pvm/runs/$WATCH_RUN; word={WORD}/$WATCH_RUN; mkdir -p {WORD}; chmod 1777 {WORD}
+over() {{ touch "$word.failed"; exit 1; }}
+dead() {{ [ -e "$run/exit.json" ] || [ -e "$run/exit" ]; }}
+until [ -e "$word.begun" ]; do dead && over; sleep 0.05; done
+end=$((SECONDS + {secs}))
+while ! {test}; do
+  dead && over
+  [ $SECONDS -ge $end ] && over
+  sleep 0.05
+done
+touch "$word.ready""#,
         secs = service.ready_timeout_secs
     );
+    let waits = if service.needs.is_empty() { 0 } else { NEEDS_SECS };
     Some(RunSpec {
         run_id: format!("{}-ready", service.journal_id()),
         command,
@@ -80,6 +130,6 @@ pub(super) fn watcher(service: &Service) -> Option<RunSpec> {
         stdin: None,
         // The journal's files are root's.
         user: "root".to_owned(),
-        timeout_secs: Some(service.ready_timeout_secs + Duration::from_secs(30).as_secs()),
+        timeout_secs: Some(service.ready_timeout_secs + waits + Duration::from_secs(30).as_secs()),
     })
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pvm_domain::Invalid;
 use pvm_domain::command::directory;
-use pvm_domain::ids::{ProjectId, ServiceId};
+use pvm_domain::ids::{OwnerId, ProjectId, ServiceId};
 use pvm_domain::key::Principal;
 use pvm_domain::project::Scope;
 use pvm_domain::service::{Ready, Restart, Service, ServiceStatus};
@@ -13,15 +13,21 @@ use pvm_domain::{limits, text};
 
 use crate::authorize::authorize;
 use crate::error::{AppError, AppResult, ErrorCode};
+use crate::fair_use;
 use crate::idempotency::{Claim, replayed};
 use crate::keys;
 use crate::ports::{Ambient, ConnectVm, RunCommands, StartExecution, VmError};
-use crate::services::{ServiceName, begin, by_name, noted};
+use crate::services::{ServiceName, begin, by_name, noted, script};
 use crate::store::{Condition, StoreError, Tx, WriteStore};
 use crate::vm::{lease, ready};
 
 /// The longest time a service may take to get ready, in seconds.
 const READY_MAX_SECS: u64 = 600;
+
+/// Everything that a start waits for is over within this time: API Gateway ends a call at 29 s.
+const WITHIN: Duration = Duration::from_secs(25);
+/// The VM may need this long to wake; it goes on waking afterwards.
+const VM_WITHIN: Duration = Duration::from_secs(20);
 
 /// A service as asked for.
 #[derive(Debug, Clone)]
@@ -114,7 +120,7 @@ where
     V: RunCommands + ConnectVm,
     A: Ambient,
 {
-    authorize(store, principal, project_id, Scope::Write).await?;
+    let owner = authorize(store, principal, project_id, Scope::Write).await?.owner;
     input.check()?;
     if let Some(id) = replayed(store, claim, ambient.now()).await? {
         let id: ServiceId = id.parse().map_err(|_| AppError::not_found("service"))?;
@@ -123,19 +129,16 @@ where
         let url = lease.vm_id.as_deref().zip(service.port).map(|(vm_id, port)| vm.port_url(vm_id, port));
         return Ok((service, url));
     }
-    for wanted in &input.depends_on {
-        if by_name(store, project_id, wanted).await?.is_none() {
-            let shown: String = wanted.chars().take(64).collect();
-            return Err(AppError::invalid(
-                "depends_on",
-                format!("names {shown:?}, which is no service of this project"),
-            ));
-        }
-    }
+    // A name that cannot be waited for is told before a VM is woken for it.
+    needed(store, project_id, &input.depends_on).await?;
+    let deadline = ambient.now() + WITHIN;
     let wait = input.wait;
-    let ready =
-        ready::ready(store, workflow, vm, ambient, project_id, wait.max(Duration::from_secs(5))).await?;
-    let mut service = claim_name(store, ambient, project_id, claim, input, ready.epoch).await?;
+    let ready = ready::ready(store, workflow, vm, ambient, project_id, VM_WITHIN).await?;
+    // After the VM is there: waking it starts the services anew, and these are the starts to wait for.
+    let needs = needed(store, project_id, &input.depends_on).await?;
+    let left = Duration::try_from(deadline.duration_since(ambient.now())).unwrap_or_default();
+    let wait = wait.min(left.max(Duration::from_secs(1)));
+    let mut service = claim_name(store, ambient, project_id, owner, claim, input, needs, ready.epoch).await?;
     let began = begin::begin(vm, &ready.vm_id, &service, wait).await;
     let (status, reason) = match began {
         Ok(found) => found,
@@ -162,15 +165,51 @@ where
     Ok((service, url))
 }
 
+/// The starts that a service with these dependencies waits for. Those with nothing to watch count as ready.
+async fn needed(
+    store: &impl WriteStore,
+    project_id: &ProjectId,
+    names: &[String],
+) -> AppResult<Vec<(String, String)>> {
+    let mut needs = Vec::new();
+    for wanted in names {
+        let Some(found) = by_name(store, project_id, wanted).await? else {
+            let shown: String = wanted.chars().take(64).collect();
+            return Err(AppError::invalid(
+                "depends_on",
+                format!("names {shown:?}, which is no service of this project; start that one first"),
+            ));
+        };
+        if matches!(found.status, ServiceStatus::Failed | ServiceStatus::Stopped) {
+            let reason = found.reason.unwrap_or_default();
+            return Err(AppError::new(
+                ErrorCode::Conflict,
+                format!("The service {wanted:?}, which this one depends on, is {:?}. {reason}", found.status),
+            ));
+        }
+        if script::readiness(&found).is_some() {
+            needs.push((wanted.clone(), found.journal_id()));
+        }
+    }
+    Ok(needs)
+}
+
 /// Records the service with its name claimed, before anything is started.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is a port or an input; a struct of them would hide which"
+)]
 async fn claim_name<S: WriteStore, A: Ambient>(
     store: &S,
     ambient: &A,
     project_id: &ProjectId,
+    owner: OwnerId,
     claim: Option<&Claim>,
     input: NewService,
+    needs: Vec<(String, String)>,
     epoch: u64,
 ) -> AppResult<Service> {
+    let limits = fair_use::limits_of(store, &owner).await?;
     let known = by_name(store, project_id, &input.name).await?;
     if let Some(known) = &known
         && matches!(known.status, ServiceStatus::Starting | ServiceStatus::Running)
@@ -200,6 +239,7 @@ async fn claim_name<S: WriteStore, A: Ambient>(
         ready_timeout_secs: input.ready_timeout_secs,
         restart: input.restart,
         depends_on: input.depends_on,
+        needs,
         status: ServiceStatus::Starting,
         reason: None,
         attempt,
@@ -207,6 +247,8 @@ async fn claim_name<S: WriteStore, A: Ambient>(
         epoch: Some(epoch),
         started_at: Some(ambient.now()),
         created_at: known.as_ref().map_or_else(|| ambient.now(), |known| known.created_at),
+        owner: Some(owner),
+        counted: known.as_ref().map(|known| known.counted).unwrap_or_default(),
         version,
     };
     let mut tx =
@@ -223,7 +265,7 @@ async fn claim_name<S: WriteStore, A: Ambient>(
     if let Some(claim) = claim {
         tx = tx.create(&mut claim.record(&service_id, ambient.now()));
     }
-    match store.commit(tx).await {
+    match store.commit(tx.within(&limits)).await {
         Ok(_) => Ok(service),
         Err(StoreError::Conflict { .. }) => Err(AppError::new(
             ErrorCode::Conflict,

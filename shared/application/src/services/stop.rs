@@ -63,8 +63,8 @@ pub async fn stop<S: WriteStore, V: RunCommands, A: Ambient>(
 async fn end(vm: &impl RunCommands, vm_id: &str, service: &Service) -> Result<(), VmError> {
     let dir = format!("/var/lib/pvm/runs/{}", service.journal_id());
     let command = format!(
-        "pid=$(cat {dir}/pid 2>/dev/null) || exit 0; kill -TERM -- -$pid 2>/dev/null || exit 0; \
-         for _ in $(seq {TERM_TENTHS}); do kill -0 -- -$pid 2>/dev/null || exit 0; sleep 0.1; done"
+        "read -r pid _ <{dir}/pid || exit 0; kill -TERM -- \"-$pid\" || exit 0; \
+         for _ in $(seq {TERM_TENTHS}); do kill -0 -- \"-$pid\" || exit 0; sleep 0.1; done; kill -KILL -- \"-$pid\""
     );
     let ask = RunSpec {
         run_id: format!("{}-stop", service.journal_id()),

@@ -2,7 +2,9 @@
 //! somebody else was faster, so that holders and activity never overwrite a lifecycle operation.
 
 use pvm_domain::event::{EventType, LogId, NewEvent};
+use pvm_domain::fair_use::OwnerLimits;
 use pvm_domain::ids::ProjectId;
+use pvm_domain::project::Project;
 use pvm_domain::vm::{VmLease, VmStatus};
 use serde_json::json;
 
@@ -43,6 +45,20 @@ pub async fn change<S: WriteStore, C: Clock>(
     store: &S,
     clock: &C,
     project_id: &ProjectId,
+    change: impl FnMut(&mut VmLease) -> AppResult<bool> + Send,
+) -> AppResult<VmLease> {
+    change_within(store, clock, project_id, None, change).await
+}
+
+/// [`change`] that must not take the owner over a limit of fair use.
+///
+/// # Errors
+/// As [`change`]; `limit_reached`.
+pub async fn change_within<S: WriteStore, C: Clock>(
+    store: &S,
+    clock: &C,
+    project_id: &ProjectId,
+    limits: Option<&OwnerLimits>,
     mut change: impl FnMut(&mut VmLease) -> AppResult<bool> + Send,
 ) -> AppResult<VmLease> {
     for _ in 0..TRIES {
@@ -51,11 +67,22 @@ pub async fn change<S: WriteStore, C: Clock>(
         if !change(&mut lease)? {
             return Ok(before);
         }
+        if lease.owner.is_none() {
+            let project: Option<Project> = store.get(&keys::project(project_id)).await?;
+            lease.follow(&project.ok_or_else(|| AppError::not_found("project"))?);
+        }
+        if before.is_running() && !lease.is_running() {
+            lease.active_secs = before.active_secs_at(clock.now());
+            lease.started_at = None;
+        }
         // A deleted project must not get a lease again: its META is the fence.
         let mut tx =
             Tx::new().require(keys::project(project_id), crate::store::Condition::Present).update(&mut lease);
         if lease.state != before.state || lease.epoch != before.epoch {
             tx = tx.append(&LogId::Project(project_id.clone()), state_event(&lease, clock));
+        }
+        if let Some(limits) = limits {
+            tx = tx.within(limits);
         }
         match store.commit(tx).await {
             Ok(_) => return Ok(lease),

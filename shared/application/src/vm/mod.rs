@@ -6,6 +6,7 @@ pub mod provision;
 pub mod ready;
 pub mod recipe;
 pub mod status;
+pub mod terminal;
 
 pub use end::{pause, teardown};
 pub use lease::{hold, release};

@@ -9,6 +9,7 @@ use pvm_domain::vm::{VmLease, VmStatus};
 use serde_json::json;
 
 use crate::error::{AppError, AppResult, ErrorCode};
+use crate::fair_use;
 use crate::ports::{Ambient, ConnectVm, Machine, StartExecution};
 use crate::store::WriteStore;
 use crate::vm::lease;
@@ -51,7 +52,8 @@ pub async fn setup<S: WriteStore, A: Ambient>(
     project_id: &ProjectId,
 ) -> AppResult<VmLease> {
     let operation: OperationId = ambient.new_id();
-    let lease = lease::change(store, ambient, project_id, |lease| {
+    let limits = fair_use::limits_of_project(store, project_id).await?;
+    let lease = lease::change_within(store, ambient, project_id, Some(&limits), |lease| {
         if lease.is_busy_at(ambient.now()) || ready_of(lease).is_some() {
             return Ok(false);
         }

@@ -1,9 +1,17 @@
 //! The status document of a project: VM, services, files, true at the moment of asking.
 
+use std::collections::HashMap;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
 use pvm_domain::Timestamp;
+use pvm_domain::conversation::{Conversation, Usage};
 use pvm_domain::file::{ProjectFile, SyncStatus};
 use pvm_domain::ids::ProjectId;
 use pvm_domain::key::Principal;
+use pvm_domain::limits;
 use pvm_domain::project::{Project, Scope};
 use pvm_domain::service::Service;
 use pvm_domain::vm::VmLease;
@@ -11,10 +19,14 @@ use pvm_domain::vm::VmLease;
 use crate::authorize::authorize;
 use crate::error::AppResult;
 use crate::files::save;
-use crate::ports::{Ambient, ConnectVm, RunCommands, VmError, VmTraits};
-use crate::services;
-use crate::store::WriteStore;
+use crate::keys;
+use crate::ports::{Ambient, ConnectVm, RunCommands, VmError, VmTraits, VmUse};
+use crate::services::{self, RefreshError};
+use crate::store::{Index, Listing, ReadStore, WriteStore};
 use crate::vm::{lease, ready};
+
+/// A VM has this long to answer; then the document tells what the records know.
+const LOOK_WITHIN: Duration = Duration::from_secs(3);
 
 /// Files by their state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -27,6 +39,15 @@ pub struct FileCounts {
     pub pending: u64,
     /// Could not be written there.
     pub failed: u64,
+}
+
+/// What a project has cost so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Seconds that its VMs were active.
+    pub vm_active_secs: u64,
+    /// What the ended runs of its conversations used.
+    pub usage: Usage,
 }
 
 /// Everything that the status document tells.
@@ -46,6 +67,57 @@ pub struct ProjectStatus {
     pub stale: bool,
     /// What the VM can do, where there is one and that is known.
     pub traits: VmTraits,
+    /// What the VM uses, where it told.
+    pub used: Option<VmUse>,
+    /// Seconds since the VM was made or resumed, while it runs.
+    pub uptime_secs: Option<u64>,
+    /// What the project has cost so far.
+    pub cost: Cost,
+}
+
+/// What looking at a VM found out.
+#[derive(Debug, Clone)]
+struct Seen {
+    services: Vec<Service>,
+    used: Option<VmUse>,
+    usage: Usage,
+    stale: bool,
+}
+
+/// What was seen lately, by project: many viewers of one project make one round trip to its VM. It is kept for
+/// [`limits::STATUS_KEPT_MILLIS`] and only as long as no record of the project's VM or services changes.
+#[derive(Debug, Default)]
+pub struct Recent {
+    seen: Mutex<HashMap<ProjectId, (Timestamp, u64, Seen)>>,
+}
+
+impl Recent {
+    fn find(&self, project: &ProjectId, records: u64, now: Timestamp) -> Option<Seen> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, of, found) = seen.get(project)?;
+        (*of == records && is_recent(*at, now)).then(|| found.clone())
+    }
+
+    fn keep(&self, project: &ProjectId, records: u64, now: Timestamp, found: Seen) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.retain(|_, (at, ..)| is_recent(*at, now));
+        seen.insert(project.clone(), (now, records, found));
+    }
+}
+
+fn is_recent(at: Timestamp, now: Timestamp) -> bool {
+    let age = now.duration_since(at).as_millis();
+    (0..i128::from(limits::STATUS_KEPT_MILLIS)).contains(&age)
+}
+
+/// Tells whether anything was stored of the VM or the services.
+fn version_of(lease: &VmLease, services: &[Service]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (lease.version, lease.epoch, &lease.vm_id).hash(&mut hasher);
+    for service in services {
+        (&service.service_id, service.version).hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 /// The status of a project.
@@ -56,6 +128,7 @@ pub async fn status<S: WriteStore, V: ConnectVm + RunCommands, A: Ambient>(
     store: &S,
     vm: &V,
     ambient: &A,
+    recent: &Recent,
     principal: &Principal,
     project_id: &ProjectId,
 ) -> AppResult<ProjectStatus> {
@@ -65,24 +138,86 @@ pub async fn status<S: WriteStore, V: ConnectVm + RunCommands, A: Ambient>(
         save::records(store, project_id),
         services::records(store, project_id),
     );
-    let (project, mut lease) = (project?, lease?);
-    let (mut stale, mut services) = (false, known?);
-    if let Some(ready) = ready::ready_of(&lease) {
-        match services::refresh(store, vm, ambient, &ready, &mut services).await {
-            Ok(()) => {}
-            Err(services::RefreshError::Vm(VmError::Gone)) => {
-                lease = lease::note_gone(store, ambient, project_id, &ready.vm_id).await?;
+    let (project, mut lease, known) = (project?, lease?, known?);
+    let now = ambient.now();
+    let records = version_of(&lease, &known);
+    let seen = match recent.find(project_id, records, now) {
+        Some(seen) => seen,
+        None => {
+            let (seen, usage) =
+                tokio::join!(look(store, vm, ambient, &lease, known), usage_of(store, project_id));
+            let (mut seen, gone) = seen?;
+            seen.usage = usage?;
+            if let Some(vm_id) = gone {
+                lease = lease::note_gone(store, ambient, project_id, &vm_id).await?;
+            } else {
+                recent.keep(project_id, version_of(&lease, &seen.services), now, seen.clone());
             }
-            Err(services::RefreshError::Vm(_)) => stale = true,
-            Err(services::RefreshError::App(error)) => return Err(error),
+            seen
         }
-    }
+    };
     let last_activity = lease.last_activity.max(project.updated_at);
     let url = |service: &Service| Some(vm.port_url(lease.vm_id.as_deref()?, service.port?));
-    let services =
-        services.into_iter().map(|service| (url(&service), service)).map(|(url, s)| (s, url)).collect();
-    let traits = lease.vm_id.as_deref().map(|vm_id| vm.traits(vm_id)).unwrap_or_default();
-    Ok(ProjectStatus { traits, project, services, files: count(&files?), last_activity, stale, lease })
+    let with_url = seen.services.into_iter().map(|service| (url(&service), service));
+    let services = with_url.map(|(url, service)| (service, url)).collect();
+    let running = lease.started_at.filter(|_| lease.is_running());
+    Ok(ProjectStatus {
+        traits: lease.vm_id.as_deref().map(|vm_id| vm.traits(vm_id)).unwrap_or_default(),
+        uptime_secs: running.map(|since| now.duration_since(since).as_secs().max(0).unsigned_abs()),
+        cost: Cost { vm_active_secs: lease.active_secs_at(now), usage: seen.usage },
+        used: seen.used,
+        stale: seen.stale,
+        files: count(&files?),
+        project,
+        services,
+        last_activity,
+        lease,
+    })
+}
+
+/// Asks the VM, all at once, what it uses and how its services are. Answers its id too where it turned out to be gone.
+async fn look<S: WriteStore, V: ConnectVm + RunCommands, A: Ambient>(
+    store: &S,
+    vm: &V,
+    ambient: &A,
+    lease: &VmLease,
+    mut services: Vec<Service>,
+) -> AppResult<(Seen, Option<String>)> {
+    let known = |services, stale| Seen { services, used: None, usage: Usage::default(), stale };
+    let Some(ready) = ready::ready_of(lease) else { return Ok((known(services, false), None)) };
+    let recorded = services.clone();
+    let asked = async {
+        tokio::join!(vm.meter(&ready.vm_id), services::refresh(store, vm, ambient, &ready, &mut services),)
+    };
+    // A VM that does not answer must not hold the document up.
+    let answered = tokio::select! {
+        answered = asked => Some(answered),
+        () = ambient.sleep(LOOK_WITHIN) => None,
+    };
+    let Some((used, refreshed)) = answered else { return Ok((known(recorded, true), None)) };
+    match (used, refreshed) {
+        (_, Err(RefreshError::App(error))) => Err(error),
+        (Err(VmError::Gone), _) | (_, Err(RefreshError::Vm(VmError::Gone))) => {
+            Ok((known(services, false), Some(ready.vm_id)))
+        }
+        (Err(_), _) | (_, Err(RefreshError::Vm(_))) => Ok((known(services, true), None)),
+        (Ok(used), Ok(())) => Ok((Seen { used, ..known(services, false) }, None)),
+    }
+}
+
+/// What the ended runs of the project's conversations used.
+async fn usage_of(store: &impl ReadStore, project_id: &ProjectId) -> AppResult<Usage> {
+    let mut usage = Usage::default();
+    let mut after = None;
+    loop {
+        let listing = Listing::of(keys::project_partition(project_id), "C#").from_index(Index::Owner);
+        let page = store.list::<Conversation>(listing.page(limits::LIST_MAX, after)).await?;
+        page.items.iter().for_each(|conversation| usage.add(&conversation.usage));
+        after = page.next;
+        if after.is_none() {
+            return Ok(usage);
+        }
+    }
 }
 
 fn count(files: &[ProjectFile]) -> FileCounts {
@@ -97,4 +232,26 @@ fn count(files: &[ProjectFile]) -> FileCounts {
         }
     }
     counts
+}
+
+#[cfg(test)]
+mod tests {
+    use pvm_domain::ids::PrefixedId;
+
+    use super::*;
+
+    #[test]
+    fn what_was_seen_is_kept_for_two_seconds_and_while_nothing_changes() {
+        let recent = Recent::default();
+        let (project, other) = (ProjectId::from_parts(1, 1), ProjectId::from_parts(2, 2));
+        let at = |millis| Timestamp::from_millisecond(millis).unwrap();
+        let seen = Seen { services: Vec::new(), used: None, usage: Usage::default(), stale: true };
+        recent.keep(&project, 7, at(0), seen);
+        assert!(recent.find(&project, 7, at(1_999)).is_some_and(|seen| seen.stale));
+        assert!(recent.find(&project, 7, at(2_000)).is_none());
+        assert!(recent.find(&project, 8, at(1)).is_none());
+        assert!(recent.find(&other, 7, at(1)).is_none());
+        // A clock that was set back makes nothing last for ever.
+        assert!(recent.find(&project, 7, at(-1)).is_none());
+    }
 }

@@ -16,7 +16,9 @@ use aws_sdk_dynamodb::types::{
 };
 use pvm_application::keys;
 use pvm_application::store::{Committed, Condition, Delta, Key, Op, StoreError, Tx};
+use pvm_domain::Timestamp;
 use pvm_domain::event::{Event, LogId, NewEvent};
+use pvm_domain::fair_use::Use;
 use rand::Rng;
 
 use super::Inner;
@@ -61,6 +63,10 @@ impl Inner {
     pub(super) async fn commit(&self, tx: Tx) -> Result<Committed, StoreError> {
         let Tx { mut ops, mut appends } = tx;
         ops.retain(|op| !matches!(op, Op::Check { condition: Condition::Any, .. }));
+        ops.retain(|op| !matches!(op, Op::Count { used, .. } if used.add == 0));
+        if let Some((used, most)) = ops.iter().find_map(never_fits) {
+            return Err(StoreError::Limit { resource: used.resource, most });
+        }
         appends.retain(|(_, events)| !events.is_empty());
         match ops.as_slice() {
             [] if appends.is_empty() => return Ok(Committed::default()),
@@ -162,8 +168,47 @@ impl Inner {
                 .set_expression_attribute_values(values)
                 .build()
                 .map(|check| TransactWriteItem::builder().condition_check(check).build()),
+            Op::Count { key, used, most, expires_at } => {
+                return self.add_to(key, used, *most, *expires_at);
+            }
         };
         built.map_err(|error| StoreError::Broken(error.to_string()))
+    }
+
+    /// Adds to a counter: DynamoDB does the sum, so that writers need not read it first.
+    fn add_to(
+        &self,
+        key: &Key,
+        used: &Use,
+        most: Option<u64>,
+        expires_at: Option<Timestamp>,
+    ) -> Result<TransactWriteItem, StoreError> {
+        let mut set = "ADD #n :add SET #kind = :kind, #owner = :owner, #resource = :resource".to_owned();
+        let mut update = Update::builder()
+            .table_name(&self.tables.app)
+            .set_key(Some(key_item(key)))
+            .expression_attribute_names("#n", "n")
+            .expression_attribute_names("#kind", KIND)
+            .expression_attribute_names("#owner", "owner")
+            .expression_attribute_names("#resource", "resource")
+            .expression_attribute_values(":add", number(used.add))
+            .expression_attribute_values(":kind", text("use"))
+            .expression_attribute_values(":owner", text(used.owner.to_string()))
+            .expression_attribute_values(":resource", text(used.resource.as_str()));
+        if let Some(at) = expires_at {
+            set.push_str(", #ttl = :ttl");
+            update = update
+                .expression_attribute_names("#ttl", TTL)
+                .expression_attribute_values(":ttl", item::ttl(at));
+        }
+        if let Some(most) = most.filter(|_| used.add > 0) {
+            update = update
+                .condition_expression("attribute_not_exists(#n) OR #n <= :room")
+                .expression_attribute_values(":room", number(room(most, used.add)));
+        }
+        let update = update.update_expression(set).build();
+        let update = update.map_err(|error| StoreError::Broken(error.to_string()))?;
+        Ok(TransactWriteItem::builder().update(update).build())
     }
 
     fn move_head(&self, log: &LogId, from: u64, to: u64) -> Result<TransactWriteItem, StoreError> {
@@ -204,6 +249,8 @@ impl Inner {
         let (condition, expires) = match op {
             Op::Put { condition, expires_at, .. } => (condition, expires_at.is_some()),
             Op::Delete { condition, .. } | Op::Check { condition, .. } => (condition, false),
+            // It has a condition of its own.
+            Op::Count { .. } => (&Condition::Any, false),
         };
         let names = vec![("#pk", PK)];
         match condition {
@@ -235,7 +282,9 @@ impl Inner {
             let sent = match op {
                 Op::Put { key, .. } => self.put_one(key, op).await,
                 Op::Delete { key, .. } => self.delete_one(key, op).await,
-                Op::Check { .. } => Err(StoreError::Broken("a check is not a write".to_owned())),
+                Op::Check { .. } | Op::Count { .. } => {
+                    Err(StoreError::Broken("a check is not a write".to_owned()))
+                }
             };
             match sent {
                 // A transaction of somebody else holds the item for a moment.
@@ -333,6 +382,21 @@ fn put_item(op: &Op) -> Result<Item, StoreError> {
     item::record_item(key, kind, body.clone(), owner_index.as_ref(), sweep_index.as_ref(), *expires_at)
 }
 
+/// The highest count to which `add` may be added.
+fn room(most: u64, add: i64) -> i64 {
+    i64::try_from(most).unwrap_or(i64::MAX).saturating_sub(add)
+}
+
+/// A change that is more than its limit even where nothing was counted before, which the condition would let pass.
+fn never_fits(op: &Op) -> Option<(&Use, u64)> {
+    match op {
+        Op::Count { used, most: Some(most), .. } if used.add > 0 && room(*most, used.add) < 0 => {
+            Some((used, *most))
+        }
+        _ => None,
+    }
+}
+
 enum Outcome {
     Done(Committed),
     /// Only a race on a log's number, another transaction, or a throttle was in the way.
@@ -342,9 +406,15 @@ enum Outcome {
 /// What a cancelled transaction means. Reasons come in the order of its items: the records first, then the logs.
 fn verdict(ops: &[Op], reasons: &[CancellationReason], error: anyhow::Error) -> Result<Outcome, StoreError> {
     let failed = |reason: &CancellationReason| reason.code() == Some("ConditionalCheckFailed");
-    if let Some((op, _)) = ops.iter().zip(reasons).find(|(_, reason)| failed(reason)) {
-        let (Op::Put { key, .. } | Op::Delete { key, .. } | Op::Check { key, .. }) = op;
-        return Err(StoreError::Conflict { key: key.clone() });
+    let refused = || ops.iter().zip(reasons).filter(|(_, reason)| failed(reason)).map(|(op, _)| op);
+    // A record that somebody else changed comes first: what was counted with it has to be looked at again too.
+    for op in refused() {
+        if let Op::Put { key, .. } | Op::Delete { key, .. } | Op::Check { key, .. } = op {
+            return Err(StoreError::Conflict { key: key.clone() });
+        }
+    }
+    if let Some(Op::Count { used, most, .. }) = refused().next() {
+        return Err(StoreError::Limit { resource: used.resource, most: most.unwrap_or_default() });
     }
     let passing = |code: &str| {
         matches!(code, "None" | "TransactionConflict" | "ConditionalCheckFailed") || is_throttle(code)

@@ -22,6 +22,7 @@ impl Inner {
         let (table, pk, keep) = match &what {
             Purge::Records { pk, keep } => (&self.tables.app, pk.clone(), keep.as_ref()),
             Purge::Log(log) => (&self.tables.events, keys::log_partition(log), None),
+            Purge::Deltas(message) => (&self.tables.events, keys::delta_partition(message), None),
         };
         // One more, lest the record that stays is all that is found.
         let most = limit.max(1).saturating_add(u32::from(keep.is_some()));

@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use pvm_application::ports::{
-    ByteStream, DeleteObject as _, GetObject as _, ObjectError, PresignObject as _, Presigned, PutObject as _,
+    ByteStream, DeleteObject as _, GetObject as _, ObjectError, PresignObject as _, Presigned,
+    PutObject as _, UploadParts as _, UploadedPart,
 };
 use pvm_aws::clients::ClientSettings;
 use pvm_aws::{Objects, clients};
@@ -205,6 +206,8 @@ async fn a_signed_upload_takes_exactly_what_was_signed() {
     assert_eq!(send(&more, given.clone()).await.status(), 403);
     assert!(matches!(s3.objects.head("p/up").await, Err(ObjectError::NotFound)));
     assert_eq!(send(&signed, given.clone()).await.status(), 200);
+    // An object is made, never changed, whoever still has the request.
+    assert_eq!(send(&signed, given.clone()).await.status(), 412);
     assert_eq!(s3.objects.head("p/up").await.unwrap().sha256, Some(hash));
     // Without a hash, the size still counts.
     let signed = s3.objects.presign_put("p/up2", 3, None, MINUTE).await.unwrap();
@@ -235,7 +238,8 @@ async fn web_pages_may_use_signed_links() {
         .unwrap();
     assert_eq!(asked.status(), 204);
     assert_eq!(asked.headers()["access-control-allow-headers"], "x-amz-meta-sha256");
-    let put = reqwest::Client::new().put(&signed.url).header("origin", "https://app.example").body("abc");
+    let put = reqwest::Client::new().put(&signed.url).header("origin", "https://app.example");
+    let put = put.header("if-none-match", "*").body("abc");
     let put = put.send().await.unwrap();
     assert_eq!(
         (put.status().as_u16(), &put.headers()["access-control-allow-origin"]),
@@ -290,4 +294,56 @@ async fn listings_are_in_order_with_pages_and_common_prefixes() {
     assert_eq!(shown(level("").send().await.unwrap()), ("a a-b a0 ü".into(), "a/ b/".into()));
     assert_eq!(shown(level("a/").send().await.unwrap()), ("a/x a/y".into(), "a/z/".into()));
     assert_eq!(shown(level("a/").start_after("a/y").send().await.unwrap()), (String::new(), "a/z/".into()));
+}
+
+#[tokio::test]
+async fn a_new_object_never_takes_the_place_of_another() {
+    let s3 = s3().await;
+    let small = Bytes::from_static(b"one");
+    s3.objects.put_new("p/small", small.clone(), &sha256(&small)).await.unwrap();
+    let other = Bytes::from_static(b"two");
+    let again = s3.objects.put_new("p/small", other.clone(), &sha256(&other)).await;
+    assert!(matches!(again, Err(ObjectError::Exists)), "{again:?}");
+    let again = s3.objects.put_new_stream("p/small", stream(&other, 2)).await;
+    assert!(matches!(again, Err(ObjectError::Exists)), "{again:?}");
+    assert_eq!(s3.objects.get("p/small").await.unwrap(), "one");
+    // In parts it is told at their end.
+    let large = bytes(9 * MIB);
+    s3.objects.put_new_stream("p/large", stream(&large, MIB)).await.unwrap();
+    let again = s3.objects.put_new_stream("p/large", stream(&large, MIB)).await;
+    assert!(matches!(again, Err(ObjectError::Exists)), "{again:?}");
+    let open = s3.client.list_multipart_uploads().bucket("files").send().await;
+    assert!(open.is_err() || open.unwrap().uploads().is_empty(), "nothing is left of it");
+}
+
+#[tokio::test]
+async fn others_send_the_parts_of_an_upload_by_themselves() {
+    let s3 = s3().await;
+    let given = bytes(7 * MIB);
+    let id = s3.objects.begin_parts("p/parts").await.unwrap();
+    let mut parts = Vec::new();
+    for (place, piece) in given.chunks(5 * MIB).enumerate().rev() {
+        let (number, size) = (place as u32 + 1, piece.len() as u64);
+        let signed = s3.objects.presign_part("p/parts", &id, number, size, MINUTE).await.unwrap();
+        assert_eq!(send(&signed, piece[1..].to_vec()).await.status(), 403, "shorter than was signed");
+        let sent = send(&signed, piece.to_vec()).await;
+        assert_eq!(sent.status(), 200);
+        parts.push(UploadedPart { number, etag: sent.headers()["etag"].to_str().unwrap().to_owned() });
+    }
+    let backwards = s3.objects.complete_parts("p/parts", &id, &parts).await;
+    assert!(matches!(backwards, Err(ObjectError::Refused(_))), "{backwards:?}");
+    parts.reverse();
+    let mut wrong = parts.clone();
+    wrong[0].etag = "\"00000000000000000000000000000000\"".to_owned();
+    let wrong = s3.objects.complete_parts("p/parts", &id, &wrong).await;
+    assert!(matches!(wrong, Err(ObjectError::Refused(_))), "{wrong:?}");
+    s3.objects.complete_parts("p/parts", &id, &parts).await.unwrap();
+    assert_eq!(s3.objects.get("p/parts").await.unwrap(), given);
+    let over = s3.objects.complete_parts("p/parts", &id, &parts).await;
+    assert!(matches!(over, Err(ObjectError::NotFound)), "{over:?}");
+    let id = s3.objects.begin_parts("p/never").await.unwrap();
+    for _ in 0..2 {
+        s3.objects.abort_parts("p/never", &id).await.unwrap();
+    }
+    assert!(matches!(s3.objects.head("p/never").await, Err(ObjectError::NotFound)));
 }

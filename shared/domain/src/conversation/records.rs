@@ -90,6 +90,9 @@ pub struct Conversation {
     pub usage: Usage,
     /// The conversation this is a fork of, and its `seq` there.
     pub forked_from: Option<(ConversationId, u64)>,
+    /// Whether it is counted as running.
+    #[serde(default)]
+    pub counted: crate::fair_use::Counted,
     /// When it was begun.
     pub created_at: Timestamp,
     /// When it last changed.

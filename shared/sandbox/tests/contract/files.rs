@@ -2,10 +2,13 @@
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use pvm_application::ports::{ByteStream, EntryKind, VmError, VmFiles as _};
+use pvm_application::ports::{
+    ByteStream, EntryKind, NewContent, NewEntry, RunCommands as _, VmError, VmFiles as _,
+};
 use sha2::{Digest as _, Sha256};
 
 use crate::bench::with_bench;
+use crate::runs::spec;
 
 const MIB: usize = 1024 * 1024;
 
@@ -78,6 +81,55 @@ async fn a_stream_that_breaks_is_an_error() {
         let stream: ByteStream = Box::pin(futures::stream::iter(pieces));
         let sent = bench.client.write_file_stream(&vm, "/tmp/broken", "user", 5 * MIB as u64, stream).await;
         assert!(matches!(sent, Err(VmError::Unavailable(_))), "{sent:?}");
+    })
+    .await;
+}
+
+/// By our envd in one request, by the file API and a script on servers of others: the same comes of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_entries_are_written_and_read_alike_by_both_ways() {
+    with_bench(|bench| async move {
+        let vm = bench.vm("p1").await;
+        for (name, client) in [("envd", &bench.client), ("script", &bench.scripted)] {
+            let entry = |path: &str, mode: u32, content| NewEntry { path: format!("{name}/{path}"), mode, content };
+            let large = bytes(3 * MIB);
+            let pieces: Vec<_> = large.chunks(70_001).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+            let stream = NewContent::Stream { size: large.len() as u64, bytes: Box::pin(futures::stream::iter(pieces)) };
+            let entries = vec![
+                entry("run me", 0o755, NewContent::Bytes("#!/bin/sh\n".into())),
+                entry("deep/er/large", 0o600, stream),
+                entry("empty", 0o644, NewContent::Bytes(Bytes::new())),
+                entry("-rf", 0o644, NewContent::Bytes("odd".into())),
+                entry("link", 0o777, NewContent::Link("run me".to_owned())),
+                entry("deep/out", 0o777, NewContent::Link("/etc/hostname".to_owned())),
+                entry("empty", 0o640, NewContent::Mode),
+                entry("none", 0o640, NewContent::Mode),
+            ];
+            let failures = client.write_many(&vm, entries).await.unwrap();
+            assert_eq!(failures.iter().map(Option::is_some).collect::<Vec<_>>(), [false, false, false, false, false, false, false, true], "{failures:?}");
+            let again = vec![
+                entry("run me", 0o700, NewContent::Bytes("new".into())),
+                entry("link", 0o777, NewContent::Link("empty".to_owned())),
+            ];
+            assert_eq!(client.write_many(&vm, again).await.unwrap(), [None, None]);
+            let facts = format!(
+                "cd /workspace/{name} && stat -c '%n %a %U' 'run me' deep/er/large empty ./-rf; readlink link deep/out; ls -A | wc -l"
+            );
+            let seen = client.start_run(&vm, &spec(&format!("cmd_{name}"), &facts), std::time::Duration::from_secs(20)).await.unwrap();
+            assert_eq!(
+                String::from_utf8_lossy(&seen.stdout.data),
+                "run me 700 user\ndeep/er/large 600 user\nempty 640 user\n./-rf 644 user\nempty\n/etc/hostname\n5\n",
+                "{name}"
+            );
+            let path = |path: &str| format!("{name}/{path}");
+            let paths = ["run me", "deep/er/large", "none", "deep", "empty", "-rf"].map(path);
+            let read = client.read_many(&vm, &paths, 1000).await.unwrap();
+            let read: Vec<Option<&[u8]>> = read.iter().map(Option::as_deref).collect();
+            assert_eq!(read, [Some(&b"new"[..]), None, None, None, Some(b""), Some(b"odd")], "{name}");
+            let read = client.read_many(&vm, &paths[1..2], 4 * MIB as u64).await.unwrap();
+            assert_eq!(read, [Some(large)], "{name}");
+            assert_eq!(client.present(&vm, &paths).await.unwrap(), [true, true, false, false, true, true], "{name}");
+        }
     })
     .await;
 }

@@ -274,6 +274,8 @@ impl Rig {
             auto_setup_vm: false,
             template: None,
             env: BTreeMap::new(),
+            vm_idle_secs: None,
+            vm_paused_secs: None,
             deleting: false,
             created_at: now,
             updated_at: now,
