@@ -73,6 +73,21 @@ def gateway_responses(api):
         )
 
 
+def answer_tasks(stack):
+    """AWS holds SendTaskSuccess to the token's state machine, which the policy names; the emulator holds it to `*`."""
+    iam = boto3.client("iam")
+    allow = {"Effect": "Allow", "Action": "states:SendTaskSuccess", "Resource": "*"}
+    found = boto3.client("cloudformation").describe_stack_resources(StackName=stack)["StackResources"]
+    for resource in found:
+        if resource["ResourceType"] != "AWS::IAM::Role":
+            continue
+        role = resource["PhysicalResourceId"]
+        attached = iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]
+        if any("SendTaskPolicy" in policy["PolicyArn"] for policy in attached):
+            document = json.dumps({"Version": "2012-10-17", "Statement": [allow]})
+            iam.put_role_policy(RoleName=role, PolicyName="emulator-answers-tasks", PolicyDocument=document)
+
+
 def first_key(out, home):
     path = home / "api-key"
     invoked = boto3.client("lambda").invoke(
@@ -97,6 +112,7 @@ def main():
     fill_secrets(out, arguments.home)
     mend_streams(api)
     gateway_responses(api)
+    answer_tasks(arguments.stack)
     boto3.client("apigateway").create_deployment(restApiId=api, stageName="live")
     first_key(out, arguments.home)
     endpoint = os.environ["AWS_ENDPOINT_URL"]
