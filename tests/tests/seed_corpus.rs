@@ -97,7 +97,7 @@ const DEVELOPMENT: &[Line] = &[
     ),
     line(
         "python app.py &",
-        "echo 'import http.server as h; h.test(port=5001)' > app.py; nohup python app.py > app.log 2>&1 &",
+        "echo 'import http.server as h; h.test(h.SimpleHTTPRequestHandler, port=5001)' > app.py; nohup python app.py > app.log 2>&1 &",
         "for n in $(seq 100); do curl -sf http://localhost:5001/ > /dev/null && exit 0; sleep 0.1; done; cat app.log; exit 1",
     ),
     line(
