@@ -10,7 +10,7 @@ endif
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 PVM := $(TARGET)/local/pvm
 
-.PHONY: help run demo build test test-full test-real-model fuzz check fmt lint doc generate assert-unchanged bench bench-lambda template tools clean-state deploy-local stop-local sam-local
+.PHONY: help run demo build test test-full test-aws test-real-model fuzz check fmt lint doc generate assert-unchanged bench bench-lambda template tools clean-state deploy-local stop-local sam-local
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -40,6 +40,9 @@ test-full: ## Run everything, the heavy cases too
 
 test-real-model: ## A conversation with a real model on this machine (builds llama.cpp once)
 	scripts/real-model.sh
+
+test-aws: tools ## Deploy the AWS form on an emulator and tell its stories there
+	cargo test --workspace --test aws_shaped
 
 fuzz: ## Run each fuzz target for a minute (PVM_FUZZ_SECONDS)
 	scripts/fuzz.sh

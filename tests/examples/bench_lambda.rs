@@ -1,7 +1,12 @@
 //! How big the shipped Lambda programs are, how soon they ask for work, and how much memory they hold after their first
 //! request: `bench_lambda [--rounds N] PROGRAM...`. A stand-in for Lambda's runtime interface gives each program one
 //! event; what the program then needs (DynamoDB and so on) is not there, so its answer is an error, told at once.
-#![expect(clippy::print_stdout, reason = "a bench talks to the person at the terminal")]
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a bench talks to the person at the terminal and fails by panicking"
+)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};

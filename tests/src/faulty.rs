@@ -69,7 +69,7 @@ impl Faulty {
             Mode::Down => {}
             Mode::Silent => std::future::pending().await,
             Mode::Busy => {
-                let mut head = [0; 64 * 1024];
+                let mut head = vec![0; 64 * 1024];
                 // What comes does not matter, only that something did.
                 if client.read(&mut head).await.is_ok_and(|read| read > 0) {
                     let answer = "HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/json\r\nretry-after: 1\r\n\

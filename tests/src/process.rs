@@ -95,8 +95,8 @@ pub fn assert_nothing_left(folder: &str) {
         let environ = std::fs::read(entry.path().join("environ")).unwrap_or_default();
         assert!(
             !String::from_utf8_lossy(&environ).contains(folder),
-            "process {:?} is left",
-            entry.file_name()
+            "process {} is left",
+            entry.file_name().display()
         );
     }
 }

@@ -1,4 +1,5 @@
 //! E2B's own clients against our server, see `tests/compat/README.md`.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
 use std::process::Stdio;
@@ -28,7 +29,6 @@ async fn run(what: &str) {
         .unwrap();
     server.shutdown(Shutdown::KillAll).await;
     let text = String::from_utf8_lossy(&output.stdout);
-    println!("{text}");
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
 }
 

@@ -33,7 +33,6 @@ async fn passes(mut command: Command) {
     let out = command.output().await.unwrap();
     let said = String::from_utf8_lossy(&out.stdout);
     assert!(out.status.success(), "{said}\n{}", String::from_utf8_lossy(&out.stderr));
-    println!("{said}");
 }
 
 /// Runs a driver against a stack of its own, with and without the stdio bridge.

@@ -1,5 +1,4 @@
 //! The OpenAPI document that is checked in is the one that the code makes. `UPDATE=1` writes it anew.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 #[test]
 fn the_document_in_the_repository_is_current() {

@@ -1,5 +1,4 @@
 //! The real program, killed with SIGKILL in the middle of a run and started again: nothing is lost, nothing runs twice.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use nix::sys::signal::Signal;
 use pvm_tests::api::assert_gap_free;

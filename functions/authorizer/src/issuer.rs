@@ -41,12 +41,11 @@ impl IssuerSettings {
                 "PVM_OIDC_AUDIENCE must be set where PVM_OIDC_ISSUER is".to_owned(),
             ]));
         };
-        let source = match &settings.oidc_jwks_url {
-            Some(url) => Source::Keys(checked("PVM_OIDC_JWKS_URL", url)?),
-            None => {
-                let base = checked("PVM_OIDC_ISSUER", &issuer)?;
-                Source::Discovery(format!("{}/.well-known/openid-configuration", base.trim_end_matches('/')))
-            }
+        let source = if let Some(url) = &settings.oidc_jwks_url {
+            Source::Keys(checked("PVM_OIDC_JWKS_URL", url)?)
+        } else {
+            let base = checked("PVM_OIDC_ISSUER", &issuer)?;
+            Source::Discovery(format!("{}/.well-known/openid-configuration", base.trim_end_matches('/')))
         };
         Ok(Some(Self { issuer, audience, source, default_scope: settings.oidc_default_scope }))
     }

@@ -1,6 +1,7 @@
 //! The server of the protocol's conformance suite: the real server of a project, on records in memory and without a VM,
 //! behind a handler that adds the tools, resources and prompts with the names and contents that the suite asks for. Never
 //! shipped. Prints its URL and serves until it is ended.
+#![expect(clippy::expect_used, reason = "a test's server fails by panicking")]
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -146,15 +146,13 @@ impl<P: Parts> ProjectServer<P> {
         ready: &ReadyVm,
     ) -> AppResult<Claimed> {
         let known = tool_jobs::load(self.store(), &self.project.project_id, call_id, self.now()).await?;
-        let job = match known {
-            Some(job) => job,
-            None => {
-                let job = self.new_job(entry, arguments, call_id, ready);
-                tool_jobs::note(self.store(), job.clone()).await?;
-                let noted =
-                    tool_jobs::load(self.store(), &self.project.project_id, call_id, self.now()).await?;
-                noted.unwrap_or(job)
-            }
+        let job = if let Some(job) = known {
+            job
+        } else {
+            let job = self.new_job(entry, arguments, call_id, ready);
+            tool_jobs::note(self.store(), job.clone()).await?;
+            let noted = tool_jobs::load(self.store(), &self.project.project_id, call_id, self.now()).await?;
+            noted.unwrap_or(job)
         };
         match &job.state {
             JobState::Done { result } => Ok(Claimed::Ended(result.clone())),

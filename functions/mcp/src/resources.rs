@@ -94,21 +94,20 @@ fn missing(uri: &str) -> ErrorData {
 /// Bytes as text where they are text.
 fn contents(uri: &str, mime: String, bytes: &[u8]) -> ResourceContents {
     let text = std::str::from_utf8(bytes).ok().filter(|text| !text.contains('\0'));
-    match text {
-        Some(text) => ResourceContents::TextResourceContents {
+    if let Some(text) = text {
+        ResourceContents::TextResourceContents {
             uri: uri.to_owned(),
             mime_type: Some(mime),
             text: text.to_owned(),
             meta: None,
-        },
-        None => {
-            let mime = if mime == "text/plain" { "application/octet-stream".to_owned() } else { mime };
-            ResourceContents::BlobResourceContents {
-                uri: uri.to_owned(),
-                mime_type: Some(mime),
-                blob: STANDARD.encode(bytes),
-                meta: None,
-            }
+        }
+    } else {
+        let mime = if mime == "text/plain" { "application/octet-stream".to_owned() } else { mime };
+        ResourceContents::BlobResourceContents {
+            uri: uri.to_owned(),
+            mime_type: Some(mime),
+            blob: STANDARD.encode(bytes),
+            meta: None,
         }
     }
 }

@@ -1,4 +1,5 @@
 //! The sandbox server with real sandboxes. Needs root; uses the template `host`, which takes a second to make.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 #[path = "sandboxd/adoption.rs"]
 mod adoption;

@@ -299,12 +299,9 @@ async fn strays<S: WriteStore, V: FindVm + EndVm, A: Ambient>(
             continue;
         };
         let project: Option<Project> = store.get(&keys::project(&project_id)).await?;
-        let stray = match project {
-            None => true,
-            Some(_) => {
-                let lease = lease::load(store, ambient, &project_id).await?;
-                lease.operation.is_none() && lease.vm_id.as_ref().is_some_and(|ours| *ours != known.vm_id)
-            }
+        let stray = project.is_none() || {
+            let lease = lease::load(store, ambient, &project_id).await?;
+            lease.operation.is_none() && lease.vm_id.as_ref().is_some_and(|ours| *ours != known.vm_id)
         };
         if stray {
             vm.kill_vm(&known.vm_id).await?;

@@ -29,7 +29,7 @@ pub async fn read_if_set(client: &Client, id: &str) -> anyhow::Result<Option<Str
         },
         // A secret that the template made and nobody has filled is told as one without a version.
         Err(error)
-            if error.as_service_error().is_some_and(|error| error.is_resource_not_found_exception()) =>
+            if error.as_service_error().is_some_and(aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueError::is_resource_not_found_exception) =>
         {
             Ok(None)
         }

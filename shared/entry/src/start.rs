@@ -131,12 +131,11 @@ impl Start {
     /// Names the variable that is missing; the secret cannot be read.
     pub async fn vm(&self) -> Result<&'static VmClient, lambda_http::Error> {
         let settings = &self.settings;
-        let key = match &settings.e2b_api_key {
-            Some(key) => key.reveal().to_owned(),
-            None => {
-                let secret = required(settings.e2b_key_secret.as_ref(), "PVM_E2B_KEY_SECRET")?;
-                install_secrets::read(&self.base.secretsmanager(), secret).await?
-            }
+        let key = if let Some(key) = &settings.e2b_api_key {
+            key.reveal().to_owned()
+        } else {
+            let secret = required(settings.e2b_key_secret.as_ref(), "PVM_E2B_KEY_SECRET")?;
+            install_secrets::read(&self.base.secretsmanager(), secret).await?
         };
         let domain = settings.e2b_domain.as_deref().unwrap_or(E2B_DOMAIN);
         let mut config = VmClientConfig::cloud(domain, VmSecret::new(key), &settings.deployment_id);

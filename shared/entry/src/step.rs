@@ -118,7 +118,7 @@ where
             match &outcome {
                 Ok(_) => tracing::info!(duration_ms, "step done"),
                 Err(error) => {
-                    tracing::warn!(duration_ms, name = error.name.as_str(), "step failed: {}", error.message)
+                    tracing::warn!(duration_ms, name = error.name.as_str(), "step failed: {}", error.message);
                 }
             }
             outcome

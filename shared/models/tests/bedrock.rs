@@ -1,4 +1,5 @@
 //! Bedrock over a real socket: what it is sent, and what is made of its event stream and of its own errors.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod wire;
 

@@ -1,4 +1,5 @@
 //! The providers over real sockets: what they are sent, and what is made of what they answer.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod wire;
 

@@ -97,7 +97,7 @@ impl VmClient {
         paths: &[String],
         most: u64,
     ) -> Result<Vec<Option<Bytes>>, VmError> {
-        let each = paths.to_vec().into_iter().map(|path| async move {
+        let each = paths.iter().cloned().map(|path| async move {
             match self.read_small(vm_id, &format!("{WORKSPACE}/{path}"), "root", most).await {
                 Ok(bytes) => Ok(Some(bytes)),
                 Err(VmError::NotFound(_) | VmError::Refused(_)) => Ok(None),

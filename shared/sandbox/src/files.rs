@@ -177,7 +177,7 @@ impl VmFiles for VmClient {
             let found = self.read_bulk(vm_id, paths, 0).await?;
             return Ok(found.into_iter().map(|(present, _)| present).collect());
         }
-        let each = paths.to_vec().into_iter().map(|path| async move {
+        let each = paths.iter().cloned().map(|path| async move {
             let entry = self.stat(vm_id, &format!("{WORKSPACE}/{path}"), "root").await?;
             Ok(entry.is_some_and(|entry| entry.kind == EntryKind::File))
         });

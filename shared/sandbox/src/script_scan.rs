@@ -311,6 +311,7 @@ impl Sieve {
 }
 
 #[cfg(test)]
+#[expect(clippy::octal_escapes, reason = "NULs part the fields, and digits follow them")]
 mod tests {
     use super::*;
 

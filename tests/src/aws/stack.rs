@@ -27,6 +27,8 @@ const REGION: &str = "us-east-1";
 pub struct AwsStack {
     /// Its client with the owner's key.
     pub api: Api,
+    /// Whose that key is.
+    pub owner: String,
     /// Faults of the VM service.
     pub faults: Faults,
     /// The key of the VM service.
@@ -82,6 +84,7 @@ impl AwsStack {
         let read = |name: &str| std::fs::read_to_string(home.join(name)).unwrap();
         Self {
             api: Api::new(read("url").trim(), read("api-key").trim()),
+            owner: "operator".to_owned(),
             faults,
             e2b_key,
             e2b_url,
@@ -112,7 +115,7 @@ impl AwsStack {
         let secret = keys_admin::new_secret().unwrap();
         let owner = OwnerId::parse(owner).unwrap();
         keys_admin::ensure(&store, &System, &owner, "story", &secret).await.unwrap();
-        Self { api: self.api.with_key(&secret), ..self.clone() }
+        Self { api: self.api.with_key(&secret), owner: owner.to_string(), ..self.clone() }
     }
 
     /// Stops an execution from outside, as an operator would in the console.

@@ -63,7 +63,7 @@ pub async fn crud(api: &Api) {
         assert!(!refused.body.to_string().contains("hush"), "{}", refused.body);
         refused.refuses(field);
     }
-    api.put(&format!("{path}/secrets/a%2Fb"), body("hush-5")).await.refuses("name");
+    api.put(&format!("{path}/secrets/a%20b"), body("hush-5")).await.refuses("name");
     api.get(&format!("{path}/secrets/BAD")).await.problem(404, "not_found");
     for event in api.events(&format!("{path}/events")).await {
         assert!(!event.to_string().contains("hush"), "{event}");

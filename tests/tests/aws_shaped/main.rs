@@ -41,7 +41,6 @@ stories! {
     every_end_of_a_command_is_told_apart: |aws| commands::outcomes(&aws.api);
     the_same_request_runs_a_command_once: |aws| commands::once(&aws.api);
     long_output_keeps_head_and_tail: |aws| commands::long_output(&aws.api);
-    output_is_read_again_from_any_offset: |aws| commands::reconnect(&aws.api);
     a_kill_ends_all_that_a_command_started: |aws| commands::kill_the_group(&aws.api);
     the_status_document_is_complete_and_true: |aws| projects::status(&aws.api);
     a_projects_vm_clocks_are_checked_and_kept: |aws| projects::clocks(&aws.api);

@@ -126,7 +126,8 @@ pub(crate) async fn throttled(aws: &AwsStack) {
     ];
     let mut running = program(aws, "GetProjectFunction", &runtime, &settings).spawn().unwrap();
     let id = "prj_00000000000000000000000000";
-    give(&listener, &event("/api/projects/{project_id}", &format!("/api/projects/{id}"), id)).await;
+    give(&listener, &event("/api/projects/{project_id}", &format!("/api/projects/{id}"), id, "operator"))
+        .await;
     let (first, headers, mut stream) = next(&listener).await;
     assert!(first.contains("/invocation/one/response"), "{first}");
     let length = headers.iter().find_map(|header| header.strip_prefix("content-length: ")).unwrap();
@@ -153,7 +154,11 @@ pub(crate) async fn streams(aws: &AwsStack) {
     ];
     let mut running = program(aws, "ReadProjectEventsFunction", &runtime, &settings).spawn().unwrap();
 
-    give(&listener, &event("/api/projects/{project_id}/events", &format!("{project}/events"), id)).await;
+    give(
+        &listener,
+        &event("/api/projects/{project_id}/events", &format!("{project}/events"), id, &aws.owner),
+    )
+    .await;
 
     let (first, headers, mut stream) = next(&listener).await;
     assert!(first.contains("/invocation/one/response"), "{first}");
@@ -174,7 +179,7 @@ pub(crate) async fn streams(aws: &AwsStack) {
 }
 
 /// A request as API Gateway gives it to a function.
-fn event(route: &str, path: &str, project: &str) -> String {
+fn event(route: &str, path: &str, project: &str, owner: &str) -> String {
     json!({
         "resource": route,
         "path": path,
@@ -195,7 +200,7 @@ fn event(route: &str, path: &str, project: &str) -> String {
             "accountId": "000000000000",
             "apiId": "test",
             "resourceId": "test",
-            "authorizer": {"principalId": "operator", "owner": "operator", "scope": "admin"},
+            "authorizer": {"principalId": owner, "owner": owner, "scope": "admin"},
         },
         "body": null,
         "isBase64Encoded": false,

@@ -1,5 +1,6 @@
 //! One description, many readers: the template, the table of routes, the programs, the state machines, the permissions
 //! and the layers must tell the same. Each check names what differs and in which file.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod api;
 mod errors;

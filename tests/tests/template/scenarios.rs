@@ -11,6 +11,7 @@ const IN_PROCESS_ONLY: &[(&str, &str)] = &[
         "commands::raw_output",
         "the emulator does not know the binary media types of a template, so bytes stay in base64",
     ),
+    ("commands::reconnect", "reads raw output too, which stays in base64 there"),
     ("fair_use::exact", "sets limits as the embedded install's owner"),
     ("fair_use::commands", "sets limits as the embedded install's owner"),
     ("fair_use::running", "sets limits as the embedded install's owner"),

@@ -6,5 +6,5 @@ use pvm_entry::{Outcome, Start};
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Outcome {
     let start = Start::new("get-health").await?;
-    start.http(|request| health::handle(request)).await
+    start.http(health::handle).await
 }

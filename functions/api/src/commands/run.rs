@@ -21,7 +21,6 @@ use crate::commands::view::{self, Offsets};
 ///
 /// # Errors
 /// Of the request and the use case.
-#[expect(clippy::too_many_arguments, reason = "each is a port; a struct of them would hide which")]
 pub async fn handle<S, O, W, V, R, A>(
     store: &S,
     objects: &O,

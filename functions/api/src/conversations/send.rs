@@ -13,6 +13,10 @@ use pvm_entry::{Reply, principal, reply, request};
 ///
 /// # Errors
 /// Of the request and the use case.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is a port or an input; a struct of them would hide which"
+)]
 pub async fn handle(
     store: &impl WriteStore,
     objects: &impl GetObject,

@@ -14,5 +14,5 @@ pub async fn handle(store: &impl ReadStore, request: Request) -> AppResult<Reply
     let principal = principal::of(&request)?;
     let project_id = request::path_id(&request, "project_id")?;
     let found = projects::get(store, &principal, &project_id).await?;
-    Ok(super::reply(found, |project| reply::ok(project)))
+    Ok(super::reply(found, reply::ok))
 }

@@ -20,5 +20,5 @@ pub async fn handle(store: &impl WriteStore, clock: &impl Clock, request: Reques
     let change = ProjectChange { name, description, template, env, vm_idle_secs, vm_paused_secs };
     let only = request::if_match(&request);
     let changed = projects::update(store, clock, &principal, &project_id, only.as_deref(), change).await?;
-    Ok(super::reply(changed, |project| reply::ok(project)))
+    Ok(super::reply(changed, reply::ok))
 }

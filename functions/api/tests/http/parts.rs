@@ -390,7 +390,7 @@ pub(crate) struct Asking<'a> {
     body: Bytes,
 }
 
-impl<'a> Asking<'a> {
+impl Asking<'_> {
     pub(crate) fn token(mut self, token: &str) -> Self {
         self.request = self.request.header("authorization", format!("Bearer {token}"));
         self

@@ -119,9 +119,10 @@ async fn two_messages_at_the_same_instant_are_both_kept_and_one_is_queued() {
 
 #[tokio::test]
 async fn a_steering_message_joins_the_run_before_its_next_call() {
-    let rig = Rig::new(|request| match request.place.agent_step {
-        0 => say("On it.").call("change", json!({"what": "gate"})),
-        _ => {
+    let rig = Rig::new(|request| {
+        if request.place.agent_step == 0 {
+            say("On it.").call("change", json!({"what": "gate"}))
+        } else {
             let heard = serde_json::to_string(&request.messages).unwrap().contains("in blue");
             say(if heard { "In blue, then." } else { "In red." })
         }

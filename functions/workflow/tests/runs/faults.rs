@@ -148,7 +148,7 @@ async fn a_nearly_full_window_is_summarised_before_the_next_call() {
     rig.settle().await;
     rig.send(&made.conversation_id, "Two", Delivery::Queue).await;
     rig.settle().await;
-    let requests = rig.models.requests.lock().unwrap();
+    let requests = rig.models.requests.lock().unwrap().clone();
     let summarises: Vec<bool> = requests.iter().map(|one| one.system.contains("hand-over notes")).collect();
     assert_eq!(summarises, [false, true, false], "also where the next call is of the next run");
     let told = serde_json::to_string(&requests[2].messages).unwrap();

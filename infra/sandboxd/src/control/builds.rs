@@ -274,7 +274,10 @@ fn checked_step(engine: &Engine, owner: &str, step: StepBody) -> Result<Step, Fa
         "USER" => Ok(Step::User(next().ok_or_else(incomplete)?)),
         "ENV" => {
             let words: Vec<String> = arguments.collect();
-            if words.is_empty() || words.len() % 2 != 0 || words.iter().step_by(2).any(String::is_empty) {
+            if words.is_empty()
+                || !words.len().is_multiple_of(2)
+                || words.iter().step_by(2).any(String::is_empty)
+            {
                 return Err(Failure::bad_request("step ENV: arguments must be names and values in turn"));
             }
             Ok(Step::Env(words.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect()))

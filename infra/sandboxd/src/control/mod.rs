@@ -94,7 +94,7 @@ async fn route(method: &Method, segments: &[&str], call: Call) -> Reply {
         // Templates of the platform, for its dashboard.
         ("GET", ["default-templates"]) => Ok(reply::json(StatusCode::OK, &[(); 0])),
         ("GET", ["templates", "aliases", alias]) => templates::alias(&call, alias),
-        ("POST", ["v3", "templates"] | ["v2", "templates"]) => builds::request(call).await,
+        ("POST", ["v3" | "v2", "templates"]) => builds::request(call).await,
         ("POST", ["templates", "tags"]) => templates::assign_tags(call).await,
         ("DELETE", ["templates", "tags"]) => templates::delete_tags(call).await,
         ("GET", ["templates", id, "tags"]) => templates::tags(&call, id),

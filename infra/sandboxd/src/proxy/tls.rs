@@ -18,12 +18,11 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
-    let config = match CONFIG.get() {
-        Some(config) => Arc::clone(config),
-        None => {
-            let made = Arc::new(config()?);
-            Arc::clone(CONFIG.get_or_init(|| made))
-        }
+    let config = if let Some(config) = CONFIG.get() {
+        Arc::clone(config)
+    } else {
+        let made = Arc::new(config()?);
+        Arc::clone(CONFIG.get_or_init(|| made))
     };
     let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
     TlsConnector::from(config).connect(name, stream).await

@@ -96,7 +96,7 @@ async fn privileged_calls_are_refused_to_root_inside() {
     let lab = Lab::start().await;
     let sandbox = lab.create().await;
     // Number and arguments of calls, and the error each must give; ENOSYS for what libraries fall back from.
-    let script = r#"
+    let script = r"
 import ctypes, errno, os, platform, socket
 libc = ctypes.CDLL(None, use_errno=True)
 calls = {'unshare newuser': (272, 0x10000000), 'unshare newns': (272, 0x20000), 'mount': (165, 0, 0, 0, 0, 0), 'umount2': (166, b'/proc', 2),
@@ -122,7 +122,7 @@ for path in ('/proc/sysrq-trigger', '/proc/sys/kernel/panic', '/proc/sys/kernel/
 try: os.mknod('/tmp/disk', 0o60600, os.makedev(8, 0)); print('mknod')
 except OSError: pass
 print('checked')
-"#;
+";
     std::fs::write(lab.state().join("probe.py"), script).unwrap();
     let mut request =
         Lab::request(&sandbox, 49983, http::Method::POST, "/files?path=/tmp/probe.py&username=root", script);

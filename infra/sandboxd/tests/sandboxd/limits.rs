@@ -78,7 +78,7 @@ fn descriptors_into(folder: &std::path::Path) -> usize {
 async fn a_flood_of_files_is_ended() {
     let lab = Lab::with(|config| config.limits.disk_mb = 256).await;
     let sandbox = lab.create().await;
-    let free = || rustix::fs::statvfs(&lab.state()).unwrap().f_ffree;
+    let free = || rustix::fs::statvfs(lab.state()).unwrap().f_ffree;
     let before = free();
     let flood = "mkdir -p /tmp/flood; exec /usr/bin/python3 -c '\nimport os\ni = 0\nwhile True:\n i += 1\n open(f\"/tmp/flood/{i}\", \"w\").close()\n'";
     let response = lab.start_process(&sandbox, "user", flood).await;

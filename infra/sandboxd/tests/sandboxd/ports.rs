@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::lab::{Lab, eventually};
 
 /// A web server inside that tells what it was asked, and turns `/upgrade` into an echo.
-const SERVER: &str = r#"
+const SERVER: &str = r"
 import socket, threading
 def serve(c):
     data = b''
@@ -34,7 +34,7 @@ def serve(c):
     c.close()
 s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(('127.0.0.1', 3000)); s.listen(50)
 while True: threading.Thread(target=serve, args=(s.accept()[0],), daemon=True).start()
-"#;
+";
 
 async fn with_server(lab: &Lab, sandbox: &Sandbox) {
     let mut request = Lab::request(sandbox, 49983, Method::POST, "/files?path=/tmp/server.py", SERVER);
@@ -237,7 +237,7 @@ async fn the_daemons_own_endpoints_are_closed_to_the_outside() {
 async fn a_port_that_serves_https_is_reached_over_tls() {
     let lab = Lab::start().await;
     let sandbox = lab.create_with(json!({"network": {"httpsPorts": [8443]}})).await;
-    let server = r#"
+    let server = r"
 import http.server, ssl, subprocess
 subprocess.run(['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-keyout', '/tmp/k', '-out', '/tmp/c', '-days', '1', '-subj', '/CN=x'], check=True, capture_output=True)
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -247,7 +247,7 @@ context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER); context.load_cert_chain('/tmp
 server = http.server.HTTPServer(('127.0.0.1', 8443), Answer)
 server.socket = context.wrap_socket(server.socket, server_side=True)
 server.serve_forever()
-"#;
+";
     let mut request = Lab::request(&sandbox, 49983, Method::POST, "/files?path=/tmp/server.py", server);
     request.headers_mut().insert("content-type", "application/octet-stream".parse().unwrap());
     assert_eq!(lab.send(request).await.status, StatusCode::OK);

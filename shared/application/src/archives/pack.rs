@@ -23,10 +23,10 @@ pub(super) enum Item {
 }
 
 /// The archive of `items`.
-pub(super) fn pack<'a, O: GetObject>(
-    objects: &'a O,
+pub(super) fn pack<O: GetObject>(
+    objects: &O,
     items: Vec<Item>,
-) -> impl Stream<Item = io::Result<Bytes>> + Send + 'a {
+) -> impl Stream<Item = io::Result<Bytes>> + Send + '_ {
     let state = State { objects, items: items.into_iter(), open: None, encoder: None, ended: false };
     futures::stream::unfold(state, |mut state| async move {
         if state.ended {

@@ -254,7 +254,7 @@ fn linked(plan: &mut Plan, links: Vec<WorkspaceLink>, mut seen: Seen, vm_id: &st
                 plan.from_vm.push(FromVm::Link { known: None, path, target });
             }
             Ok(_) | Err(_) => {
-                tracing::warn!(path = text, "a link in the VM cannot be stored; it is not saved")
+                tracing::warn!(path = text, "a link in the VM cannot be stored; it is not saved");
             }
         }
     }

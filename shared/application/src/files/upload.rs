@@ -109,7 +109,7 @@ pub async fn inline<S: WriteStore, O: PutObject, A: Ambient>(
         match store.commit(tx).await {
             Ok(_) => return Ok(file),
             Err(StoreError::Conflict { .. }) => {
-                file = super::get::load(store, project_id, &file.file_id).await?
+                file = super::get::load(store, project_id, &file.file_id).await?;
             }
             Err(other) => return Err(other.into()),
         }

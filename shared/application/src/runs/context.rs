@@ -107,7 +107,7 @@ pub(crate) fn messages(
     for Told { message, calls } in told {
         match &message.author {
             Author::Agent { agent_id: author } if author == agent_id => {
-                own(&mut built, message, calls, provider)
+                own(&mut built, message, calls, provider);
             }
             Author::Agent { agent_id: author } => {
                 say(&mut built, Role::User, text(of_other(author, message, calls)));

@@ -45,10 +45,6 @@ const OUTPUT_IN_EVENT_BYTES: usize = 4096;
 ///
 /// # Errors
 /// `vm_not_ready` and those of the VM and the store; each may be tried again.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "each is a port or an input; a struct of them would hide which"
-)]
 pub async fn run_tool<S, W, V, T, R, A>(
     store: &S,
     workflow: &W,

@@ -53,6 +53,10 @@ pub(crate) struct Stepped {
 ///
 /// # Errors
 /// Of the store; `conflict` when others kept being faster.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is a port or an input; a struct of them would hide which"
+)]
 pub(crate) async fn step<S: WriteStore, A: Ambient>(
     store: &S,
     ambient: &A,

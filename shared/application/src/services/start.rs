@@ -156,7 +156,7 @@ where
         match store.commit(noted(Tx::new(), &mut service, ambient)).await {
             Ok(_) => {}
             Err(StoreError::Conflict { .. }) => {
-                service = super::load(store, project_id, &service.service_id).await?
+                service = super::load(store, project_id, &service.service_id).await?;
             }
             Err(other) => return Err(other.into()),
         }

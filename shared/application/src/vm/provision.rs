@@ -66,12 +66,11 @@ where
     let project: Project =
         store.get(&keys::project(project_id)).await?.ok_or_else(|| AppError::not_found("project"))?;
     let recipe: Option<VmRecipe> = store.get(&keys::vm_recipe(project_id)).await?;
-    let info = match adopt(vm, &lease, project_id).await? {
-        Some(info) => info,
-        None => {
-            let egress = rules::current(store, secrets, project_id).await?;
-            vm.create_vm(&new_vm(&project, recipe.as_ref(), egress)).await?
-        }
+    let info = if let Some(info) = adopt(vm, &lease, project_id).await? {
+        info
+    } else {
+        let egress = rules::current(store, secrets, project_id).await?;
+        vm.create_vm(&new_vm(&project, recipe.as_ref(), egress)).await?
     };
     let boot_id = vm.boot_id(&info.vm_id).await?;
     let attached = lease::change(store, ambient, project_id, |lease| {

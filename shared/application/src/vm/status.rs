@@ -141,20 +141,19 @@ pub async fn status<S: WriteStore, V: ConnectVm + RunCommands, A: Ambient>(
     let (project, mut lease, known) = (project?, lease?, known?);
     let now = ambient.now();
     let records = version_of(&lease, &known);
-    let seen = match recent.find(project_id, records, now) {
-        Some(seen) => seen,
-        None => {
-            let (seen, usage) =
-                tokio::join!(look(store, vm, ambient, &lease, known), usage_of(store, project_id));
-            let (mut seen, gone) = seen?;
-            seen.usage = usage?;
-            if let Some(vm_id) = gone {
-                lease = lease::note_gone(store, ambient, project_id, &vm_id).await?;
-            } else {
-                recent.keep(project_id, version_of(&lease, &seen.services), now, seen.clone());
-            }
-            seen
+    let seen = if let Some(seen) = recent.find(project_id, records, now) {
+        seen
+    } else {
+        let (seen, usage) =
+            tokio::join!(look(store, vm, ambient, &lease, known), usage_of(store, project_id));
+        let (mut seen, gone) = seen?;
+        seen.usage = usage?;
+        if let Some(vm_id) = gone {
+            lease = lease::note_gone(store, ambient, project_id, &vm_id).await?;
+        } else {
+            recent.keep(project_id, version_of(&lease, &seen.services), now, seen.clone());
         }
+        seen
     };
     let last_activity = lease.last_activity.max(project.updated_at);
     let url = |service: &Service| Some(vm.port_url(lease.vm_id.as_deref()?, service.port?));

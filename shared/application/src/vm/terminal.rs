@@ -80,21 +80,20 @@ where
     }
     let ready = ready::ready(store, workflow, vm, ambient, project_id, VM_WITHIN).await?;
     let vm_id = ready.vm_id;
-    let opened = match &input.terminal_id {
-        Some(id) => match vm.attach_terminal(&vm_id, id).await {
+    let opened = if let Some(id) = &input.terminal_id {
+        match vm.attach_terminal(&vm_id, id).await {
             Ok(stream) => {
                 vm.resize_terminal(&vm_id, id, input.size).await.or_else(ended)?;
                 Ok((id.clone(), stream))
             }
             Err(VmError::NotFound(_)) => return Err(AppError::not_found("terminal")),
             Err(error) => Err(error),
-        },
-        None => {
-            let terminal_id = new_id(ambient);
-            let (size, user, working_dir) = (input.size, input.user, input.working_dir);
-            let terminal = NewTerminal { terminal_id: terminal_id.clone(), user, working_dir, size };
-            vm.open_terminal(&vm_id, &terminal).await.map(|stream| (terminal_id, stream))
         }
+    } else {
+        let terminal_id = new_id(ambient);
+        let (size, user, working_dir) = (input.size, input.user, input.working_dir);
+        let terminal = NewTerminal { terminal_id: terminal_id.clone(), user, working_dir, size };
+        vm.open_terminal(&vm_id, &terminal).await.map(|stream| (terminal_id, stream))
     };
     match opened {
         Ok((terminal_id, stream)) => Ok(Opened { terminal_id, vm_id, stream }),

@@ -3,6 +3,7 @@
 //! checked by the vendors' own packages.
 //!
 //! `scripts/test-tools.sh` installs server and packages below the target folder.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod fixtures;
 mod server;

@@ -61,21 +61,18 @@ pub(crate) async fn with_bench<F: Future<Output = ()>>(test: impl FnOnce(Arc<Ben
     let folder = tempfile::tempdir().unwrap();
     let deployment = format!("test-{}", folder.path().file_name().unwrap().to_string_lossy());
     let mut server: Option<ServerHandle> = None;
-    let config = match std::env::var("PVM_TEST_E2B_URL") {
-        Ok(url) => {
-            let key = std::env::var("PVM_TEST_E2B_KEY").expect("PVM_TEST_E2B_URL needs PVM_TEST_E2B_KEY");
-            let address = url.trim_start_matches("http://").parse().unwrap();
-            VmClientConfig::local(address, Secret::new(key), &deployment)
-        }
-        Err(_) => {
-            let mut config = Config::new(folder.path().join("sandboxes"));
-            config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
-            config.authenticate = Arc::new(StaticKeys::new([(KEY, "test")]));
-            let started = Server::start(config).await.unwrap();
-            let address = started.address();
-            server = Some(started);
-            VmClientConfig::local(address, Secret::new(KEY), &deployment)
-        }
+    let config = if let Ok(url) = std::env::var("PVM_TEST_E2B_URL") {
+        let key = std::env::var("PVM_TEST_E2B_KEY").expect("PVM_TEST_E2B_URL needs PVM_TEST_E2B_KEY");
+        let address = url.trim_start_matches("http://").parse().unwrap();
+        VmClientConfig::local(address, Secret::new(key), &deployment)
+    } else {
+        let mut config = Config::new(folder.path().join("sandboxes"));
+        config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.authenticate = Arc::new(StaticKeys::new([(KEY, "test")]));
+        let started = Server::start(config).await.unwrap();
+        let address = started.address();
+        server = Some(started);
+        VmClientConfig::local(address, Secret::new(KEY), &deployment)
     };
     let bench = Arc::new(Bench::new(config));
     let outcome = AssertUnwindSafe(test(bench.clone())).catch_unwind().await;

@@ -115,7 +115,7 @@ async fn many_entries_are_written_and_read_alike_by_both_ways() {
             let facts = format!(
                 "cd /workspace/{name} && stat -c '%n %a %U' 'run me' deep/er/large empty ./-rf; readlink link deep/out; ls -A | wc -l"
             );
-            let seen = client.start_run(&vm, &spec(&format!("cmd_{name}"), &facts), std::time::Duration::from_secs(20)).await.unwrap();
+            let seen = client.start_run(&vm, &spec(format!("cmd_{name}"), &facts), std::time::Duration::from_secs(20)).await.unwrap();
             assert_eq!(
                 String::from_utf8_lossy(&seen.stdout.data),
                 "run me 700 user\ndeep/er/large 600 user\nempty 640 user\n./-rf 644 user\nempty\n/etc/hostname\n5\n",

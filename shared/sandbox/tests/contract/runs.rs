@@ -298,7 +298,11 @@ async fn a_killed_runner_does_not_make_a_living_command_lost() {
         let vm = bench.vm("p1").await;
         let client = &bench.scripted;
         client
-            .start_run(&vm, &spec("cmd_1", "echo begun; sleep 2; echo end"), Duration::from_millis(700))
+            .start_run(
+                &vm,
+                &spec("cmd_1", "echo begun; until [ -e /tmp/go ]; do sleep 0.1; done; echo end"),
+                Duration::from_millis(700),
+            )
             .await
             .unwrap();
         let kill = RunSpec {
@@ -308,6 +312,7 @@ async fn a_killed_runner_does_not_make_a_living_command_lost() {
         assert_eq!(client.start_run(&vm, &kill, WAIT).await.unwrap().exit_code, Some(0));
         let report = client.read_run(&vm, "cmd_1", from(0, 0, NO_WAIT)).await.unwrap().unwrap();
         assert_eq!(report.state, RunState::Running);
+        client.start_run(&vm, &spec("cmd_go", "touch /tmp/go"), WAIT).await.unwrap();
         // Once it has ended nobody can know how.
         assert_eq!(ended(client, &vm, "cmd_1").await.state, RunState::Lost);
     })

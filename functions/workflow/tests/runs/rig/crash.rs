@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 /// How somebody dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Death {
+pub(crate) enum Death {
     /// The function ends there: its future is dropped, and the state machine sees what it sees of a dead Lambda.
     Function,
     /// The state machine gives the function up and tries again, but the function goes on behind its back after so many
@@ -44,7 +44,7 @@ impl Drop for Sleeping<'_> {
 
 /// Lets simulated time pass. A function may have several sleeps under way and only one mark: it lends that whenever it is
 /// parked with a sleep under way, see [`Points::mortal`]. Others hold a mark for each of their sleeps.
-pub async fn sleep(clock: &SimClock, time: Duration) {
+pub(crate) async fn sleep(clock: &SimClock, time: Duration) {
     let Ok(mortal) = MORTAL.try_with(Arc::clone) else { return clock.elapse(time).await };
     let at = clock.now().saturating_add(time).unwrap();
     let wake = clock.sleep_until(at);
@@ -61,7 +61,7 @@ tokio::task_local! {
 
 /// Which points are deadly, counted over all functions of a rig.
 #[derive(Debug, Default)]
-pub struct Points {
+pub(crate) struct Points {
     state: Mutex<State>,
     process: Notify,
     clock: Mutex<Option<SimClock>>,
@@ -77,39 +77,39 @@ struct State {
 
 impl Points {
     /// The clock by which functions linger.
-    pub fn use_clock(&self, clock: &SimClock) {
+    pub(crate) fn use_clock(&self, clock: &SimClock) {
         *self.clock.lock().unwrap() = Some(clock.clone());
     }
 
     /// Makes these points deadly, counted from 0.
-    pub fn die_at(&self, points: impl IntoIterator<Item = (usize, Death)>) {
+    pub(crate) fn die_at(&self, points: impl IntoIterator<Item = (usize, Death)>) {
         self.state.lock().unwrap().deadly.extend(points);
     }
 
     /// The names of the points passed so far.
-    pub fn passed(&self) -> Vec<&'static str> {
+    pub(crate) fn passed(&self) -> Vec<&'static str> {
         self.state.lock().unwrap().names.clone()
     }
 
     /// The process is to die.
-    pub fn kill_process(&self) {
+    pub(crate) fn kill_process(&self) {
         self.process.notify_one();
     }
 
     /// Waits until the process is to die.
-    pub async fn process_dies(&self) {
+    pub(crate) async fn process_dies(&self) {
         self.process.notified().await;
     }
 
     /// Ends every function that lingers: the process that it ran in is gone.
-    pub fn end_lingering(&self) {
+    pub(crate) fn end_lingering(&self) {
         for task in std::mem::take(&mut self.state.lock().unwrap().lingering) {
             task.abort();
         }
     }
 
     /// Waits until no function lingers; answers whether any did.
-    pub async fn no_more_lingering(&self) -> bool {
+    pub(crate) async fn no_more_lingering(&self) -> bool {
         let mut any = false;
         loop {
             {
@@ -126,7 +126,7 @@ impl Points {
     }
 
     /// An effect is about to be made, or was just made. Outside of what is mortal nothing dies.
-    pub async fn pass(&self, name: &'static str) {
+    pub(crate) async fn pass(&self, name: &'static str) {
         let Ok(mortal) = MORTAL.try_with(Arc::clone) else { return };
         let death = {
             let mut state = self.state.lock().unwrap();
@@ -157,7 +157,7 @@ impl Points {
     }
 
     /// Runs something mortal that holds one mark of the clock; `None` where it died or was given up.
-    pub async fn mortal<T: Send + 'static>(
+    pub(crate) async fn mortal<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Option<T> {

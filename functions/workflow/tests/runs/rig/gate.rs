@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 const MARKS: usize = 8;
 
 #[derive(Debug, Clone)]
-pub struct Gate {
+pub(crate) struct Gate {
     clock: SimClock,
     reached: Arc<Notify>,
     open: Arc<Notify>,
@@ -17,13 +17,13 @@ pub struct Gate {
 }
 
 impl Gate {
-    pub fn new(clock: &SimClock) -> Self {
+    pub(crate) fn new(clock: &SimClock) -> Self {
         let (reached, open, marks) = (Arc::default(), Arc::default(), Arc::default());
         Self { clock: clock.clone(), reached, open, marks }
     }
 
     /// Passes the gate: waits until it is opened.
-    pub async fn pass(&self) {
+    pub(crate) async fn pass(&self) {
         let marks = (0..MARKS).map(|_| self.clock.work()).collect();
         *self.marks.lock().unwrap() = marks;
         self.reached.notify_one();
@@ -31,18 +31,18 @@ impl Gate {
     }
 
     /// Waits until somebody stands before the gate.
-    pub async fn reached(&self) {
+    pub(crate) async fn reached(&self) {
         self.reached.notified().await;
     }
 
     /// Lets time pass again, with somebody still before the gate.
-    pub fn release_time(&self) {
+    pub(crate) fn release_time(&self) {
         let marks = std::mem::take(&mut *self.marks.lock().unwrap());
         drop(marks);
     }
 
     /// Opens the gate.
-    pub fn open(&self) {
+    pub(crate) fn open(&self) {
         self.release_time();
         self.open.notify_one();
     }

@@ -1,8 +1,8 @@
 //! The rig: one project with a VM, the shipped state machine, and everything scripted around it.
 
-pub mod crash;
-pub mod gate;
-pub mod models;
+pub(crate) mod crash;
+pub(crate) mod gate;
+pub(crate) mod models;
 mod store;
 mod tools;
 mod vm;
@@ -44,7 +44,7 @@ use self::tools::FakeTools;
 use self::vm::Vm;
 use self::world::{Flow, Objects, Saves, SimAmbient, vm_lease};
 
-pub struct Rig {
+pub(crate) struct Rig {
     pub store: Store,
     pub objects: Objects,
     pub flow: Flow,
@@ -161,7 +161,7 @@ async fn dynamo(clock: &SimClock) -> Dynamo {
 
 impl Rig {
     /// A rig whose agents say what `script` says.
-    pub async fn new(script: impl Fn(&ModelRequest) -> Say + Send + Sync + 'static) -> Arc<Self> {
+    pub(crate) async fn new(script: impl Fn(&ModelRequest) -> Say + Send + Sync + 'static) -> Arc<Self> {
         let clock = SimClock::automatic("2026-01-01T00:00:00Z".parse().unwrap());
         let points = Arc::new(Points::default());
         points.use_clock(&clock);
@@ -248,7 +248,7 @@ impl Rig {
     }
 
     /// Starts again with an interpreter that stops at this write of its own store, counted from here.
-    pub async fn restart_with(self: &Arc<Self>, crash: CrashPoint) {
+    pub(crate) async fn restart_with(self: &Arc<Self>, crash: CrashPoint) {
         *self.engine_crash.lock().unwrap() = Some(crash);
         let mut generation = self.generation.subscribe();
         self.points.kill_process();
@@ -256,7 +256,7 @@ impl Rig {
     }
 
     /// Ends the rig: what it holds is freed.
-    pub async fn close(&self) {
+    pub(crate) async fn close(&self) {
         self.points.end_lingering();
         let engine = self.flow.engine.write().unwrap().take();
         if let Some(engine) = engine {
@@ -317,20 +317,20 @@ impl Rig {
     }
 
     /// Begins a conversation of these agents.
-    pub async fn create(&self, agents: &[&str], mode: Mode, message: &str) -> MessageAccepted {
+    pub(crate) async fn create(&self, agents: &[&str], mode: Mode, message: &str) -> MessageAccepted {
         self.create_with(CreateConversation {
             agent_ids: agents.iter().map(|agent| (*agent).to_owned()).collect(),
             initial_message: message.to_owned(),
             conversation_id: None,
             mode,
             max_turns: None,
-            budget: Default::default(),
+            budget: pvm_domain::conversation::Budget::default(),
             file_ids: Vec::new(),
         })
         .await
     }
 
-    pub async fn create_with(&self, input: CreateConversation) -> MessageAccepted {
+    pub(crate) async fn create_with(&self, input: CreateConversation) -> MessageAccepted {
         let made = conversations::create(
             &self.store,
             &self.objects,
@@ -345,7 +345,12 @@ impl Rig {
         made.await.unwrap()
     }
 
-    pub async fn send(&self, id: &ConversationId, message: &str, delivery: Delivery) -> MessageAccepted {
+    pub(crate) async fn send(
+        &self,
+        id: &ConversationId,
+        message: &str,
+        delivery: Delivery,
+    ) -> MessageAccepted {
         let input = SendMessage { message: message.to_owned(), delivery };
         let sent = conversations::send(
             &self.store,
@@ -364,7 +369,7 @@ impl Rig {
         sent.await.unwrap()
     }
 
-    pub async fn cancel(&self, id: &ConversationId) -> Conversation {
+    pub(crate) async fn cancel(&self, id: &ConversationId) -> Conversation {
         let cancelled = conversations::cancel(
             &self.store,
             &self.flow,
@@ -379,7 +384,7 @@ impl Rig {
     }
 
     /// Defines an agent of the tester's own.
-    pub async fn define(&self, definition: Value) {
+    pub(crate) async fn define(&self, definition: Value) {
         let definition = serde_json::from_value(definition).unwrap();
         let (models, clock) = (&self.models, &self.ambient);
         pvm_application::agents::create(&self.store, models, clock, &self.principal, definition, None)
@@ -388,7 +393,7 @@ impl Rig {
     }
 
     /// Waits until the conversation's log has an event of this kind; answers the newest.
-    pub async fn wait_for(&self, id: &ConversationId, kind: EventType) -> Event {
+    pub(crate) async fn wait_for(&self, id: &ConversationId, kind: EventType) -> Event {
         let log = LogId::Conversation(id.clone());
         for _ in 0..100 {
             let seen = self.store.log_head(&log).await.unwrap();
@@ -402,7 +407,7 @@ impl Rig {
     }
 
     /// Waits until the run of the conversation waits for a person.
-    pub async fn wait_until_waiting(&self, id: &ConversationId) {
+    pub(crate) async fn wait_until_waiting(&self, id: &ConversationId) {
         for _ in 0..2000 {
             if self.conversation(id).await.status == ConversationStatus::Waiting {
                 return;
@@ -414,7 +419,7 @@ impl Rig {
     }
 
     /// Approves whatever waits.
-    pub async fn decide_all(&self, id: &ConversationId) {
+    pub(crate) async fn decide_all(&self, id: &ConversationId) {
         let (principal, project) = (&self.principal, &self.project_id);
         let found = conversations::get(&self.store, principal, project, id.as_str()).await.unwrap();
         for approval in found.approvals {
@@ -428,12 +433,12 @@ impl Rig {
     }
 
     /// The model's next calls fail so.
-    pub fn errors(&self, errors: impl IntoIterator<Item = ModelError>) {
+    pub(crate) fn errors(&self, errors: impl IntoIterator<Item = ModelError>) {
         self.models.errors.lock().unwrap().extend(errors);
     }
 
     /// Waits until no execution runs that could go on by itself, and looks after lost starts as the clean-up does.
-    pub async fn settle(&self) {
+    pub(crate) async fn settle(&self) {
         let mut generation = self.generation.subscribe();
         for _ in 0..400 {
             let engine = self.flow.engine();
@@ -461,7 +466,7 @@ impl Rig {
     }
 
     /// State transitions of every execution of a run, as the interpreter counted them.
-    pub async fn transitions(&self, run: &Run) -> u32 {
+    pub(crate) async fn transitions(&self, run: &Run) -> u32 {
         let engine = self.flow.engine();
         let mut count = 0;
         for segment in 1..=run.segment {
@@ -474,20 +479,20 @@ impl Rig {
     }
 
     /// What the clean-up does for runs, half an hour later.
-    pub async fn sweep(&self) -> u32 {
+    pub(crate) async fn sweep(&self) -> u32 {
         self.clock.advance(std::time::Duration::from_secs(1800));
         runs::sweep(&self.store, &self.flow, &self.ambient).await.unwrap()
     }
 
-    pub async fn conversation(&self, id: &ConversationId) -> Conversation {
+    pub(crate) async fn conversation(&self, id: &ConversationId) -> Conversation {
         self.store.get(&keys::conversation(id)).await.unwrap().unwrap()
     }
 
-    pub async fn run(&self, id: &ConversationId, run: &RunId) -> Run {
+    pub(crate) async fn run(&self, id: &ConversationId, run: &RunId) -> Run {
         self.store.get(&keys::run(id, run)).await.unwrap().unwrap()
     }
 
-    pub async fn lease(&self) -> VmLease {
+    pub(crate) async fn lease(&self) -> VmLease {
         self.store.get(&keys::vm_lease(&self.project_id)).await.unwrap().unwrap()
     }
 
@@ -495,16 +500,16 @@ impl Rig {
         self.store.list(Listing::of(keys::conversation_partition(id), prefix)).await.unwrap().items
     }
 
-    pub async fn messages(&self, id: &ConversationId) -> Vec<Message> {
+    pub(crate) async fn messages(&self, id: &ConversationId) -> Vec<Message> {
         self.all(id, "M#").await
     }
 
-    pub async fn calls(&self, id: &ConversationId) -> Vec<ToolCall> {
+    pub(crate) async fn calls(&self, id: &ConversationId) -> Vec<ToolCall> {
         self.all(id, "T#").await
     }
 
     /// The transcript, one line a message: who, what, how it ended.
-    pub async fn transcript(&self, id: &ConversationId) -> Vec<String> {
+    pub(crate) async fn transcript(&self, id: &ConversationId) -> Vec<String> {
         let line = |message: Message| {
             let who = match message.author {
                 Author::User => "user".to_owned(),
@@ -522,12 +527,12 @@ impl Rig {
     }
 
     /// How many events there are, whatever is under way.
-    pub async fn events_open(&self, id: &ConversationId) -> u64 {
+    pub(crate) async fn events_open(&self, id: &ConversationId) -> u64 {
         self.store.log_head(&LogId::Conversation(id.clone())).await.unwrap()
     }
 
     /// Every event, checked to be without gaps and with the run's end as its last.
-    pub async fn events(&self, id: &ConversationId) -> Vec<Event> {
+    pub(crate) async fn events(&self, id: &ConversationId) -> Vec<Event> {
         let log = LogId::Conversation(id.clone());
         let mut all: Vec<Event> = Vec::new();
         loop {
@@ -577,28 +582,13 @@ fn check_story(events: &[Event]) {
 }
 
 /// Kinds of events, for comparing stories.
-pub fn kinds(events: &[Event]) -> Vec<&'static str> {
+pub(crate) fn kinds(events: &[Event]) -> Vec<&'static str> {
     events.iter().map(|event| event.kind.as_str()).collect()
-}
-
-/// Which tries of the model there were more than in a story without crashes is no difference.
-fn in_order_of_time(events: &[Event]) -> Vec<&'static str> {
-    kinds(events).into_iter().filter(|kind| *kind != "message.reset").collect()
-}
-
-/// [`kinds`] without resets. Calls that run side by side tell of themselves in any order, so events of tools that follow
-/// each other are put in one.
-pub fn without_resets(events: &[Event]) -> Vec<&'static str> {
-    let mut kinds = in_order_of_time(events);
-    for calls in kinds.chunk_by_mut(|a, b| a.starts_with("tool.") && b.starts_with("tool.")) {
-        calls.sort_unstable();
-    }
-    kinds
 }
 
 impl Rig {
     /// How often a save was asked for.
-    pub fn saves(&self) -> u64 {
+    pub(crate) fn saves(&self) -> u64 {
         self.saves.0.load(Ordering::SeqCst)
     }
 }

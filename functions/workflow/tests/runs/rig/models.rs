@@ -17,7 +17,7 @@ use super::gate::Gate;
 
 /// What a call does.
 #[derive(Debug, Clone, Default)]
-pub struct Say {
+pub(crate) struct Say {
     pub text: String,
     pub calls: Vec<(String, Result<Value, String>)>,
     /// Simulated seconds that the answer takes, its text first.
@@ -31,33 +31,29 @@ pub struct Say {
 }
 
 /// An answer of text only.
-pub fn say(text: &str) -> Say {
+pub(crate) fn say(text: &str) -> Say {
     let usage = TokenUsage { input: 100, output: 10, ..TokenUsage::default() };
     Say { text: text.to_owned(), usage, ..Say::default() }
 }
 
 impl Say {
-    pub fn call(mut self, name: &str, arguments: Value) -> Self {
+    pub(crate) fn call(mut self, name: &str, arguments: Value) -> Self {
         self.calls.push((name.to_owned(), Ok(arguments)));
         self
     }
-    pub fn gate(mut self, gate: &Gate) -> Self {
-        self.gate = Some(gate.clone());
-        self
-    }
-    pub fn hangs(mut self) -> Self {
+    pub(crate) fn hangs(mut self) -> Self {
         self.hangs = true;
         self
     }
-    pub fn takes(mut self, secs: u64) -> Self {
+    pub(crate) fn takes(mut self, secs: u64) -> Self {
         self.takes_secs = secs;
         self
     }
 }
 
-pub type Script = Box<dyn Fn(&ModelRequest) -> Say + Send + Sync>;
+pub(crate) type Script = Box<dyn Fn(&ModelRequest) -> Say + Send + Sync>;
 
-pub struct Models {
+pub(crate) struct Models {
     pub points: Arc<Points>,
     pub clock: SimClock,
     pub script: Script,
@@ -97,9 +93,10 @@ impl KnowModels for Models {
     }
 
     fn facts(&self, model: &str) -> Result<ModelFacts, ModelError> {
-        match model.starts_with("scripted/") {
-            true => Ok(ModelFacts { context_tokens: self.window, answer_tokens: 1000, priced: true }),
-            false => Err(ModelError::NotConfigured(format!("there is no provider for {model}"))),
+        if model.starts_with("scripted/") {
+            Ok(ModelFacts { context_tokens: self.window, answer_tokens: 1000, priced: true })
+        } else {
+            Err(ModelError::NotConfigured(format!("there is no provider for {model}")))
         }
     }
 }

@@ -15,23 +15,26 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use super::crash::Points;
 
 #[derive(Debug, Clone)]
-pub struct Store {
+pub(crate) struct Store {
     pub inner: Dynamo,
     pub points: Arc<Points>,
     pub watch: Watch,
 }
 
+/// Whoever listens to committed events, if anybody does.
+type Listener = Arc<Mutex<Option<UnboundedSender<(EventType, Mark)>>>>;
+
 /// Tells somebody of committed events at the very moment, with a mark that holds simulated time until they have acted.
 #[derive(Debug, Clone)]
-pub struct Watch {
+pub(crate) struct Watch {
     clock: SimClock,
-    listener: Arc<Mutex<Option<UnboundedSender<(EventType, Mark)>>>>,
+    listener: Listener,
     marks: Arc<AtomicUsize>,
 }
 
 /// Holds simulated time, and counts as something to be done.
 #[derive(Debug)]
-pub struct Mark {
+pub(crate) struct Mark {
     work: Option<Work>,
     count: Arc<AtomicUsize>,
 }
@@ -45,19 +48,19 @@ impl Drop for Mark {
 }
 
 impl Watch {
-    pub fn new(clock: &SimClock) -> Self {
+    pub(crate) fn new(clock: &SimClock) -> Self {
         Self { clock: clock.clone(), listener: Arc::default(), marks: Arc::default() }
     }
 
     /// Everything that is committed from here on.
-    pub fn listen(&self) -> UnboundedReceiver<(EventType, Mark)> {
+    pub(crate) fn listen(&self) -> UnboundedReceiver<(EventType, Mark)> {
         let (sender, receiver) = mpsc::unbounded_channel();
         *self.listener.lock().unwrap() = Some(sender);
         receiver
     }
 
     /// Whether whoever listens has dealt with all of it.
-    pub fn all_done(&self) -> bool {
+    pub(crate) fn all_done(&self) -> bool {
         self.marks.load(Ordering::SeqCst) == 0
     }
 

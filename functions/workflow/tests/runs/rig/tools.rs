@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 use super::vm::Vm;
 
 #[derive(Debug)]
-pub struct FakeTools {
+pub(crate) struct FakeTools {
     vm: Vm,
     definitions: Vec<ToolDefinition>,
 }
 
 impl FakeTools {
-    pub fn new(vm: Vm) -> Self {
+    pub(crate) fn new(vm: Vm) -> Self {
         let tool = |name: &str, read_only: bool| ToolDefinition {
             name: name.to_owned(),
             description: format!("The tool {name}."),

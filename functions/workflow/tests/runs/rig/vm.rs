@@ -17,7 +17,7 @@ use super::crash::{Points, sleep};
 use super::gate::Gate;
 
 #[derive(Debug, Clone)]
-pub struct Vm {
+pub(crate) struct Vm {
     pub points: Arc<Points>,
     pub clock: SimClock,
     state: Arc<Mutex<State>>,
@@ -44,27 +44,27 @@ struct Entry {
 }
 
 impl Vm {
-    pub fn new(points: Arc<Points>, clock: SimClock) -> Self {
+    pub(crate) fn new(points: Arc<Points>, clock: SimClock) -> Self {
         Self { points, clock, state: Arc::default() }
     }
 
     /// Every start that was made: VM, run, text.
-    pub fn starts(&self) -> Vec<(String, String, String)> {
+    pub(crate) fn starts(&self) -> Vec<(String, String, String)> {
         self.state.lock().unwrap().starts.clone()
     }
 
     /// The texts of runs that were killed.
-    pub fn killed(&self) -> Vec<String> {
+    pub(crate) fn killed(&self) -> Vec<String> {
         let state = self.state.lock().unwrap();
         state.journal.values().filter(|entry| entry.killed).map(|entry| entry.text.clone()).collect()
     }
 
     /// The gate before which commands that begin with `gate` stand.
-    pub fn gate(&self) -> Gate {
+    pub(crate) fn gate(&self) -> Gate {
         self.state.lock().unwrap().gate.get_or_insert_with(|| Gate::new(&self.clock)).clone()
     }
 
-    pub fn die_at_next_start(&self) {
+    pub(crate) fn die_at_next_start(&self) {
         self.state.lock().unwrap().dies_at_next_start = true;
     }
 

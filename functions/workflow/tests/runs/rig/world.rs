@@ -22,13 +22,13 @@ use super::crash::{Points, sleep};
 use super::store::Store;
 
 #[derive(Debug, Clone)]
-pub struct SimAmbient {
+pub(crate) struct SimAmbient {
     pub clock: SimClock,
     ids: Arc<AtomicU64>,
 }
 
 impl SimAmbient {
-    pub fn new(clock: SimClock) -> Self {
+    pub(crate) fn new(clock: SimClock) -> Self {
         Self { clock, ids: Arc::new(AtomicU64::new(1)) }
     }
 }
@@ -52,7 +52,7 @@ impl NewId for SimAmbient {
 }
 
 #[derive(Debug, Clone)]
-pub struct Objects;
+pub(crate) struct Objects;
 
 impl GetObject for Objects {
     async fn get(&self, _: &str) -> Result<Bytes, ObjectError> {
@@ -124,7 +124,7 @@ impl DeleteObject for Objects {
 }
 
 #[derive(Debug, Clone, Default)]
-pub struct Saves(pub Arc<AtomicU64>);
+pub(crate) struct Saves(pub Arc<AtomicU64>);
 
 impl RequestSave for Saves {
     async fn request_save(&self, _: &ProjectId) {
@@ -134,7 +134,7 @@ impl RequestSave for Saves {
 
 /// The workflow port. Setting a VM up needs no machine here: the next VM is there at once.
 #[derive(Debug, Clone)]
-pub struct Flow {
+pub(crate) struct Flow {
     pub engine: Arc<RwLock<Option<Engine>>>,
     pub points: Arc<Points>,
     pub store: Store,
@@ -143,7 +143,7 @@ pub struct Flow {
     pub loses_next_start: Arc<AtomicBool>,
 }
 
-pub fn vm_lease(project: &ProjectId, number: u64, now: Timestamp) -> VmLease {
+pub(super) fn vm_lease(project: &ProjectId, number: u64, now: Timestamp) -> VmLease {
     let mut lease = VmLease::none(project.clone(), now);
     lease.attach(&format!("vm{number}"), &format!("boot{number}"), now);
     lease.state = VmStatus::Active;
@@ -151,7 +151,7 @@ pub fn vm_lease(project: &ProjectId, number: u64, now: Timestamp) -> VmLease {
 }
 
 impl Flow {
-    pub fn engine(&self) -> Engine {
+    pub(crate) fn engine(&self) -> Engine {
         self.engine.read().unwrap().clone().unwrap()
     }
 

@@ -72,7 +72,8 @@ impl Client {
         kind: &str,
         body: Bytes,
     ) -> Result<Request<Full<Bytes>>, Failure> {
-        let token = sandbox.envd_access_token.as_ref().map(|token| token.expose()).unwrap_or_default();
+        let token =
+            sandbox.envd_access_token.as_ref().map(pvm_e2b_wire::secret::Secret::expose).unwrap_or_default();
         Ok(Request::builder()
             .method(method)
             .uri(path)
