@@ -147,8 +147,8 @@ fn the_page_about_the_machines_has_the_times_of_the_template() {
         }
         let state = MACHINES.iter().find_map(|(machine, _)| states(machine).remove(cells[0]));
         let state = state.unwrap_or_else(|| panic!("no machine has a state called {}", cells[0]));
-        if cells[3] != state["TimeoutSeconds"] {
-            let seconds = &state["TimeoutSeconds"];
+        let seconds = state["TimeoutSeconds"].to_string();
+        if cells[3] != seconds {
             problems.push(format!("{}: {} s on the page, {seconds} s in the machine", cells[0], cells[3]));
         }
     }

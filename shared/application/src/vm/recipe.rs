@@ -129,7 +129,7 @@ async fn kept(vm: &impl RunCommands, vm_id: &str, epoch: u64, steps: usize) -> A
     root_line(vm, vm_id, format!("recipe-{epoch}-kept-{steps}"), line).await
 }
 
-/// Leaves the mark that [`kept`] looks for.
+/// Leaves the mark that `kept` looks for.
 ///
 /// # Errors
 /// Of the VM.

@@ -78,7 +78,7 @@ pub struct ServiceOutput {
     /// Port it listens on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// URL that reaches it from outside the VM. Inside the VM it is http://localhost:<port>.
+    /// URL that reaches it from outside the VM. Inside the VM it is `http://localhost:<port>`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// The end of its output, where it failed.
