@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -13,6 +14,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::time::{Duration, sleep};
 
 use crate::daemon::Daemon;
+use crate::http::RequestBody;
 use crate::log;
 use crate::router::{self, Origin};
 
@@ -56,9 +58,9 @@ async fn connection<S>(daemon: Arc<Daemon>, stream: S, origin: Origin, head_limi
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(move |request| {
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
         let daemon = Arc::clone(&daemon);
-        async move { Ok::<_, Infallible>(router::answer(daemon, origin, request).await) }
+        async move { Ok::<_, Infallible>(router::answer(daemon, origin, request.map(RequestBody::from)).await) }
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(head_limit);

@@ -1,5 +1,6 @@
 //! What every endpoint shares: bodies, plain answers, and the Connect calls on top.
 
+mod body;
 pub mod reply;
 pub mod request;
 pub mod rpc;
@@ -12,11 +13,13 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use hyper::body::Frame;
 
+pub use body::RequestBody;
+
 /// Body of an answer: nothing, bytes, or a stream made while it is sent.
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// A request as it comes from a connection.
-pub type Request = hyper::Request<hyper::body::Incoming>;
+pub type Request = hyper::Request<RequestBody>;
 
 /// An answer.
 pub type Response = hyper::Response<Body>;

@@ -82,7 +82,7 @@ impl Drop for Reserved {
 /// [`BodyError`].
 pub async fn read_body(
     buffers: &Buffers,
-    mut body: hyper::body::Incoming,
+    mut body: super::RequestBody,
     limit: usize,
 ) -> Result<(Bytes, Reserved), BodyError> {
     let announced = body.size_hint().lower();

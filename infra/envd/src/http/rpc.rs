@@ -8,7 +8,6 @@ use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use futures::{Stream, StreamExt as _};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{HeaderMap, Method, StatusCode};
 use pvm_e2b_wire::connect::{
@@ -20,7 +19,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Duration, Instant, sleep_until, timeout};
 
 use super::request::{BodyError, Buffers, Reserved, header, media_type, read_body};
-use super::{Request, Response, full, reply, stream};
+use super::{Request, RequestBody, Response, full, reply, stream};
 
 /// Seconds of silence after which a stream says that it lives, when the client does not ask for another time.
 const DEFAULT_KEEPALIVE_SECONDS: u64 = 90;
@@ -225,7 +224,7 @@ fn stream_reply(body: super::Body) -> Response {
 /// The messages of a request, one after the other.
 #[derive(Debug)]
 pub struct Messages<Q> {
-    body: Incoming,
+    body: RequestBody,
     decoder: EnvelopeDecoder,
     reserved: Reserved,
     encoding: Result<(), ConnectError>,

@@ -19,7 +19,7 @@ use super::place::{Root, Unfinished, told};
 use crate::daemon::Daemon;
 use crate::http::request::{query, read_body};
 use crate::http::rpc::{internal, invalid, unary_error};
-use crate::http::{Request, Response, full, reply};
+use crate::http::{Request, RequestBody, Response, full, reply};
 use crate::paths;
 
 /// Bytes of a request that asks for files: a few hundred paths.
@@ -179,7 +179,7 @@ async fn write_file(
 
 /// A body that is read by lines and by counted bytes.
 struct Incoming {
-    body: BodyDataStream<hyper::body::Incoming>,
+    body: BodyDataStream<RequestBody>,
     rest: BytesMut,
 }
 
