@@ -54,9 +54,10 @@ impl Terminal {
 
     /// Reads until the output has `text`.
     async fn until(&mut self, text: &str) {
+        // A bound for a hang, not a timing. Over all of it: the server's pings come as long as it lives.
+        let patience = tokio::time::Instant::now() + Duration::from_secs(120);
         while !self.seen.contains(text) {
-            // A bound for a hang, not a timing.
-            let next = tokio::time::timeout(Duration::from_secs(60), self.socket.next()).await;
+            let next = tokio::time::timeout_at(patience, self.socket.next()).await;
             let Ok(next) = next else { panic!("waited for {text:?} in {:?}", self.seen) };
             match next.unwrap().unwrap() {
                 Message::Binary(bytes) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
@@ -111,8 +112,10 @@ async fn a_shell(api: &Api) {
     // Ctrl-C ends what runs in the foreground and not the shell; `end` ends the shell.
     let mut four = connect(api, &format!("{path}?user=root&working_dir=%2Ftmp")).await.unwrap();
     assert_ne!(four.id, one.id);
-    four.line("id -un; pwd; sleep 1000").await;
+    // The child says that it is in the foreground before it sleeps: Ctrl-C at an idle prompt would end nothing.
+    four.line("id -un; pwd; bash -c 'echo asleep-$((2+3)); exec sleep 1000'").await;
     four.until("/tmp").await;
+    four.until("asleep-5").await;
     four.say(json!({"type": "input", "data": "\u{3}"})).await;
     four.line("echo after-$((2+2))").await;
     four.until("after-4").await;

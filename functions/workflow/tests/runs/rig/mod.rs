@@ -9,13 +9,15 @@ mod vm;
 mod world;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock, Weak};
 
 use pvm_application::ports_model::{ModelError, ModelRequest};
 use pvm_application::store::{Listing, ReadStore, Tx, WriteStore};
 use pvm_application::{conversations, keys, runs};
-use pvm_asl::{Clock as _, CrashPoint, Engine, EngineBuilder, InvokeError, Invoker, ListFilter, SimClock};
+use pvm_asl::{
+    Clock as _, CrashPoint, Engine, EngineBuilder, InvokeError, Invoker, ListFilter, OpenError, SimClock, StoreError,
+};
 use pvm_aws::clients::{self, ClientSettings, StaticCredentials};
 use pvm_aws::{Dynamo, DynamoSettings, FileSecrets, Tables};
 use pvm_contracts::conversations::{
@@ -63,6 +65,8 @@ pub(crate) struct Rig {
     home: tempfile::TempDir,
     /// The write of the interpreter's own store at which it stops, once.
     engine_crash: Mutex<Option<CrashPoint>>,
+    /// Whether it stopped there while it was being opened.
+    pub died_at_start: AtomicBool,
     /// How often the process was started again.
     pub generation: watch::Sender<u32>,
 }
@@ -203,6 +207,7 @@ impl Rig {
             points,
             home,
             engine_crash: Mutex::default(),
+            died_at_start: AtomicBool::new(false),
             generation: watch::Sender::new(0),
         });
         rig.make_project().await;
@@ -285,14 +290,27 @@ impl Rig {
         self.store.inner.commit(Tx::new().create(&mut project).create(&mut lease)).await.unwrap();
     }
 
+    /// The interpreter, opened again where it stops while it is opened: a process that dies at its start is started again.
     async fn engine(self: &Arc<Self>) -> Engine {
+        loop {
+            let crash = self.engine_crash.lock().unwrap().take();
+            match self.builder(crash).open().await {
+                Ok(engine) => return engine,
+                Err(OpenError::Store(StoreError::Stopped)) if crash.is_some() => {
+                    self.died_at_start.store(true, Ordering::SeqCst);
+                }
+                Err(error) => panic!("the interpreter cannot be opened: {error}"),
+            }
+        }
+    }
+
+    fn builder(self: &Arc<Self>, crash: Option<CrashPoint>) -> EngineBuilder {
         let file = self.home.path().join("workflow.sqlite");
         let names: BTreeMap<String, String> =
             steps::STEPS.iter().map(|step| (substitution(step.name), step.name.to_owned())).collect();
         let text = include_str!("../../../../../statemachines/run-turn.asl.json");
         let machine = pvm_asl::Machine::load("run-turn", text, &names).unwrap();
         let on_end = Arc::downgrade(self);
-        let crash = self.engine_crash.lock().unwrap().take();
         let builder = EngineBuilder::new(file, Steps { rig: Arc::downgrade(self) });
         let builder = match crash {
             Some(crash) => builder.crash_point(crash),
@@ -311,9 +329,6 @@ impl Rig {
                     runs::execution_ended(&rig.store, &rig.flow, &rig.ambient, &input, status).await.unwrap();
                 })
             })
-            .open()
-            .await
-            .unwrap()
     }
 
     /// Begins a conversation of these agents.
