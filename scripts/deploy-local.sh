@@ -8,6 +8,7 @@
 # PVM_AWS_HOME holds logs, keys and process ids (default: aws-local in cargo's target folder). PVM_AWS_PORT and
 # PVM_AWS_E2B_PORT are the ports (14566, 18788); PVM_AWS_BIND is the address they are on, for containers (127.0.0.1). PVM_SANDBOXD names a built pvm-sandboxd to use.
 # PVM_AWS_E2B_API_URL, PVM_AWS_E2B_SANDBOX_URL and PVM_AWS_E2B_KEY name a VM service that runs already; none is started.
+# PVM_AWS_BUILD=dev takes the programs of the tests' own build instead of `sam build`'s, for the suite of `make test`.
 # AWS_ENDPOINT_URL, when set, is an emulator that runs already, such as LocalStack (infra/compose); it is then not
 # started or stopped here.
 set -euo pipefail
@@ -19,6 +20,7 @@ port=${PVM_AWS_PORT:-14566}
 e2b_port=${PVM_AWS_E2B_PORT:-18788}
 bind=${PVM_AWS_BIND:-127.0.0.1}
 foreign=${AWS_ENDPOINT_URL:-}
+build=${PVM_AWS_BUILD:-lambda-ci}
 triple=x86_64-unknown-linux-gnu
 
 say() { printf 'deploy-local: %s\n' "$*"; }
@@ -68,9 +70,14 @@ await() { # name, port
 # --- build: all programs by one call of cargo, so that both cores work; SAM then finds them built. (The whole workspace,
 # as SAM's own calls: with fewer packages cargo would choose other features and compile everything twice.) --------------
 started=$SECONDS
-say "building the functions (profile lambda-ci; a cold build takes some minutes)"
 mapfile -t programs < <(sed -nE 's/.*\{Binary: ([a-z-]+)\}.*/--bin=\1/p' template.yaml)
-cargo build --quiet --profile lambda-ci --target "$triple" --workspace "${programs[@]}"
+if [ "$build" = dev ]; then
+  say "linking the functions of the tests' own build"
+  cargo build --quiet --workspace "${programs[@]}"
+else
+  say "building the functions (profile lambda-ci; a cold build takes some minutes)"
+  cargo build --quiet --profile lambda-ci --target "$triple" --workspace "${programs[@]}"
+fi
 sandboxd=${PVM_SANDBOXD:-}
 e2b_api=${PVM_AWS_E2B_API_URL:-}
 if [ -z "$sandboxd$e2b_api" ]; then
@@ -114,11 +121,15 @@ fi
 
 # --- deploy ---------------------------------------------------------------------------------------------------------
 started=$SECONDS
-SAM_BUILD_MODE=debug CARGO_LAMBDA_GLOBAL=$root/scripts/aws-tools/lambda-ci.toml \
-  sam build --config-env local --build-dir "$home/build" --parameter-overrides Architecture=x86_64 \
-  >"$home/sam-build.log" 2>&1 || { tail -40 "$home/sam-build.log" >&2; fail "sam build failed"; }
-# SAM has copied what cargo-lambda put here: some gigabytes of unoptimised programs.
-rm -rf "$target/lambda"
+if [ "$build" = dev ]; then
+  "$tools/sam/bin/python" scripts/aws-tools/package.py --template template.yaml --programs "$target/debug" --build "$home/build"
+else
+  SAM_BUILD_MODE=debug CARGO_LAMBDA_GLOBAL=$root/scripts/aws-tools/lambda-ci.toml \
+    sam build --config-env local --build-dir "$home/build" --parameter-overrides Architecture=x86_64 \
+    >"$home/sam-build.log" 2>&1 || { tail -40 "$home/sam-build.log" >&2; fail "sam build failed"; }
+  # SAM has copied what cargo-lambda put here: some gigabytes of unoptimised programs.
+  rm -rf "$target/lambda"
+fi
 say "packaged in $((SECONDS - started)) s"
 started=$SECONDS
 sam deploy --config-env local --config-file "$root/samconfig.toml" --template-file "$home/build/template.yaml" \

@@ -25,12 +25,18 @@ part() {
 
 # Suites that start real programs need them built; the same features for all, so that nothing is built twice.
 cargo build --workspace --bin pvm --bin pvm-mcp-stdio --example mcp-conformance
-cargo test --workspace --no-fail-fast -- "${extra[@]}" 2>&1 | tee "$log" || status=$?
+# A suite that hangs must not keep CI from saying so.
+limit=${PVM_TEST_LIMIT:-3600} aws_limit=1500
+[ $full = yes ] && limit=${PVM_TEST_LIMIT:-28800} aws_limit=7200
+timeout --foreground --kill-after=30 "$limit" cargo test --workspace --no-fail-fast -- "${extra[@]}" 2>&1 | tee "$log" || status=$?
+if [ $status = 124 ]; then
+  echo "test the suite above, which did not end within $limit s ... FAILED" | tee -a "$log"
+  echo "test result: FAILED. a suite that hangs: 0 passed; 1 failed; 0 ignored" | tee -a "$log"
+fi
 
-# The AWS form builds and deploys all programs of the template, which takes as long as everything else: with the heavy
-# cases, or by `make test-aws`.
-if [ $full = yes ] && [ "$(uname -m)" = x86_64 ]; then
-  cargo test --workspace --test aws_shaped -- "${extra[@]}" 2>&1 | tee -a "$log" || status=$?
+# The AWS form: all programs of the template, deployed on an emulator that runs them as programs of this machine.
+if [ "$(uname -m)" = x86_64 ]; then
+  timeout --foreground --kill-after=30 $aws_limit cargo test --workspace --test aws_shaped -- "${extra[@]}" 2>&1 | tee -a "$log" || status=$?
 fi
 if [ $full = yes ]; then
   part "sam local" scripts/sam-local.sh check 2>&1 | tee -a "$log" || status=$?

@@ -69,6 +69,10 @@ impl From<AppError> for StepError {
             (ErrorCode::VmNotReady, _) => StepErrorName::VmUnavailable,
             _ => StepErrorName::Terminal,
         };
+        // The workflow gets the sentence for people; what was behind it is told here or nowhere.
+        if let Some(source) = &error.source {
+            tracing::warn!(error.name = name.as_str(), error.cause = %format!("{source:#}"), "a step failed: {}", error.detail);
+        }
         Self { name, message: error.detail }
     }
 }

@@ -74,6 +74,10 @@ impl AwsStack {
 
         let port = free_port();
         let mut deploy = script(home);
+        if std::env::var_os("PVM_AWS_BUILD").is_none() {
+            // The suite's own build has compiled all that the programs consist of; `make test-full` lets SAM build them.
+            deploy.env("PVM_AWS_BUILD", "dev");
+        }
         deploy
             .env("PVM_AWS_PORT", port.to_string())
             .env("PVM_AWS_E2B_API_URL", faults.url())

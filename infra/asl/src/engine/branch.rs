@@ -149,7 +149,9 @@ impl Branch {
                 Err(Interrupt::Failure(failure)) => {
                     End::Failed { failure, pending: self.pending, work: self.work }
                 }
-                Err(Interrupt::Gone) => End::Gone,
+                // Whoever stopped it also cancels it. Until then its mark is held: simulated time would otherwise run on to
+                // the deadline of an execution that nobody drives any more.
+                Err(Interrupt::Gone) => std::future::pending().await,
             }
         }
         .boxed()

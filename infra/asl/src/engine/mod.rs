@@ -189,6 +189,7 @@ impl EngineBuilder {
             running: Mutex::default(),
             waiting: Waiting::default(),
             stopping: CancellationToken::new(),
+            halted: Mutex::default(),
         });
         let engine = Engine { inner };
         if let Err(error) = engine.recover().await {
@@ -199,7 +200,7 @@ impl EngineBuilder {
         let inner = Arc::clone(&engine.inner);
         tokio::spawn(async move {
             inner.store.stopped().await;
-            inner.stop();
+            inner.halt();
         });
         drop(work);
         Ok(engine)
@@ -230,6 +231,8 @@ struct Inner {
     waiting: Waiting,
     /// Cancelled when the engine stops.
     stopping: CancellationToken,
+    /// Held from a crash to the shutdown: nothing of a dead process sees time pass.
+    halted: Mutex<Option<Work>>,
 }
 
 impl fmt::Debug for Inner {
@@ -287,8 +290,13 @@ impl Engine {
     /// Stops everything where it is and closes the store. What was running goes on when the store is opened
     /// again; a function in the middle of its work is called again then.
     pub async fn shutdown(&self) {
-        self.inner.stop();
+        let halted = {
+            let mut halted = self.inner.lock_halted();
+            self.inner.stop();
+            halted.take()
+        };
         self.inner.store.close().await;
+        drop(halted);
     }
 
     /// The machine of that name.
@@ -315,6 +323,19 @@ impl Inner {
 
     fn lock_running(&self) -> MutexGuard<'_, HashMap<i64, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_halted(&self) -> MutexGuard<'_, Option<Work>> {
+        self.halted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The store has stopped by itself.
+    fn halt(&self) {
+        let mut halted = self.lock_halted();
+        if !self.stopping.is_cancelled() {
+            *halted = Some(self.clock.work());
+        }
+        self.stop();
     }
 
     fn stop(&self) {
