@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::branch::Start;
@@ -190,6 +190,7 @@ impl EngineBuilder {
             waiting: Waiting::default(),
             stopping: CancellationToken::new(),
             halted: Mutex::default(),
+            launched: Notify::new(),
         });
         let engine = Engine { inner };
         if let Err(error) = engine.recover().await {
@@ -233,6 +234,8 @@ struct Inner {
     stopping: CancellationToken,
     /// Held from a crash to the shutdown: nothing of a dead process sees time pass.
     halted: Mutex<Option<Work>>,
+    /// Told of every execution that begins to be driven.
+    launched: Notify,
 }
 
 impl fmt::Debug for Inner {
@@ -359,6 +362,7 @@ impl Inner {
         let cancel = self.stopping.child_token();
         let running = Running { cancel: cancel.clone(), ended: watch::Sender::new(()) };
         self.lock_running().insert(run.id, running);
+        self.launched.notify_waiters();
         let run = Arc::new(run);
         tokio::spawn(run.drive(start, work, cancel));
     }

@@ -90,17 +90,27 @@ impl Engine {
     /// # Errors
     /// As [`Engine::describe_execution`]; and that the engine has stopped, while the execution has not ended.
     pub async fn wait_for_end(&self, execution_arn: &str) -> Result<Execution, ApiError> {
-        let row = self.inner.find(execution_arn).await?;
-        let ended = self.inner.lock_running().get(&row.id).map(|running| running.ended.subscribe());
-        if let Some(mut ended) = ended {
-            // It never changes; it ends when the execution does.
-            while ended.changed().await.is_ok() {}
+        loop {
+            let launched = self.inner.launched.notified();
+            tokio::pin!(launched);
+            launched.as_mut().enable();
+            let row = self.inner.find(execution_arn).await?;
+            let ended = self.inner.lock_running().get(&row.id).map(|running| running.ended.subscribe());
+            if let Some(mut ended) = ended {
+                // It never changes; it ends when the execution does.
+                while ended.changed().await.is_ok() {}
+            }
+            let execution = self.describe_execution(execution_arn).await?;
+            if execution.status != ExecutionStatus::Running {
+                return Ok(execution);
+            }
+            // Stored and not yet launched, or stopped with the engine.
+            tokio::select! {
+                biased;
+                () = self.inner.stopping.cancelled() => return Err(StoreError::Stopped.into()),
+                () = launched => {}
+            }
         }
-        let execution = self.describe_execution(execution_arn).await?;
-        if execution.status == ExecutionStatus::Running {
-            return Err(StoreError::Stopped.into());
-        }
-        Ok(execution)
     }
 
     /// Executions of a machine, the newest first.

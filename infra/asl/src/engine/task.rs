@@ -239,15 +239,16 @@ impl Branch {
         let call = async move {
             // A task of its own again, so that a panic in a function is an error of that function.
             let invoker = Arc::clone(&engine.invoker);
-            let call =
+            let mut call =
                 tokio::spawn(async move { invoker.invoke_boxed(&function, payload).await }.in_current_span());
-            let abort = call.abort_handle();
             let result = tokio::select! {
-                result = call => result.unwrap_or_else(|_| {
+                result = &mut call => result.unwrap_or_else(|_| {
                     Err(InvokeError::new("Lambda.Unknown", "the function ended without an answer"))
                 }),
                 () = stopping.cancelled() => {
-                    abort.abort();
+                    call.abort();
+                    // The mark is given back when nothing of the function is left, which may have lent it.
+                    drop(call.await);
                     return;
                 }
             };

@@ -102,10 +102,17 @@ impl WriteStore for Store {
         self.points.pass("before a commit").await;
         let kinds: Vec<EventType> =
             tx.appends.iter().flat_map(|(_, events)| events.iter().map(|event| event.kind)).collect();
-        let done = self.inner.commit(tx).await;
-        if done.is_ok() {
-            self.watch.tell(kinds);
-        }
+        // In a task of its own: who dies here has sent the request, and what is committed is told in any case.
+        let (inner, watch, mark) = (self.inner.clone(), self.watch.clone(), self.watch.clock.work());
+        let sent = tokio::spawn(async move {
+            let done = inner.commit(tx).await;
+            if done.is_ok() {
+                watch.tell(kinds);
+            }
+            drop(mark);
+            done
+        });
+        let done = sent.await.unwrap();
         self.points.pass("after a commit").await;
         done
     }
