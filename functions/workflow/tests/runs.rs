@@ -12,6 +12,8 @@ mod cost;
 mod crashes;
 #[path = "runs/edits.rs"]
 mod edits;
+#[path = "runs/failing.rs"]
+mod failing;
 #[path = "runs/faults.rs"]
 mod faults;
 #[path = "runs/rig/mod.rs"]

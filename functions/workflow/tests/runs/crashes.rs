@@ -45,11 +45,15 @@ const HANGS: Duration = Duration::from_secs(300);
 
 /// What is played.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scene {
+pub(crate) enum Scene {
     /// Two agents with tools, `/vm` lines and a long command, in this mode.
     Talk(Mode),
     /// An agent that must ask: the first call is approved, the second denied.
     Approval,
+    /// The same, and nobody answers.
+    Silence,
+    /// An agent with one long command.
+    Alone,
     /// A second message comes while the first is worked off.
     Queue,
     /// The user cancels in the middle of a long command and says something else.
@@ -60,14 +64,14 @@ enum Scene {
 
 /// What a conversation left behind, as far as it must not depend on crashes.
 #[derive(Debug, PartialEq)]
-struct Story {
+pub(crate) struct Story {
     transcript: Vec<String>,
     events: Vec<&'static str>,
     commands: Vec<String>,
     killed: Vec<String>,
-    status: ConversationStatus,
+    pub status: ConversationStatus,
     spent: (u32, u32, u32, u64, u64),
-    holders: usize,
+    pub holders: usize,
 }
 
 fn script(request: &ModelRequest) -> Say {
@@ -289,21 +293,21 @@ fn told(events: &[Event]) -> Vec<&'static str> {
     kinds
 }
 
-async fn start(scene: Scene) -> Arc<Rig> {
+pub(crate) async fn start(scene: Scene) -> Arc<Rig> {
     let rig = Rig::new(script).await;
-    if scene == Scene::Approval {
+    if matches!(scene, Scene::Approval | Scene::Silence) {
         rig.define(json!({"agent_id": "careful", "approvals": {"change(deploy*)": "ask"}})).await;
     }
     rig
 }
 
-async fn play_on(rig: &Arc<Rig>, scene: Scene, case: &str) -> Story {
+pub(crate) async fn play_on(rig: &Arc<Rig>, scene: Scene, case: &str) -> Story {
     const TWO: &[&str] = &["dev_agent", "designer_agent"];
     let (mode, agents, message): (Mode, &'static [&'static str], &'static str) = match scene {
         Scene::Talk(mode) => (mode, TWO, "Go"),
-        Scene::Approval => (Mode::RoundRobin, &["careful"], "Deploy"),
+        Scene::Approval | Scene::Silence => (Mode::RoundRobin, &["careful"], "Deploy"),
         Scene::Queue => (Mode::RoundRobin, TWO, "Go"),
-        Scene::Cancel => (Mode::RoundRobin, &["dev_agent"], "Wait"),
+        Scene::Cancel | Scene::Alone => (Mode::RoundRobin, &["dev_agent"], "Wait"),
         Scene::CancelLanes => (Mode::Parallel, TWO, "Wait"),
     };
     let (known, listening) = user(rig, scene);

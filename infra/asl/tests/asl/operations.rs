@@ -283,3 +283,25 @@ async fn thousands_of_executions_wait_side_by_side() {
     assert_eq!(engine.running(), 0);
     assert_eq!(bed.functions.calls().len(), 6000);
 }
+
+/// Between the moment when a start is stored and the one when it is driven there is an execution that nobody runs yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_execution_that_is_just_being_started_is_waited_for() {
+    let bed = Bed::manual().machine(states("P", json!({ "P": { "Type": "Pass", "End": true } })));
+    let engine = Arc::new(bed.open().await);
+    for number in 0..300 {
+        let (name, starter) = (format!("e{number}"), Arc::clone(&engine));
+        let arn = execution_arn(&name);
+        let started = tokio::spawn(async move {
+            starter.start_execution(&machine_arn(), Some(&name), "{}").await.unwrap();
+        });
+        let ended = loop {
+            match engine.wait_for_end(&arn).await {
+                Err(ApiError::ExecutionDoesNotExist(_)) => tokio::task::yield_now().await,
+                other => break other,
+            }
+        };
+        assert_eq!(ended.unwrap().status, ExecutionStatus::Succeeded, "{arn}");
+        started.await.unwrap();
+    }
+}

@@ -8,7 +8,7 @@ mod tools;
 mod vm;
 mod world;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock, Weak};
 
@@ -16,7 +16,8 @@ use pvm_application::ports_model::{ModelError, ModelRequest};
 use pvm_application::store::{Listing, ReadStore, Tx, WriteStore};
 use pvm_application::{conversations, keys, runs};
 use pvm_asl::{
-    Clock as _, CrashPoint, Engine, EngineBuilder, InvokeError, Invoker, ListFilter, OpenError, SimClock, StoreError,
+    Clock as _, CrashPoint, Engine, EngineBuilder, InvokeError, Invoker, ListFilter, OpenError, SimClock,
+    StoreError,
 };
 use pvm_aws::clients::{self, ClientSettings, StaticCredentials};
 use pvm_aws::{Dynamo, DynamoSettings, FileSecrets, Tables};
@@ -67,6 +68,10 @@ pub(crate) struct Rig {
     engine_crash: Mutex<Option<CrashPoint>>,
     /// Whether it stopped there while it was being opened.
     pub died_at_start: AtomicBool,
+    /// Steps that fail without doing anything: how often still, and by which error.
+    pub failing: Mutex<BTreeMap<String, (u32, String)>>,
+    /// The steps that were called.
+    pub called: Mutex<BTreeSet<String>>,
     /// How often the process was started again.
     pub generation: watch::Sender<u32>,
 }
@@ -125,6 +130,10 @@ struct Steps {
 impl Invoker for Steps {
     async fn invoke(&self, name: &str, payload: Value) -> Result<Value, InvokeError> {
         let Some(rig) = self.rig.upgrade() else { return std::future::pending().await };
+        rig.called.lock().unwrap().insert(name.to_owned());
+        if let Some(error) = rig.fails_now(name) {
+            return Err(InvokeError::new(error, "it fails for the test"));
+        }
         let points = Arc::clone(&rig.points);
         let step = steps::find::<Rig>(name).unwrap_or_else(|| panic!("there is no step {name}"));
         match points.mortal((step.call)(rig, payload)).await {
@@ -208,12 +217,22 @@ impl Rig {
             home,
             engine_crash: Mutex::default(),
             died_at_start: AtomicBool::new(false),
+            failing: Mutex::default(),
+            called: Mutex::default(),
             generation: watch::Sender::new(0),
         });
         rig.make_project().await;
         rig.open_engine().await;
         rig.supervise();
         rig
+    }
+
+    /// The error by which a step is to fail now, if it is.
+    fn fails_now(&self, step: &str) -> Option<String> {
+        let mut failing = self.failing.lock().unwrap();
+        let (left, error) = failing.get_mut(step).filter(|(left, _)| *left > 0)?;
+        *left -= 1;
+        Some(error.clone())
     }
 
     async fn open_engine(self: &Arc<Self>) {
@@ -316,19 +335,15 @@ impl Rig {
             Some(crash) => builder.crash_point(crash),
             None => builder,
         };
-        builder
-            .clock(self.clock.clone())
-            .jitter_seed(7)
-            .machine(machine)
-            .on_end(move |execution| {
-                let rig = on_end.upgrade();
-                Box::pin(async move {
-                    let Some(rig) = rig.filter(|_| execution.status.as_str() != "SUCCEEDED") else { return };
-                    let input: RunInput = serde_json::from_str(&execution.input).unwrap();
-                    let status = execution.status.as_str();
-                    runs::execution_ended(&rig.store, &rig.flow, &rig.ambient, &input, status).await.unwrap();
-                })
+        builder.clock(self.clock.clone()).jitter_seed(7).machine(machine).on_end(move |execution| {
+            let rig = on_end.upgrade();
+            Box::pin(async move {
+                let Some(rig) = rig.filter(|_| execution.status.as_str() != "SUCCEEDED") else { return };
+                let input: RunInput = serde_json::from_str(&execution.input).unwrap();
+                let status = execution.status.as_str();
+                runs::execution_ended(&rig.store, &rig.flow, &rig.ambient, &input, status).await.unwrap();
             })
+        })
     }
 
     /// Begins a conversation of these agents.
