@@ -46,7 +46,7 @@ pub async fn handle<S: WriteStore, W: StartExecution + SendTask, A: Ambient>(
             Some(cause) => format!("The operation ended as {}: {cause}", ended.status),
             None => format!("The operation ended as {}.", ended.status),
         };
-        return provision::fail(store, ambient, &vm.project_id, &vm.operation_id, &reason).await;
+        return provision::fail(store, ambient, &vm.project_id, &vm.operation_id, &reason, false).await;
     }
     tracing::warn!(execution = ended.name, "an execution ended whose input is not ours");
     Ok(())

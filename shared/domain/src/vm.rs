@@ -55,6 +55,9 @@ pub struct VmLease {
     pub template: Option<String>,
     /// Why the last set-up failed.
     pub reason: Option<String>,
+    /// Whether that was by an error that the same try would meet again, such as a template that the provider lacks.
+    #[serde(default)]
+    pub refused: bool,
     /// The project's owner, in whose name running VMs are counted.
     #[serde(default)]
     pub owner: Option<OwnerId>,
@@ -126,6 +129,7 @@ impl VmLease {
             started_at: None,
             template: None,
             reason: None,
+            refused: false,
             owner: None,
             counted: Counted::default(),
             idle_secs: None,
@@ -174,6 +178,7 @@ impl VmLease {
         self.operation_until = None;
         self.state = state;
         self.reason = reason;
+        self.refused = false;
         if state == VmStatus::None {
             self.vm_id = None;
             self.boot_id = None;

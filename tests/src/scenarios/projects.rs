@@ -185,6 +185,18 @@ pub async fn vm_failure(api: &Api) {
     };
     assert_eq!(failed["vm_status"], "failed", "{failed}");
     assert!(failed["reason"].as_str().unwrap().contains("no-such-template"), "{failed}");
+    // A run says so at once: the next try would meet the same.
+    let begin = json!({"agent_ids": ["dev_agent"], "initial_message": "/vm echo never"});
+    let begun = api.post(&format!("{path}/conversations"), begin).await.expect(201);
+    let events = format!("{path}/conversations/{}/events", begun["conversation_id"].as_str().unwrap());
+    let events = api.events_until(&events, |event| event["type"] == "run.finished").await;
+    let finished = &events.last().unwrap()["data"];
+    assert_eq!(
+        (&finished["outcome"], &finished["reason"]),
+        (&json!("failed"), &json!("vm_unavailable")),
+        "{finished}"
+    );
+    assert!(finished["detail"].as_str().unwrap().contains("no-such-template"), "{finished}");
     // Everything that needs no VM works on.
     let upload = api.request(reqwest::Method::POST, &format!("{path}/files?path=kept.txt"));
     let upload = upload.header("content-type", "application/octet-stream").body("kept");

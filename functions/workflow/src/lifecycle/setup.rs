@@ -15,6 +15,7 @@ use pvm_application::vm::recipe::{self, Replay};
 use pvm_application::{commands, services};
 use pvm_contracts::lifecycle::{FailVmInput, LifecycleInput, LifecycleOutput};
 use pvm_domain::limits;
+use pvm_entry::StepErrorName;
 
 /// Rounds of making both sides equal before what differs is told instead.
 const RESTORE_ROUNDS: u32 = 3;
@@ -118,7 +119,8 @@ pub async fn fail_vm<S: WriteStore, A: Ambient>(
     input: FailVmInput,
 ) -> AppResult<LifecycleOutput> {
     let reason = reason(&input);
-    provision::fail(store, ambient, &input.project_id, &input.operation_id, &reason).await?;
+    let refused = input.error == StepErrorName::Terminal.as_str();
+    provision::fail(store, ambient, &input.project_id, &input.operation_id, &reason, refused).await?;
     Ok(LifecycleOutput::done())
 }
 

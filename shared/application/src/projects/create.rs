@@ -90,7 +90,7 @@ pub async fn create<S: WriteStore, A: Ambient>(
         Err(error) => {
             // The project is there and usable; the VM's first use tries again.
             tracing::warn!(project.id = %project.project_id, %error, "the VM's set-up could not be started");
-            provision::fail(store, ambient, &project.project_id, &operation, &error.detail).await?;
+            provision::fail(store, ambient, &project.project_id, &operation, &error.detail, false).await?;
             Ok(ProjectView { project, vm_status: VmStatus::Failed })
         }
     }

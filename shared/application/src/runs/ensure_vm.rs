@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use pvm_contracts::steps::{NextStep, RunInput, RunOutput, StepControl};
 use pvm_domain::conversation::Run;
+use pvm_domain::conversation::core::Input;
 
-use super::draft::load_run;
+use super::draft::{Extra, load_run};
 use super::meter;
-use super::step::{TRIES, pause};
+use super::step::{Ask, Meter, TRIES, pause, step};
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::ports::{Ambient, ConnectVm, StartExecution};
 use crate::store::{StoreError, Tx, WriteStore};
@@ -31,7 +32,13 @@ pub async fn ensure_vm<S: WriteStore, W: StartExecution, V: ConnectVm, A: Ambien
     if run.is_over() || run.segment != input.segment {
         return Ok(input.output(StepControl::next(NextStep::Finish)));
     }
-    let ready = vm::ready(store, workflow, vm, ambient, &run.project_id, WITHIN).await?;
+    let ready = match vm::ready(store, workflow, vm, ambient, &run.project_id, WITHIN).await {
+        Ok(ready) => ready,
+        Err(error) if vm::is_refused(store, ambient, &run.project_id).await? => {
+            return refuse(store, ambient, &input, error.detail).await;
+        }
+        Err(error) => return Err(error),
+    };
     vm::hold(store, ambient, &run.project_id, &holder(&run)).await?;
     let held = note_held(store, ambient, run, ready.epoch, meter::ENSURE_VM).await?;
     if held.is_over() {
@@ -40,6 +47,20 @@ pub async fn ensure_vm<S: WriteStore, W: StartExecution, V: ConnectVm, A: Ambien
         return Ok(input.output(StepControl::next(NextStep::Finish)));
     }
     Ok(input.output(StepControl::next(NextStep::Think)))
+}
+
+/// Ends a run whose VM would be refused again: trying that for minutes would only make its user wait.
+async fn refuse<S: WriteStore, A: Ambient>(
+    store: &S,
+    ambient: &A,
+    input: &RunInput,
+    detail: String,
+) -> AppResult<RunOutput> {
+    let ask = Ask::Input(Input::Fail { reason: "vm_unavailable", detail });
+    let (conversation, run, segment) = (&input.conversation_id, &input.run_id, Some(input.segment));
+    let spent = Meter { transitions: meter::ENSURE_VM, ..Meter::default() };
+    step(store, ambient, conversation, run, segment, &ask, &Extra::default(), spent).await?;
+    Ok(input.clone().output(StepControl::next(NextStep::Finish)))
 }
 
 /// Notes that a run holds the VM of this epoch, and that it took so many transitions.

@@ -10,4 +10,4 @@ pub mod terminal;
 
 pub use end::{pause, teardown};
 pub use lease::{hold, release};
-pub use ready::{ReadyVm, ready, setup};
+pub use ready::{ReadyVm, is_refused, ready, setup};

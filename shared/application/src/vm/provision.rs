@@ -158,12 +158,14 @@ pub async fn fail<S: WriteStore, A: Ambient>(
     project_id: &ProjectId,
     operation: &OperationId,
     reason: &str,
+    refused: bool,
 ) -> AppResult<()> {
     let reason = pvm_domain::text::head_and_tail(reason, 1000).0;
     let failed = lease::change(store, ambient, project_id, |lease| {
         let ours = lease.operation.as_ref() == Some(operation);
         if ours {
             lease.finish(VmStatus::Failed, Some(reason.clone()));
+            lease.refused = refused;
         }
         Ok(ours)
     });

@@ -101,6 +101,19 @@ pub async fn ready<S: WriteStore, A: Ambient>(
     ready_from(store, workflow, vm, ambient, lease, within).await
 }
 
+/// Whether the last set-up of the project's VM failed by something that the next one would meet again.
+///
+/// # Errors
+/// `not_found`; of the store.
+pub async fn is_refused<S: WriteStore, A: Ambient>(
+    store: &S,
+    ambient: &A,
+    project_id: &ProjectId,
+) -> AppResult<bool> {
+    let lease = lease::load(store, ambient, project_id).await?;
+    Ok(lease.state == VmStatus::Failed && lease.refused)
+}
+
 /// [`ready`] for a caller that has just read the lease.
 ///
 /// # Errors
