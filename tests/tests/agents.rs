@@ -52,8 +52,14 @@ async fn what_cannot_work_is_refused_when_it_is_made_with_what_is_missing() {
             "{}",
             unknown.body
         );
-        let rules = json!({"approvals": {"execute_command(rm *)": "ask", "read_file": "auto"}});
-        api.post("/api/agents", agent(rules)).await.expect(201);
+        refused(json!({"timeout_secs": 301}), "timeout_secs", "1 to 300").await;
+        refused(json!({"budget": {"tokens": 0}}), "budget.tokens", "at least 1").await;
+        let unknown = api.post("/api/agents", agent(json!({"budget": {"dollars": 5}}))).await;
+        assert!(unknown.status >= 400 && unknown.body.to_string().contains("dollars"), "{}", unknown.body);
+        let rules = json!({"approvals": {"execute_command(rm *)": "ask", "read_file": "auto"},
+            "timeout": 90, "budget": {"tokens": 50_000, "seconds": 600}});
+        let made = api.post("/api/agents", agent(rules)).await.expect(201);
+        assert_eq!((&made["timeout_secs"], &made["budget"]["seconds"]), (&json!(90), &json!(600)), "{made}");
 
         let project = api.project("refusals").await;
         let body =
