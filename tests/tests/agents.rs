@@ -69,6 +69,21 @@ async fn what_cannot_work_is_refused_when_it_is_made_with_what_is_missing() {
     .await;
 }
 
+#[test]
+fn the_built_in_prompts_name_only_tools_that_their_agents_have() {
+    for agent in pvm_application::agents::builtin() {
+        let words = agent.system_prompt.split('`').skip(1).step_by(2);
+        let named: Vec<&str> = words.filter(|word| word.contains('_') && !word.contains(' ')).collect();
+        assert!(!named.is_empty(), "{} says nothing of its tools", agent.agent_id);
+        for tool in named {
+            assert!(pvm_tools::entry(tool).is_some(), "{}: there is no tool {tool}", agent.agent_id);
+            assert!(agent.may_use(tool), "{} may not use {tool}", agent.agent_id);
+        }
+        // The whole prompt is sent with every call.
+        assert!(agent.system_prompt.len() < 4096, "{}: {}", agent.agent_id, agent.system_prompt.len());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_of_the_workspace_adds_an_agent_and_takes_none_over() {
     with_stack(async |api: Api| {

@@ -178,7 +178,7 @@ mod tests {
             ("---\nname: X\n---\n", "agent_id"),
             ("---\nname: x\nname: y\n---\n", "twice"),
             ("---\nname: x\ntools: [a\n---\n", "closing `]`"),
-            ("---\nname: x\ntimeout: 0\n---\n", "timeout_secs must be 1 to 300"),
+            ("---\nname: x\ntimeout: 0\n---\n", "timeout_secs: must be 1 to 300"),
             ("---\nname: x\ntimeout: 5m\n---\n", "u64"),
             ("---\nname: x\nbudget:\n  dollars: 5\n---\n", "dollars"),
             ("---\nname: x\nbudget: 5\n---\n", "Budget"),

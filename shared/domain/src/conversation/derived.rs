@@ -41,7 +41,7 @@ pub fn results_message(run: &RunId, step: u32) -> MessageId {
 }
 
 /// The message that tells that an agent's budget is used up; `place` counts such messages of the run.
-pub fn note_message(run: &RunId, place: u32) -> MessageId {
+pub(super) fn note_message(run: &RunId, place: u32) -> MessageId {
     derive(run, place, Part::Note)
 }
 
