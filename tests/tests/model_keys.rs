@@ -121,9 +121,14 @@ async fn a_service_that_is_out_for_a_moment_is_asked_again_and_a_refusal_is_not(
         async move {
             let text = |status: StatusCode, text: &str| (status, text.to_owned());
             match at {
-                _ if refuses => text(StatusCode::BAD_REQUEST, r#"{"__type": "ValidationException", "message": "no"}"#),
+                _ if refuses => {
+                    text(StatusCode::BAD_REQUEST, r#"{"__type": "ValidationException", "message": "no"}"#)
+                }
                 0 => text(StatusCode::SERVICE_UNAVAILABLE, "down"),
-                1 => text(StatusCode::BAD_REQUEST, r#"{"__type": "ThrottlingException", "message": "slow down"}"#),
+                1 => text(
+                    StatusCode::BAD_REQUEST,
+                    r#"{"__type": "ThrottlingException", "message": "slow down"}"#,
+                ),
                 _ => text(StatusCode::OK, r#"{"Parameter": {"Name": "/p", "Value": "v"}}"#),
             }
         }

@@ -109,8 +109,9 @@ impl Parameters {
         let body = response.bytes().await.map_err(|error| Failed::Passing(error.into()))?;
         if status.is_success() {
             // The error of the parser could quote the value.
-            let answer: Answer = serde_json::from_slice(&body)
-                .map_err(|_| Failed::Lasting(anyhow::anyhow!("SSM answered something else than a parameter")))?;
+            let answer: Answer = serde_json::from_slice(&body).map_err(|_| {
+                Failed::Lasting(anyhow::anyhow!("SSM answered something else than a parameter"))
+            })?;
             return Ok(answer.parameter.value);
         }
         let told: Told = serde_json::from_slice(&body).unwrap_or_default();

@@ -300,8 +300,12 @@ async fn an_agents_own_budget_ends_its_part_and_the_others_are_told_and_go_on() 
     let id = &made.conversation_id;
     assert_eq!(outcome(&rig, &made).await, (OutcomeKind::Stopped, Some("agent_budget_tokens".to_owned())));
     let transcript = rig.transcript(id).await;
-    let note = "spender has used up its budget for this run (220 of 200 tokens) and takes no further part in it.";
-    assert_eq!(transcript[transcript.len() - 2..], [format!("system: {note}"), "reviewer_agent: I finish it.".into()]);
+    let note =
+        "spender has used up its budget for this run (220 of 200 tokens) and takes no further part in it.";
+    assert_eq!(
+        transcript[transcript.len() - 2..],
+        [format!("system: {note}"), "reviewer_agent: I finish it.".into()]
+    );
     let conversation = rig.conversation(id).await;
     assert_eq!(conversation.usage.model_calls, 3);
     // The note is part of what the other reads, and the budget is a run's: the next message finds it whole.
@@ -319,8 +323,10 @@ async fn an_agents_own_budget_ends_its_part_and_the_others_are_told_and_go_on() 
 #[tokio::test]
 async fn a_model_call_may_take_as_long_as_its_agent_says() {
     // Time enough for everybody else: a call may take 300 seconds.
-    let rig = Rig::new(|request| say("Thought it through.").takes(if request.place.agent_step == 0 { 40 } else { 0 }))
-        .await;
+    let rig = Rig::new(|request| {
+        say("Thought it through.").takes(if request.place.agent_step == 0 { 40 } else { 0 })
+    })
+    .await;
     rig.define(json!({"agent_id": "patient"})).await;
     rig.define(json!({"agent_id": "hasty", "timeout": 20})).await;
     let made = rig.create(&["patient"], Mode::RoundRobin, "Go").await;

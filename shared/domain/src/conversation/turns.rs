@@ -136,9 +136,8 @@ impl Work<'_> {
 /// What was used of the limits that a budget has, in words.
 fn used_of(budget: &Budget, used: &Usage) -> String {
     let tokens = budget.tokens.map(|most| format!("{} of {most} tokens", used.tokens()));
-    let cost = budget
-        .cost_microusd
-        .map(|most| format!("{} of {most} millionths of a dollar", used.cost_microusd));
+    let cost =
+        budget.cost_microusd.map(|most| format!("{} of {most} millionths of a dollar", used.cost_microusd));
     let seconds = budget.seconds.map(|most| format!("{} of {most} seconds", used.active_ms / 1000));
     [tokens, cost, seconds].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }

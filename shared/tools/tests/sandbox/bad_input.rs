@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use crate::lab::Lab;
 
 /// Text that no argument was made for: control characters, escape sequences, half of a surrogate as text, other scripts.
-const GARBAGE: &str = "\u{0}\u{1}\u{1b}[2J\r\n\\ud800\u{fffd}\u{202e}$(touch /workspace/pwned)`id`';\"\u{7f}\u{10ffff}";
+const GARBAGE: &str =
+    "\u{0}\u{1}\u{1b}[2J\r\n\\ud800\u{fffd}\u{202e}$(touch /workspace/pwned)`id`';\"\u{7f}\u{10ffff}";
 
 /// Arguments of a call that does little: those that would ask registries or remotes end before, by their time limit.
 fn small(name: &str) -> Value {
@@ -100,7 +101,10 @@ async fn a_missing_argument_and_a_missing_tool_are_named_with_what_there_is() {
         }
     }
     let (is_error, text) = answer(&lab, "fly\u{0}\u{1b}[2J", &json!({}), 5).await;
-    assert!(is_error && text.contains("create_development_environment") && !text.contains('\u{1b}'), "{text}");
+    assert!(
+        is_error && text.contains("create_development_environment") && !text.contains('\u{1b}'),
+        "{text}"
+    );
     let (is_error, text) = answer(&lab, "read_file", &json!("{\"path\": \"a.txt\""), 5).await;
     assert!(is_error && text.contains("not a JSON object"), "{text}");
     lab.finish().await;
@@ -120,13 +124,16 @@ async fn a_hundred_megabytes_are_refused_with_the_way_that_works() {
     }
     let (is_error, text) = answer(&lab, "execute_command", &json!({"command": hundred}), 30).await;
     assert!(is_error && text.contains("command"), "{text}");
-    let (is_error, _) = answer(&lab, "edit_file", &json!({"path": "a", "old_string": hundred, "new_string": ""}), 30).await;
+    let (is_error, _) =
+        answer(&lab, "edit_file", &json!({"path": "a", "old_string": hundred, "new_string": ""}), 30).await;
     assert!(is_error);
     // Such a file itself is no trouble: it is made in the machine and read in parts.
     lab.ok("execute_command", json!({"command": "yes line | head -c 104857600 > big.txt"})).await;
     let out = lab.ok("read_file", json!({"path": "big.txt", "start_line": 2, "end_line": 3})).await;
     assert_eq!(out["content"], "line\nline\n");
-    let (is_error, text) = answer(&lab, "edit_file", &json!({"path": "big.txt", "old_string": "line", "new_string": "x"}), 30).await;
+    let (is_error, text) =
+        answer(&lab, "edit_file", &json!({"path": "big.txt", "old_string": "line", "new_string": "x"}), 30)
+            .await;
     assert!(is_error, "{text}");
     lab.finish().await;
 }
@@ -134,12 +141,21 @@ async fn a_hundred_megabytes_are_refused_with_the_way_that_works() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_agent_may_not_touch_stays_as_it_is() {
     let lab = Lab::start("host").await;
-    for path in ["/proc/sys/kernel/hostname", "/sys/x", "/dev/sda", "/var/lib/pvm/runs/x/stdout", "../proc/x",
-                 "/workspace/../var/lib/pvm/x"] {
+    for path in [
+        "/proc/sys/kernel/hostname",
+        "/sys/x",
+        "/dev/sda",
+        "/var/lib/pvm/runs/x/stdout",
+        "../proc/x",
+        "/workspace/../var/lib/pvm/x",
+    ] {
         for user in ["user", "root"] {
             let arguments = json!({"path": path, "content": "x", "user": user});
             let (is_error, text) = answer(&lab, "write_file", &arguments, 10).await;
-            assert!(is_error && text.contains("must not be in") && text.contains("/workspace"), "{path}: {text}");
+            assert!(
+                is_error && text.contains("must not be in") && text.contains("/workspace"),
+                "{path}: {text}"
+            );
             let edit = json!({"path": path, "old_string": "a", "new_string": "b", "user": user});
             let (is_error, text) = answer(&lab, "edit_file", &edit, 10).await;
             assert!(is_error && text.contains("must not be in"), "{path}: {text}");

@@ -11,10 +11,15 @@ fn paths(out: &Value) -> Vec<&str> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_is_written_in_every_way_and_only_as_the_version_it_was_read_in() {
     let lab = Lab::start("host").await;
-    let out = lab.ok("write_file", json!({"path": "deep/er/run.sh", "content": "echo 1\n", "mode": "755"})).await;
-    assert_eq!((&out["created"], &out["mode"], &out["owner"]), (&json!(true), &json!("0755"), &json!("user:user")));
+    let out =
+        lab.ok("write_file", json!({"path": "deep/er/run.sh", "content": "echo 1\n", "mode": "755"})).await;
+    assert_eq!(
+        (&out["created"], &out["mode"], &out["owner"]),
+        (&json!(true), &json!("0755"), &json!("user:user"))
+    );
     let first = out["sha256"].as_str().unwrap().to_owned();
-    let out = lab.ok("write_file", json!({"path": "deep/er/run.sh", "content": "echo 2\n", "append": true})).await;
+    let out =
+        lab.ok("write_file", json!({"path": "deep/er/run.sh", "content": "echo 2\n", "append": true})).await;
     assert_eq!((&out["size"], &out["mode"]), (&json!(14), &json!("0755")));
     let out = lab.ok("execute_command", json!({"command": "deep/er/run.sh"})).await;
     assert_eq!(out["stdout"], "1\n2\n");
@@ -54,16 +59,21 @@ async fn an_edit_takes_exactly_the_place_that_is_meant() {
     assert_eq!(lab.ok("edit_file", all).await["replacements"], 2);
     lab.ok("edit_file", edit("y=1\n", "")).await;
     assert_eq!(lab.ok("read_file", json!({"path": "app.py"})).await["content"], "x=5\n");
-    assert!(lab.fails("edit_file", json!({"path": "/etc/hosts", "old_string": "localhost", "new_string": "x"})).await
-        .to_lowercase().contains("permission"));
+    let theirs =
+        json!({"path": "/etc/hosts", "old_string": "localhost", "new_string": "x", "replace_all": true});
+    let text = lab.fails("edit_file", theirs).await;
+    assert!(text.to_lowercase().contains("permission"), "{text}");
     lab.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_is_read_in_parts() {
     let lab = Lab::start("host").await;
-    lab.ok("execute_command", json!({"command": "seq 1 50000 > n.txt; head -c 100000 /dev/zero > z.bin; : > empty"}))
-        .await;
+    lab.ok(
+        "execute_command",
+        json!({"command": "seq 1 50000 > n.txt; head -c 100000 /dev/zero > z.bin; : > empty"}),
+    )
+    .await;
     let read = async |arguments: Value| lab.ok("read_file", arguments).await;
     let out = read(json!({"path": "n.txt", "start_line": 7, "end_line": 8})).await;
     assert_eq!((&out["content"], &out["total_lines"]), (&json!("7\n8\n"), &json!(50_000)));
@@ -88,7 +98,10 @@ async fn a_directory_is_listed_as_deep_and_as_selected_as_asked_for() {
     let list = async |arguments: Value| lab.ok("list_directory", arguments).await;
     let out = list(json!({})).await;
     assert_eq!(paths(&out), ["link", "src"]);
-    assert_eq!((&out["entries"][0]["type"], &out["entries"][1]["type"]), (&json!("symlink"), &json!("directory")));
+    assert_eq!(
+        (&out["entries"][0]["type"], &out["entries"][1]["type"]),
+        (&json!("symlink"), &json!("directory"))
+    );
     assert!(out["entries"][0]["target"].as_str().unwrap().ends_with("src/app.py"), "{out}");
     assert_eq!(paths(&list(json!({"hidden": true})).await), [".cache", ".env", "link", "src"]);
     let out = list(json!({"path": "src", "depth": 2})).await;
@@ -127,7 +140,10 @@ async fn files_are_found_by_content_and_by_name() {
         all.map(|found| found["path"].as_str().unwrap().to_owned()).collect()
     };
     assert_eq!(found(&find(json!({"pattern": r"[vV]alue = \d+\b"})).await), ["src/app.py", "src/notes.txt"]);
-    assert_eq!(found(&find(json!({"pattern": "VALUE", "ignore_case": true, "glob": "*.txt"})).await), ["src/notes.txt"]);
+    assert_eq!(
+        found(&find(json!({"pattern": "VALUE", "ignore_case": true, "glob": "*.txt"})).await),
+        ["src/notes.txt"]
+    );
     let out = find(json!({"pattern": "a.b", "path": "dots.txt"})).await;
     assert_eq!(out["count"], 2);
     assert_eq!(find(json!({"pattern": "a.b", "path": "dots.txt", "literal": true})).await["count"], 1);
@@ -146,6 +162,10 @@ async fn files_are_found_by_content_and_by_name() {
     assert_eq!(found(&find(all).await), ["node_modules/m/i.js"]);
     assert_eq!(find(json!({"pattern": "no such words anywhere"})).await["count"], 0);
     assert!(lab.fails("search_files", json!({"pattern": "(open"})).await.contains("search failed"));
-    assert!(lab.fails("search_files", json!({"pattern": "x", "path": "none"})).await.contains("no /workspace/none"));
+    assert!(
+        lab.fails("search_files", json!({"pattern": "x", "path": "none"}))
+            .await
+            .contains("no /workspace/none")
+    );
     lab.finish().await;
 }

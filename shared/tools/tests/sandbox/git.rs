@@ -68,7 +68,8 @@ async fn a_repository_is_copied_as_asked_for() {
     let url = "file:///workspace/remote.git";
     let out = run(&lab, "clone", json!({"url": url})).await;
     assert_eq!(out["path"], "/workspace/remote", "named like the repository");
-    let out = run(&lab, "clone", json!({"repository": url, "path": "thin", "depth": 1, "branch": "dev"})).await;
+    let out =
+        run(&lab, "clone", json!({"repository": url, "path": "thin", "depth": 1, "branch": "dev"})).await;
     assert_eq!(out["success"], true);
     assert_eq!(subjects(&run(&lab, "log", json!({"path": "thin"})).await), ["second"]);
     let status = run(&lab, "status", json!({"path": "thin"})).await;
@@ -188,9 +189,10 @@ async fn commits_go_to_the_remote_and_come_from_it() {
     run(&lab, "push", json!({"force": true})).await;
     run(&lab, "pull", json!({"path": "seed", "remote": "origin", "branch": "main"})).await;
     assert_eq!(subjects(&run(&lab, "log", json!({"path": "seed", "limit": 1})).await), ["ours, again"]);
-    assert!(names(&run(&lab, "tag", json!({"path": "seed"})).await).contains(&"v1"));
+    assert_eq!(shell(&lab, "git ls-remote --tags origin | grep -c refs/tags/v1$").await, "1");
 
-    run(&lab, "remote", json!({"action": "create", "name": "copy", "url": "https://example.com/a.git"})).await;
+    run(&lab, "remote", json!({"action": "create", "name": "copy", "url": "https://example.com/a.git"}))
+        .await;
     let to = json!({"action": "set_url", "remote": "copy", "url": "https://example.com/b.git"});
     run(&lab, "remote", to).await;
     run(&lab, "remote", json!({"action": "rename", "name": "copy", "new_name": "mirror"})).await;

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pvm_application::ports::{
-    ConnectVm, CreateVm, Machine, NewId, NewVm, StartExecution, VmError, WorkflowError,
-};
+use pvm_application::ports::{ConnectVm, CreateVm, Machine, NewId, NewVm, StartExecution, WorkflowError};
 use pvm_application::ports_tools::{ToolContext, ToolProgress, ToolResult, Tools};
 use pvm_application::store::{Tx, WriteStore};
 use pvm_aws::clients::{self, ClientSettings, StaticCredentials};
@@ -19,7 +17,7 @@ use pvm_embedded::dynamo::EmbeddedDynamo;
 use pvm_sandbox::{VmClient, VmClientConfig};
 use pvm_sandboxd::{Config, Server, ServerHandle, Shutdown, StaticKeys};
 use pvm_tools::Registry;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 const KEY: &str = "e2b_0123456789abcdef0123456789abcdef01234567";
 

@@ -22,7 +22,8 @@ async fn a_command_has_its_directory_variables_input_and_account() {
     assert_eq!(lab.ok("execute_command", object).await["stdout"], "5\n");
     let out = lab.ok("execute_command", json!({"command": "pwd; echo \"[$LOST]\"; cat | wc -c"})).await;
     assert_eq!(out["stdout"], "/workspace\n[]\n0\n", "nothing is kept, and the input is empty");
-    let text = lab.fails("execute_command", json!({"command": "echo begun; sleep 30", "timeout_secs": 1})).await;
+    let text =
+        lab.fails("execute_command", json!({"command": "echo begun; sleep 30", "timeout_secs": 1})).await;
     assert!(text.contains("time limit") && text.contains("begun"), "{text}");
     let text = lab.fails("execute_command", json!({"command": "kill -9 $$"})).await;
     assert!(text.contains("signal 9") || text.contains("137"), "{text}");
@@ -42,10 +43,14 @@ async fn a_background_command_is_waited_for_read_on_and_killed() {
     let seen = lab.ok("get_command", json!({"command_id": id})).await;
     assert_eq!((&seen["stdout"], &seen["next_offset"]), (&json!("one\n"), &json!(4)));
     let end = lab.ok("get_command", json!({"command_id": id, "wait_secs": 20})).await;
-    assert_eq!((&end["status"], &end["exit_code"], &end["stdout"]), (&json!("exited"), &json!(0), &json!("one\ntwo\n")));
+    assert_eq!(
+        (&end["status"], &end["exit_code"], &end["stdout"]),
+        (&json!("exited"), &json!(0), &json!("one\ntwo\n"))
+    );
     let rest = lab.ok("get_command", json!({"command_id": id, "offset": 4})).await;
     assert_eq!((&rest["stdout"], &rest["next_offset"]), (&json!("two\n"), &json!(8)));
-    let out = lab.ok("execute_command", json!({"command": "sleep 500 & sleep 500", "background": true})).await;
+    let out =
+        lab.ok("execute_command", json!({"command": "sleep 500 & sleep 500", "background": true})).await;
     let killed = lab.ok("kill_command", json!({"command_id": out["command_id"]})).await;
     assert_eq!(killed["status"], "killed");
     let left = lab.ok("execute_command", json!({"command": "pgrep -c -f '^sleep 500' || true"})).await;
@@ -82,7 +87,8 @@ async fn a_service_has_its_directory_variables_account_and_ways_to_be_ready() {
     let logs = lab.ok("service_logs", json!({"name": "worker", "lines": 1})).await;
     assert_eq!(logs["log"], "now ready");
     let all = lab.ok("list_services", json!({})).await;
-    let names: Vec<&Value> = all["services"].as_array().unwrap().iter().map(|service| &service["name"]).collect();
+    let names: Vec<&Value> =
+        all["services"].as_array().unwrap().iter().map(|service| &service["name"]).collect();
     assert_eq!(names, ["web", "worker"]);
     lab.ok("stop_service", json!({"service_name": "web"})).await;
     lab.ok("stop_service", json!({"name": "worker"})).await;
@@ -113,14 +119,23 @@ async fn the_machine_tells_all_of_itself() {
     }
     assert_eq!(info["load"].as_array().unwrap().len(), 3);
     let disks = info["disks"].as_array().unwrap();
-    assert!(disks.iter().any(|disk| disk["mount"] == "/" && disk["total_mib"].as_u64().unwrap() > 0), "{info}");
+    assert!(
+        disks.iter().any(|disk| disk["mount"] == "/" && disk["total_mib"].as_u64().unwrap() > 0),
+        "{info}"
+    );
     let processes = info["processes"].as_array().unwrap();
-    assert!(processes.iter().any(|process| process["command"].as_str().unwrap().contains("a-known-name")), "{info}");
+    assert!(
+        processes.iter().any(|process| process["command"].as_str().unwrap().contains("a-known-name")),
+        "{info}"
+    );
     assert!(info["process_count"].as_u64().unwrap() >= processes.len() as u64);
     let tools: Vec<&str> =
         info["toolchains"].as_array().unwrap().iter().map(|tool| tool["name"].as_str().unwrap()).collect();
     assert!(tools.contains(&"python3") && tools.contains(&"git"), "{tools:?}");
-    assert_eq!(lab.ok("get_system_info", json!({"processes": 1})).await["processes"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        lab.ok("get_system_info", json!({"processes": 1})).await["processes"].as_array().unwrap().len(),
+        1
+    );
     assert!(lab.fails("get_system_info", json!({"processes": 101})).await.contains("0 to 100"));
     let text = lab.within(&lab.context(), "get_system_info", &json!({}), Duration::from_secs(20)).await.text;
     assert!(text.contains("CPUs") && text.contains("Installed: ") && text.contains("Disk /:"), "{text}");
