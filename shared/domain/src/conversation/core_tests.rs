@@ -367,6 +367,35 @@ fn what_cannot_run_becomes_a_result_and_the_agent_goes_on() {
 }
 
 #[test]
+fn a_refused_call_says_what_to_do_and_keeps_nothing_of_a_hundred_megabytes() {
+    let garbage = "\u{0}\u{1b}[2J\u{202e}fly";
+    for (call, part) in [
+        (wants("write_file", json!({"content": "x".repeat(100 << 20)})), "Write large files in parts"),
+        (WantedCall { facts: None, ..wants(garbage, json!({})) }, "there is no tool"),
+        (
+            WantedCall { arguments: Err("EOF at 7".to_owned()), ..wants("look", json!({})) },
+            "EOF at 7. Send them",
+        ),
+        (wants("look", json!(garbage)), "must be a JSON object"),
+        (WantedCall { facts: Some(facts(ApprovalPolicy::Deny)), ..wants("look", json!({})) }, "forbids it"),
+    ] {
+        let mut run = Driver::begun(Mode::RoundRobin, &["dev"]);
+        let Next::Call(of) = run.proceed() else { panic!() };
+        let answer = Answer { calls: vec![call], ..says("") };
+        let input = Input::Answered { step: of.step, attempt: of.attempt, answer };
+        let effects = advance(&run.core, &run_id(), input, at(9)).effects;
+        let planned = effects.iter().find_map(|effect| match effect {
+            Effect::PlanCalls(planned) => planned.first(),
+            _ => None,
+        });
+        let planned = planned.unwrap();
+        assert!(planned.rejected.as_ref().is_some_and(|why| why.contains(part)), "{:?}", planned.rejected);
+        assert!(planned.arguments.to_string().len() < 1024 && planned.name.len() < 64, "{planned:?}");
+        assert!(!planned.name.contains('\u{1b}'));
+    }
+}
+
+#[test]
 fn of_ten_thousand_calls_ten_are_taken() {
     let mut run = Driver::begun(Mode::RoundRobin, &["dev"]);
     let mut answer = says("");
