@@ -58,7 +58,7 @@ impl Emulator {
             .spawn()
             .unwrap();
         let emulator = Self { program, url, home };
-        for _ in 0..300 {
+        for _ in 0..1200 {
             if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
                 return emulator;
             }
