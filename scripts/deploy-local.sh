@@ -134,6 +134,7 @@ say "packaged in $((SECONDS - started)) s"
 started=$SECONDS
 sam deploy --config-env local --config-file "$root/samconfig.toml" --template-file "$home/build/template.yaml" \
   --parameter-overrides Architecture=x86_64 RequireTls=false StreamResponses=false DeletionProtection=false \
+  ModelKeysParameter=/pvm/pvm-local/model-keys \
   "E2bApiUrl=$e2b_api" "E2bSandboxUrl=$e2b_sandbox" "E2bDomain=localhost:${e2b_sandbox##*:}" \
   ${PVM_AWS_PARAMETERS:-} \
   >"$home/sam-deploy.log" 2>&1 || { tail -40 "$home/sam-deploy.log" >&2; fail "sam deploy failed"; }

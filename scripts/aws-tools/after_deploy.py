@@ -25,6 +25,11 @@ def fill_secrets(out, home):
     secrets = boto3.client("secretsmanager")
     secrets.put_secret_value(SecretId=out["E2bKeySecretArn"], SecretString=(home / "e2b-api-key").read_text())
     secrets.put_secret_value(SecretId=out["ModelKeysSecretArn"], SecretString=os.environ.get("PVM_MODEL_KEYS", "{}"))
+    # The deploy names this parameter, so that functions read one as they would in AWS.
+    boto3.client("ssm").put_parameter(
+        Name="/pvm/pvm-local/model-keys", Type="SecureString", Overwrite=True,
+        Value=os.environ.get("PVM_MODEL_KEYS_IN_SSM", "{}"),
+    )
 
 
 def mend_streams(api):

@@ -113,9 +113,99 @@ def check_scopes(project_id):
     reader = Server(project_id, made["api_key"])
     names = [tool["name"] for tool in reader.result("tools/list")["tools"]]
     assert "read_file" in names and "execute_command" not in names, names
+    changing = [tool["name"] for tool in reader.result("tools/list")["tools"] if not tool["annotations"]["readOnlyHint"]]
+    assert changing == [], changing
+    assert reader.result("resources/list")["resources"], "what may be read may be listed"
     result = reader.tool("write_file", {"path": "x", "content": "x"})
     assert result["isError"] and "write" in result["content"][0]["text"], result
     print("ok: tools by scope")
+
+
+def errors(server, method, params):
+    """The error of a request that must be refused."""
+    status, _, messages = server.request(method, params)
+    assert "error" in messages[-1], (status, messages)
+    return messages[-1]["error"]
+
+
+def check_resources(project_id, server):
+    for path in ("docs/a b#1.md", "image.png"):
+        query = urllib.parse.urlencode({"path": path})
+        connection = http.client.HTTPConnection(HOST.hostname, HOST.port, timeout=60)
+        headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/octet-stream"}
+        body = b"\x89PNG\x00\xff" if path.endswith("png") else b"# Notes\n"
+        connection.request("POST", f"/api/projects/{project_id}/files?{query}", body, headers)
+        assert connection.getresponse().status == 201, path
+        connection.close()
+    started = server.tool("start_service", {"name": "web", "command": "echo hello; echo oops >&2; exec sleep 300"})
+    assert started["structuredContent"]["status"] == "running", started
+
+    listed = {resource["uri"]: resource for resource in server.result("resources/list")["resources"]}
+    assert "pvm://status" in listed and "pvm://services/web/logs" in listed, list(listed)
+    notes = listed["pvm://workspace/docs/a%20b%231.md"]
+    assert (notes["mimeType"], notes["size"]) == ("text/markdown", 8), notes
+    read = lambda uri: server.result("resources/read", {"uri": uri})["contents"][0]
+    assert read(notes["uri"])["text"] == "# Notes\n"
+    image = read("pvm://workspace/image.png")
+    assert (image["mimeType"], image["blob"]) == ("image/png", "iVBORwD/"), image
+    # What a command made is read from the machine before it is saved.
+    server.tool("execute_command", {"command": "echo fresh > fresh.txt"})
+    assert read("pvm://workspace/fresh.txt")["text"] == "fresh\n"
+    status = json.loads(read("pvm://status")["text"])
+    assert status["vm_status"] == "active" and "web" in [s["name"] for s in status["services"]], status
+    deadline = time.monotonic() + 20
+    while "hello" not in (log := read("pvm://services/web/logs")["text"]) or "oops" not in log:
+        assert time.monotonic() < deadline, log
+        time.sleep(0.2)
+    for uri in ("pvm://workspace/none", "pvm://workspace/../etc/passwd", "pvm://services/none/logs", "file:///etc/passwd"):
+        error = errors(server, "resources/read", {"uri": uri})
+        assert error["code"] in (-32002, -32602), (uri, error)
+    templates = [t["uriTemplate"] for t in server.result("resources/templates/list")["resourceTemplates"]]
+    assert templates == ["pvm://workspace/{+path}", "pvm://services/{name}/logs"], templates
+
+    def complete(template, name, value):
+        asked = {"ref": {"type": "ref/resource", "uri": template}, "argument": {"name": name, "value": value}}
+        return server.result("completion/complete", asked)["completion"]["values"]
+
+    assert complete(templates[0], "path", "docs/") == ["docs/a b#1.md"]
+    assert complete(templates[1], "name", "w") == ["web"]
+    assert complete(templates[1], "name", "zzz") == []
+    server.tool("stop_service", {"name": "web"})
+    print("ok: resources")
+
+
+def check_pages(server):
+    server.tool("execute_command", {"command": "mkdir -p many && cd many && touch $(seq -f %03g 1 230)"})
+    deadline = time.monotonic() + 60
+    while True:
+        seen, cursor, pages = [], None, 0
+        while True:
+            page = server.result("resources/list", {"cursor": cursor} if cursor else {})
+            seen += [resource["uri"] for resource in page["resources"]]
+            cursor, pages = page.get("nextCursor"), pages + 1
+            if not cursor:
+                break
+        many = [uri for uri in seen if uri.startswith("pvm://workspace/many/")]
+        if len(many) == 230:
+            break
+        assert time.monotonic() < deadline, len(many)
+        time.sleep(0.5)
+    assert len(set(seen)) == len(seen) and pages >= 2, (len(seen), pages)
+    assert errors(server, "resources/list", {"cursor": "nonsense"})["code"] == -32602
+    print("ok: pages of resources")
+
+
+def check_prompts(server):
+    prompts = {prompt["name"]: prompt for prompt in server.result("prompts/list")["prompts"]}
+    kinds = ("python", "node", "fullstack", "data-science", "rust")
+    assert sorted(prompts) == sorted(f"setup-{kind}" for kind in kinds), list(prompts)
+    for kind in kinds:
+        got = server.result("prompts/get", {"name": f"setup-{kind}", "arguments": {"path": "app", "packages": "x y"}})
+        text = got["messages"][0]["content"]["text"]
+        for part in ("create_development_environment", kind, "app", "x y"):
+            assert part in text, (kind, part, text)
+    assert errors(server, "prompts/get", {"name": "setup-cobol"})["code"] == -32602
+    print("ok: prompts")
 
 
 def check_jobs(server):
@@ -203,6 +293,13 @@ def check_bad_input(server):
     ]:
         result = server.tool(name, arguments)
         assert result["isError"] and part in result["content"][0]["text"], (name, result)
+    # Every tool, without arguments and with such that are none: a result, or what the tool does with nothing.
+    for tool in server.result("tools/list")["tools"]:
+        required = tool["inputSchema"].get("required", [])
+        result = server.tool(tool["name"], {})
+        assert result["isError"] == bool(required), (tool["name"], result)
+        result = server.tool(tool["name"], {"no_such_argument": "\u0000\u001b[2J"})
+        assert result["isError"] and "no_such_argument" in result["content"][0]["text"], (tool["name"], result)
     big = server.tool("write_file", {"path": "big", "content": "x" * (4 * 1024 * 1024 + 1)})
     assert big["isError"] and "4 MiB" in big["content"][0]["text"], big
     status, _, _ = server.request("tools/call", {"name": "write_file", "arguments": {"content": "x" * 8_000_000}})
@@ -216,6 +313,9 @@ with project("mcp protocol") as made:
     check_handshake(server)
     check_scopes(made)
     check_bad_input(server)
+    check_resources(made, server)
+    check_pages(server)
+    check_prompts(server)
     check_repeats(server)
     check_progress(server)
     check_tasks(server)

@@ -52,8 +52,14 @@ async fn what_cannot_work_is_refused_when_it_is_made_with_what_is_missing() {
             "{}",
             unknown.body
         );
-        let rules = json!({"approvals": {"execute_command(rm *)": "ask", "read_file": "auto"}});
-        api.post("/api/agents", agent(rules)).await.expect(201);
+        refused(json!({"timeout_secs": 301}), "timeout_secs", "1 to 300").await;
+        refused(json!({"budget": {"tokens": 0}}), "budget.tokens", "at least 1").await;
+        let unknown = api.post("/api/agents", agent(json!({"budget": {"dollars": 5}}))).await;
+        assert!(unknown.status >= 400 && unknown.body.to_string().contains("dollars"), "{}", unknown.body);
+        let rules = json!({"approvals": {"execute_command(rm *)": "ask", "read_file": "auto"},
+            "timeout": 90, "budget": {"tokens": 50_000, "seconds": 600}});
+        let made = api.post("/api/agents", agent(rules)).await.expect(201);
+        assert_eq!((&made["timeout_secs"], &made["budget"]["seconds"]), (&json!(90), &json!(600)), "{made}");
 
         let project = api.project("refusals").await;
         let body =
@@ -61,6 +67,21 @@ async fn what_cannot_work_is_refused_when_it_is_made_with_what_is_missing() {
         assert_eq!(body["field"], "agent_ids", "{body}");
     })
     .await;
+}
+
+#[test]
+fn the_built_in_prompts_name_only_tools_that_their_agents_have() {
+    for agent in pvm_application::agents::builtin() {
+        let words = agent.system_prompt.split('`').skip(1).step_by(2);
+        let named: Vec<&str> = words.filter(|word| word.contains('_') && !word.contains(' ')).collect();
+        assert!(!named.is_empty(), "{} says nothing of its tools", agent.agent_id);
+        for tool in named {
+            assert!(pvm_tools::entry(tool).is_some(), "{}: there is no tool {tool}", agent.agent_id);
+            assert!(agent.may_use(tool), "{} may not use {tool}", agent.agent_id);
+        }
+        // The whole prompt is sent with every call.
+        assert!(agent.system_prompt.len() < 4096, "{}: {}", agent.agent_id, agent.system_prompt.len());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

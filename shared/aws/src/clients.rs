@@ -3,11 +3,14 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider, SharedHttpClient};
+
+use crate::Parameters;
 
 const CONNECT: Duration = Duration::from_secs(2);
 const ATTEMPT: Duration = Duration::from_secs(10);
@@ -130,6 +133,16 @@ impl Base {
     /// A client of Secrets Manager.
     pub fn secretsmanager(&self) -> aws_sdk_secretsmanager::Client {
         aws_sdk_secretsmanager::Client::new(&self.config)
+    }
+
+    /// Parameter Store of SSM.
+    ///
+    /// # Errors
+    /// Without a region or credentials.
+    pub fn parameters(&self) -> anyhow::Result<Parameters> {
+        let region = self.region().context("no region is set (AWS_REGION)")?;
+        let credentials = self.config.credentials_provider().context("there are no AWS credentials")?;
+        Parameters::new(region, self.config.endpoint_url(), credentials)
     }
 
     /// A client of SQS.

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::Invalid;
+use crate::conversation::Budget;
+use crate::{Invalid, limits};
 
 /// What happens when an agent wants to use a tool; later ones are stricter.
 #[derive(
@@ -59,6 +60,14 @@ pub struct AgentDefinition {
     /// The most turns it takes in one run.
     #[serde(default)]
     pub max_turns: Option<u32>,
+    /// Seconds that one call of its model may take as a whole, 1 to 300 (the default). A longer one is broken off and
+    /// tried again; the run fails where the same answer took too long four times. `timeout` means the same.
+    #[serde(default, alias = "timeout")]
+    pub timeout_secs: Option<u64>,
+    /// The most that it may use in one run. It is checked before each of its model calls: the call that crosses it is
+    /// its last, its turn ends, and the run goes on without it. The conversation's own budget goes on beside it.
+    #[serde(default)]
+    pub budget: Option<Budget>,
     /// Agents it may hand over to; absent means all of the conversation.
     #[serde(default)]
     pub may_talk_to: Option<Vec<String>>,
@@ -90,8 +99,14 @@ impl AgentDefinition {
         if self.max_tokens == Some(0) {
             return Err(Invalid::new("max_tokens", "must be at least 1"));
         }
-        if self.max_turns.is_some_and(|n| !(1..=crate::limits::TURNS_MAX).contains(&n)) {
+        if self.max_turns.is_some_and(|n| !(1..=limits::TURNS_MAX).contains(&n)) {
             return Err(Invalid::new("max_turns", "must be 1 to 100"));
+        }
+        if self.timeout_secs.is_some_and(|secs| !(1..=limits::MODEL_CALL_SECS).contains(&secs)) {
+            return Err(Invalid::new("timeout_secs", "must be 1 to 300"));
+        }
+        if let Some(budget) = &self.budget {
+            budget.check()?;
         }
         if self.system_prompt.len() > 64 * 1024 {
             return Err(Invalid::new("system_prompt", "must have at most 64 KiB"));
@@ -117,6 +132,17 @@ impl AgentDefinition {
             })
             .max();
         by_pattern.or_else(|| self.approvals.get(tool).copied()).unwrap_or(ApprovalPolicy::Auto)
+    }
+
+    /// Seconds that one of its model calls may take.
+    pub fn call_secs(&self) -> u64 {
+        self.timeout_secs.unwrap_or(limits::MODEL_CALL_SECS).min(limits::MODEL_CALL_SECS)
+    }
+
+    /// The most turns it takes in one run: those of its budget count as well.
+    pub fn turns_of_a_run(&self) -> Option<u32> {
+        let of_budget = self.budget.and_then(|budget| budget.turns);
+        self.max_turns.into_iter().chain(of_budget).min()
     }
 
     /// Whether the agent may use `tool` at all.
@@ -198,7 +224,34 @@ mod tests {
 
     #[test]
     fn an_unknown_field_of_a_definition_is_an_error() {
-        let wrong = json!({"agent_id": "a", "allowed-tools": []});
-        assert!(serde_json::from_value::<AgentDefinition>(wrong).is_err());
+        for wrong in [
+            json!({"agent_id": "a", "allowed-tools": []}),
+            json!({"agent_id": "a", "budget": {"dollars": 1}}),
+            json!({"agent_id": "a", "timeout": 5, "timeout_secs": 5}),
+            json!({"agent_id": "a", "timeout": "5s"}),
+        ] {
+            assert!(serde_json::from_value::<AgentDefinition>(wrong.clone()).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_timeout_and_a_budget_have_bounds() {
+        let of = |fields: Value| {
+            let mut all = json!({"agent_id": "a"});
+            all.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            serde_json::from_value::<AgentDefinition>(all).unwrap()
+        };
+        assert_eq!((of(json!({})).call_secs(), of(json!({"timeout": 20})).call_secs()), (300, 20));
+        for (fields, field) in [
+            (json!({"timeout_secs": 0}), "timeout_secs"),
+            (json!({"timeout_secs": 301}), "timeout_secs"),
+            (json!({"budget": {"tokens": 0}}), "budget.tokens"),
+        ] {
+            assert_eq!(of(fields.clone()).check().unwrap_err().field, field, "{fields}");
+        }
+        let both = of(json!({"max_turns": 5, "budget": {"turns": 3, "seconds": 60}}));
+        both.check().unwrap();
+        assert_eq!((both.turns_of_a_run(), of(json!({"max_turns": 5})).turns_of_a_run()), (Some(3), Some(5)));
+        assert_eq!(of(json!({})).turns_of_a_run(), None);
     }
 }

@@ -19,7 +19,7 @@ pub mod ticket;
 mod wiring;
 
 pub use self::http::{Call, run_http, run_http_streaming};
-pub use providers::{bedrock_of_environment, providers};
+pub use providers::{bedrock_of_environment, key_table, providers};
 pub use reply::{Reply, ReplyBody};
 pub use settings::Settings;
 pub use signer::Signer;

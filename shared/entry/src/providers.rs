@@ -39,6 +39,15 @@ pub fn providers(settings: &Settings, keys: &BTreeMap<String, String>) -> Result
     Ok(Providers { openai, anthropic, bedrock: None, known })
 }
 
+/// Reads keys by provider, `{"anthropic": "...", "openai": "..."}`, from what the variable `name` refers to.
+///
+/// # Errors
+/// Where it is not such JSON. The text itself is never told: it may hold a key.
+pub fn key_table(name: &str, text: &str) -> Result<BTreeMap<String, String>, BadSettings> {
+    let bad = || BadSettings(vec![format!("what {name} refers to is not JSON with a key by provider")]);
+    serde_json::from_str(text).map_err(|_| bad())
+}
+
 /// Bedrock's client over AWS's own settings, where a region is set for it.
 pub(crate) fn bedrock(settings: &Settings, base: &Base) -> Option<BedrockClient> {
     let region = settings.bedrock_region.as_deref()?;
@@ -82,6 +91,16 @@ mod tests {
         let bad =
             providers(&of(&[("PVM_MODELS", r#"{"a/b": {"inputs": 1}}"#)]), &none).unwrap_err().to_string();
         assert!(bad.starts_with("PVM_MODELS: ") && bad.contains("inputs"), "{bad}");
+    }
+
+    #[test]
+    fn a_key_table_that_cannot_be_read_does_not_show_itself() {
+        let read = key_table("X", r#"{"openai": "a", "anthropic": "b"}"#).unwrap();
+        assert_eq!((read["openai"].as_str(), read["anthropic"].as_str()), ("a", "b"));
+        for bad in ["sk-hush", r#"{"openai": {"key": "sk-hush"}}"#, r#"["sk-hush"]"#] {
+            let told = key_table("X", bad).unwrap_err().to_string();
+            assert!(told.contains('X') && !told.contains("sk-hush"), "{told}");
+        }
     }
 
     #[tokio::test]

@@ -225,6 +225,8 @@ settings! {
     e2b_key_secret: Option<String> = "PVM_E2B_KEY_SECRET", "";
     /// Name or ARN of the Secrets Manager secret that holds the keys of model providers, as JSON by provider.
     model_keys_secret: Option<String> = "PVM_MODEL_KEYS_SECRET", "";
+    /// Name of the SSM parameter (a SecureString) with the same; its keys go before those of the secret.
+    model_keys_parameter: Option<String> = "PVM_MODEL_KEYS_PARAMETER", "";
     /// JSON file of models' windows and prices by name; see docs/operations.md. Budgets in money need prices.
     models_file: Option<PathBuf> = "PVM_MODELS_FILE", "";
     /// The same as JSON in the variable itself, for functions, which have no file; it goes first.

@@ -20,7 +20,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::cors::Cors;
-use crate::providers::{bedrock, providers};
+use crate::providers::{bedrock, key_table, providers};
 use crate::reply::Reply;
 use crate::request::TakenWhole;
 use crate::settings::{BadSettings, Secret, Settings, required};
@@ -162,21 +162,26 @@ impl Start {
     pub async fn models(&self) -> Result<&'static Models, lambda_http::Error> {
         let replay = Replay { library: Library::shipped()?, pace: Duration::ZERO };
         let default_model = self.settings.default_model.clone();
-        let keys = match &self.settings.model_keys_secret {
-            Some(secret) => install_secrets::read_if_set(&self.base.secretsmanager(), secret).await?,
-            None => None,
-        };
-        let keys: BTreeMap<String, String> = match keys {
-            // The error of the parser could quote a key.
-            Some(text) => serde_json::from_str(&text).map_err(|_| {
-                BadSettings(vec!["the secret of PVM_MODEL_KEYS_SECRET is not JSON by provider".into()])
-            })?,
-            None => BTreeMap::new(),
-        };
+        let keys = self.model_keys().await?;
         let models = Models::new(ModelSettings { default_model, replay });
         let bedrock = bedrock(&self.settings, &self.base);
         let providers = Providers { bedrock, ..providers(&self.settings, &keys)? };
         Ok(forever(models.with_providers(providers)?))
+    }
+
+    /// Keys of model providers by reference: those of the parameter go before those of the secret.
+    async fn model_keys(&self) -> Result<BTreeMap<String, String>, lambda_http::Error> {
+        let mut keys = BTreeMap::new();
+        if let Some(secret) = &self.settings.model_keys_secret
+            && let Some(text) = install_secrets::read_if_set(&self.base.secretsmanager(), secret).await?
+        {
+            keys = key_table("PVM_MODEL_KEYS_SECRET", &text)?;
+        }
+        if let Some(parameter) = &self.settings.model_keys_parameter {
+            let text = self.base.parameters()?.read(parameter).await?;
+            keys.extend(key_table("PVM_MODEL_KEYS_PARAMETER", &text)?);
+        }
+        Ok(keys)
     }
 
     /// The tools of agents, over adapters of this function.

@@ -1,8 +1,14 @@
 //! Reads a call's arguments. Models often write nearly the right thing; what has only one meaning is understood, and
 //! everything else is answered with what is wrong and what would be right.
 
+use pvm_domain::text;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+
+use crate::output;
+
+/// What is told of the fault itself, in bytes.
+const WHAT_BYTES: usize = 400;
 
 /// The arguments of a call, read by the tool's schema.
 ///
@@ -40,6 +46,8 @@ fn explain(name: &str, schema: &Value, what: &str) -> String {
     });
     let fields: Vec<String> = fields.collect();
     let takes = if fields.is_empty() { "no arguments".to_owned() } else { fields.join(", ") };
+    // What is wrong may quote a value, which may be anything.
+    let what = text::head_and_tail(&output::plain(what.as_bytes()), WHAT_BYTES).0;
     format!("Bad arguments for {name}: {what}. It takes: {takes}. Nothing was done; correct the call.")
 }
 

@@ -100,7 +100,9 @@ fn shown(entry: VmEntry, root: &str) -> Option<DirectoryEntry> {
     let path = path.trim_start_matches('/');
     (!path.is_empty()).then(|| DirectoryEntry {
         path: path.to_owned(),
+        // E2B tells a link as what it leads to, and where it leads.
         kind: match entry.kind {
+            _ if entry.symlink_target.is_some() => EntryType::Symlink,
             EntryKind::File => EntryType::File,
             EntryKind::Directory => EntryType::Directory,
             EntryKind::Symlink => EntryType::Symlink,

@@ -36,9 +36,12 @@ const ACTIONS: &[(&str, &[&str])] = &[
         "KeepSecrets",
         &["secretsmanager:CreateSecret", "secretsmanager:DeleteSecret", "secretsmanager:PutSecretValue"],
     ),
-    ("KnowModels", &["secretsmanager:GetSecretValue"]),
+    ("KnowModels", &["secretsmanager:GetSecretValue", "ssm:GetParameter"]),
     // Bedrock's Converse, streamed, is allowed by the name of the older call.
-    ("CallModel", &["bedrock:InvokeModelWithResponseStream", "secretsmanager:GetSecretValue"]),
+    (
+        "CallModel",
+        &["bedrock:InvokeModelWithResponseStream", "secretsmanager:GetSecretValue", "ssm:GetParameter"],
+    ),
     ("Vm", &["secretsmanager:GetSecretValue"]),
 ];
 
@@ -81,6 +84,8 @@ const CALLS: &[(&str, Option<&[&str]>)] = &[
     ("put_secret_value", Some(&["secretsmanager:PutSecretValue"])),
     ("delete_secret", Some(&["secretsmanager:DeleteSecret"])),
     ("converse_stream", Some(&["bedrock:InvokeModelWithResponseStream"])),
+    // A request that the adapter signs itself, by its target.
+    ("AmazonSSM.GetParameter", Some(&["ssm:GetParameter"])),
     ("create_table", None),
     ("describe_table", None),
     ("describe_time_to_live", None),
@@ -173,6 +178,13 @@ fn the_adapters_call_nothing_that_no_policy_knows() {
     let adapters = ["shared/aws/src", "shared/models/src/bedrock_converse"];
     for path in adapters.into_iter().flat_map(crate::sources) {
         let text: String = std::fs::read_to_string(&path).unwrap().split_whitespace().collect();
+        for (at, _) in text.match_indices("\"AmazonSSM.") {
+            let target = text[at + 1..].split('"').next().unwrap();
+            match known.get(target) {
+                Some(actions) => called.extend(actions.unwrap_or_default()),
+                None => problems.push(format!("{}: {target}: which action is that?", path.display())),
+            }
+        }
         for (at, _) in text.match_indices("client.").chain(text.match_indices("signer.")) {
             let rest = text[at..].split_once('.').unwrap().1;
             let name: String = rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();

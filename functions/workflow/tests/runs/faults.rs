@@ -288,6 +288,64 @@ async fn a_budget_ends_the_run_before_the_call_that_would_exceed_it() {
 }
 
 #[tokio::test]
+async fn an_agents_own_budget_ends_its_part_and_the_others_are_told_and_go_on() {
+    let rig = Rig::new(|request| match request.place.agent_id.as_str() {
+        "spender" => say("More.").call("look", json!({"what": request.place.agent_step.to_string()})),
+        _ => say("I finish it."),
+    })
+    .await;
+    rig.define(json!({"agent_id": "spender", "budget": {"tokens": 200}})).await;
+    let made = rig.create(&["spender", "reviewer_agent"], Mode::RoundRobin, "Go").await;
+    rig.settle().await;
+    let id = &made.conversation_id;
+    assert_eq!(outcome(&rig, &made).await, (OutcomeKind::Stopped, Some("agent_budget_tokens".to_owned())));
+    let transcript = rig.transcript(id).await;
+    let note =
+        "spender has used up its budget for this run (220 of 200 tokens) and takes no further part in it.";
+    assert_eq!(
+        transcript[transcript.len() - 2..],
+        [format!("system: {note}"), "reviewer_agent: I finish it.".into()]
+    );
+    let conversation = rig.conversation(id).await;
+    assert_eq!(conversation.usage.model_calls, 3);
+    // The note is part of what the other reads, and the budget is a run's: the next message finds it whole.
+    {
+        let requests = rig.models.requests.lock().unwrap();
+        let last = requests.last().unwrap();
+        assert!(format!("{:?}", last.messages).contains("has used up its budget"), "{:?}", last.messages);
+    }
+    rig.send(id, "Again", Delivery::Queue).await;
+    rig.settle().await;
+    assert_eq!(rig.conversation(id).await.usage.model_calls, 6);
+    rig.events(id).await;
+}
+
+#[tokio::test]
+async fn a_model_call_may_take_as_long_as_its_agent_says() {
+    // Time enough for everybody else: a call may take 300 seconds.
+    let rig = Rig::new(|request| {
+        say("Thought it through.").takes(if request.place.agent_step == 0 { 40 } else { 0 })
+    })
+    .await;
+    rig.define(json!({"agent_id": "patient"})).await;
+    rig.define(json!({"agent_id": "hasty", "timeout": 20})).await;
+    let made = rig.create(&["patient"], Mode::RoundRobin, "Go").await;
+    rig.settle().await;
+    assert_eq!(outcome(&rig, &made).await, (OutcomeKind::Completed, None));
+    let made = rig.create(&["hasty"], Mode::RoundRobin, "Go").await;
+    rig.settle().await;
+    assert_eq!(outcome(&rig, &made).await, (OutcomeKind::Failed, Some("model_broken".to_owned())));
+    let run = rig.run(&made.conversation_id, &made.run_id).await;
+    let detail = run.outcome.unwrap().detail.unwrap();
+    assert!(detail.contains("hasty") && detail.contains("no end within 20 seconds"), "{detail}");
+    // Four tries of twenty seconds, each dropped at its end, with a second between.
+    let dropped = rig.models.dropped.lock().unwrap();
+    assert_eq!(dropped.len(), 4);
+    let between = dropped[3].duration_since(dropped[0]).as_secs();
+    assert!((60..75).contains(&between), "{between}");
+}
+
+#[tokio::test]
 async fn the_same_call_again_and_again_stops_the_run() {
     let rig = Rig::new(|_| say("Again.").call("change", json!({"what": "it"}))).await;
     let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Go").await;

@@ -9,6 +9,7 @@ use pvm_domain::project::Scope;
 
 use super::{AgentLatest, AgentVersion, builtin};
 use crate::authorize::require;
+use crate::conversations::unpriced;
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::idempotency::{Claim, replayed};
 use crate::keys;
@@ -84,7 +85,10 @@ fn checked(models: &impl KnowModels, definition: &AgentDefinition) -> AppResult<
     definition.check()?;
     let Some(model) = &definition.model else { return Ok(()) };
     match models.facts(model) {
-        Ok(_) => Ok(()),
+        Ok(facts) => match unpriced(&definition.budget.unwrap_or_default(), model, facts) {
+            Some(why) => Err(AppError::invalid("budget.cost_microusd", why)),
+            None => Ok(()),
+        },
         Err(ModelError::NotConfigured(why)) => {
             Err(AppError::invalid("model", format!("cannot be used: {why}")))
         }

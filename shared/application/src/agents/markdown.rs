@@ -154,7 +154,7 @@ mod tests {
     fn a_file_with_every_kind_of_field_is_read() {
         let file = "---\nname: helper\ndescription: \"Helps: always\"\nmodel: anthropic/x\ntools: [read_file, write_file]\n\
                     denied_tools:\n  - git_operations\napprovals:\n  execute_command: ask\n  \"execute_command(rm *)\": deny\n\
-                    temperature: 0.5\n# a comment\nmax_turns: 3\n---\n\n# You help\n---\nAlways.\n";
+                    temperature: 0.5\n# a comment\nmax_turns: 3\ntimeout: 90\nbudget:\n  tokens: 20000\n  seconds: 600\n---\n\n# You help\n---\nAlways.\n";
         let agent = parse_markdown(file).unwrap();
         assert_eq!((agent.agent_id.as_str(), agent.description.as_str()), ("helper", "Helps: always"));
         assert_eq!(
@@ -163,7 +163,9 @@ mod tests {
         );
         assert_eq!(agent.denied_tools, ["git_operations"]);
         assert_eq!(agent.approvals["execute_command(rm *)"], ApprovalPolicy::Deny);
-        assert_eq!((agent.temperature, agent.max_turns), (Some(0.5), Some(3)));
+        assert_eq!((agent.temperature, agent.max_turns, agent.timeout_secs), (Some(0.5), Some(3), Some(90)));
+        let budget = agent.budget.unwrap();
+        assert_eq!((budget.tokens, budget.seconds, budget.turns), (Some(20_000), Some(600), None));
         assert_eq!(agent.system_prompt, "# You help\n---\nAlways.");
     }
 
@@ -176,6 +178,10 @@ mod tests {
             ("---\nname: X\n---\n", "agent_id"),
             ("---\nname: x\nname: y\n---\n", "twice"),
             ("---\nname: x\ntools: [a\n---\n", "closing `]`"),
+            ("---\nname: x\ntimeout: 0\n---\n", "timeout_secs: must be 1 to 300"),
+            ("---\nname: x\ntimeout: 5m\n---\n", "u64"),
+            ("---\nname: x\nbudget:\n  dollars: 5\n---\n", "dollars"),
+            ("---\nname: x\nbudget: 5\n---\n", "Budget"),
             ("---\nname: x\ndescription: |\n  long\n---\n", "form of YAML"),
         ] {
             let error = parse_markdown(file).unwrap_err().to_string();

@@ -9,6 +9,8 @@ mod get;
 mod new_run;
 mod send;
 
+pub(crate) use new_run::unpriced;
+
 pub use cancel::cancel;
 pub use create::create;
 pub use decide::decide;

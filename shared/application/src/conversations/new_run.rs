@@ -10,7 +10,7 @@ use pvm_domain::limits;
 use crate::agents::{pin, pin_workspace};
 use crate::error::{AppError, AppResult};
 use crate::ports::{Ambient, GetObject};
-use crate::ports_model::KnowModels;
+use crate::ports_model::{KnowModels, ModelFacts};
 use crate::store::WriteStore;
 
 /// As much of the user's message as recordings are found by, in bytes.
@@ -60,17 +60,26 @@ pub(super) async fn pins(
                 let reason = format!("names {shown:?}, whose model {model} cannot be used: {error}");
                 return Err(AppError::invalid("agent_ids", reason));
             }
-            Ok(facts) if !facts.priced && budget.cost_microusd.is_some() => {
-                let reason = format!(
-                    "cannot be kept: the price of {model} is not known; set it in PVM_MODELS or PVM_MODELS_FILE"
-                );
-                return Err(AppError::invalid("budget.cost_microusd", reason));
+            Ok(facts) => {
+                if let Some(why) = unpriced(budget, model, facts) {
+                    return Err(AppError::invalid("budget.cost_microusd", why));
+                }
+                if let Some(why) = unpriced(&definition.budget.unwrap_or_default(), model, facts) {
+                    let reason = format!("names {shown:?}, whose budget in money {why}");
+                    return Err(AppError::invalid("agent_ids", reason));
+                }
             }
-            Ok(_) => {}
         }
         found.push((pinned, definition));
     }
     Ok(found)
+}
+
+/// Why a budget in money cannot be kept, where the model has no price.
+pub(crate) fn unpriced(budget: &Budget, model: &str, facts: ModelFacts) -> Option<String> {
+    (!facts.priced && budget.cost_microusd.is_some()).then(|| {
+        format!("cannot be kept: the price of {model} is not known; set it in PVM_MODELS or PVM_MODELS_FILE")
+    })
 }
 
 /// A message's text, checked.
@@ -104,8 +113,9 @@ pub(super) fn new_run(
     let (run_id, message_id): (RunId, MessageId) = (ambient.new_id(), ambient.new_id());
     let seats = agents.iter().map(|(_, definition)| Seat {
         agent_id: definition.agent_id.clone(),
-        max_turns: definition.max_turns,
+        max_turns: definition.turns_of_a_run(),
         may_talk_to: definition.may_talk_to.clone(),
+        budget: definition.budget.unwrap_or_default(),
     });
     let rules = Rules {
         mode: conversation.mode,
@@ -138,4 +148,18 @@ pub(super) fn new_run(
     let conversation_id = conversation.conversation_id.clone();
     let entry = InboxEntry { conversation_id, message_id, run_id, text, created_at: now, version: 0 };
     (run, entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_in_money_needs_a_price() {
+        let of = |priced| ModelFacts { context_tokens: 1, answer_tokens: 1, priced };
+        let money = Budget { cost_microusd: Some(1), ..Budget::default() };
+        assert!(unpriced(&money, "a/b", of(false)).is_some_and(|why| why.contains("the price of a/b")));
+        assert!(unpriced(&money, "a/b", of(true)).is_none());
+        assert!(unpriced(&Budget { tokens: Some(1), ..Budget::default() }, "a/b", of(false)).is_none());
+    }
 }

@@ -283,16 +283,9 @@ impl<'a, S: WriteStore> Draft<'a, S> {
             Effect::PlanCalls(planned) => calls::plan(self, run, planned),
             Effect::PlaceResults { message_id, calls, note, .. } => {
                 let text = calls::results(self.store, run, &calls, note).await?;
-                self.tell_of(
-                    EventType::MessageCreated,
-                    None,
-                    json!({"message_id": message_id, "author": "system", "run_id": run.run_id}),
-                );
-                let told = json!({"message_id": message_id, "author": "system", "run_id": run.run_id, "text": text,
-                    "end": MessageEnd::Complete, "tool_calls": []});
-                self.tell_of(EventType::MessageCompleted, None, told);
-                self.place(self.message(run, message_id, Author::System, text, MessageEnd::Complete));
+                self.place_of_system(run, message_id, text);
             }
+            Effect::PlaceNote { message_id, text } => self.place_of_system(run, message_id, text),
             Effect::RejectCalls(rejected) => {
                 for (id, why) in rejected {
                     calls::reject(self, run, &id, &why).await?;
@@ -331,6 +324,16 @@ impl<'a, S: WriteStore> Draft<'a, S> {
             }
         }
         Ok(())
+    }
+
+    /// Places a message of the system, and tells it.
+    fn place_of_system(&mut self, run: &Run, message_id: MessageId, text: String) {
+        let created = json!({"message_id": message_id, "author": "system", "run_id": run.run_id});
+        self.tell_of(EventType::MessageCreated, None, created);
+        let told = json!({"message_id": message_id, "author": "system", "run_id": run.run_id, "text": text,
+            "end": MessageEnd::Complete, "tool_calls": []});
+        self.tell_of(EventType::MessageCompleted, None, told);
+        self.place(self.message(run, message_id, Author::System, text, MessageEnd::Complete));
     }
 
     fn message(&self, run: &Run, id: MessageId, author: Author, text: String, end: MessageEnd) -> Message {

@@ -165,7 +165,8 @@ pub(crate) async fn speak<S: WriteStore, M: CallModel, A: Ambient>(
     let shows = call.purpose == Purpose::Speak;
     let (sender, mut pieces) = mpsc::channel::<String>(64);
     let mut answer = pin!(models.call(&prepared.request, sender));
-    let mut end = pin!(ambient.sleep(Duration::from_secs(limits::MODEL_CALL_SECS)));
+    let most_secs = prepared.agent.call_secs();
+    let mut end = pin!(ambient.sleep(Duration::from_secs(most_secs)));
     let mut look = pin!(ambient.sleep(LOOK_EVERY));
     let mut flush = pin!(ambient.sleep(Duration::from_millis(limits::DELTA_FLUSH_MILLIS)));
     let mut deltas = Deltas { text: String::new(), chunk: 0 };
@@ -202,7 +203,7 @@ pub(crate) async fn speak<S: WriteStore, M: CallModel, A: Ambient>(
                 look.set(ambient.sleep(LOOK_EVERY));
             }
             () = &mut end => {
-                let detail = format!("no end within {} seconds", limits::MODEL_CALL_SECS);
+                let detail = format!("no end within {most_secs} seconds");
                 return Ok(Spoken::Failed(CallFailure::Broken { detail }));
             }
         }

@@ -91,9 +91,7 @@ pub(crate) async fn step<S: WriteStore, A: Ambient>(
             return Ok(Stepped { next: None, ..unchanged(conversation, run, Next::Think) });
         }
         // The clock alone is no change worth a write.
-        let mut but_clock = foreseen.core;
-        but_clock.usage.active_ms = run.core.usage.active_ms;
-        if but_clock == run.core && foreseen.effects.is_empty() {
+        if foreseen.core.with_clock_of(&run.core) == run.core && foreseen.effects.is_empty() {
             return Ok(unchanged(conversation, run, foreseen.next));
         }
         let mut draft = Draft::new(store, conversation, now);

@@ -182,6 +182,7 @@ impl Work<'_> {
         self.core.usage.output_tokens += answer.usage.output_tokens;
         self.core.usage.cache_read_tokens += answer.usage.cache_read_tokens;
         self.core.usage.cost_microusd += answer.usage.cost_microusd;
+        self.core.used_by_agent.entry(call.agent_id.clone()).or_default().add(&answer.usage);
         if call.purpose == Purpose::Speak {
             *self.core.steps_by_agent.entry(call.agent_id.clone()).or_default() += 1;
             if answer.nearly_full {

@@ -36,6 +36,9 @@ pub struct Seat {
     pub max_turns: Option<u32>,
     /// Whom it may hand over to; `None` is everybody.
     pub may_talk_to: Option<Vec<String>>,
+    /// The most that it may use in the run.
+    #[serde(default)]
+    pub budget: Budget,
 }
 
 /// What is fixed when a run begins.
@@ -167,6 +170,17 @@ pub struct Repeat {
     pub times: u32,
 }
 
+/// An agent that takes no further part in the run, because its own budget is used up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverBudget {
+    /// The agent.
+    pub agent_id: String,
+    /// Which part of the budget, as a stable word such as `agent_budget_tokens`.
+    pub reason: String,
+    /// The same for people.
+    pub detail: String,
+}
+
 /// The state of a run's rules.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunCore {
@@ -188,6 +202,15 @@ pub struct RunCore {
     pub turns_by_agent: BTreeMap<String, u32>,
     /// Model calls answered, by agent.
     pub steps_by_agent: BTreeMap<String, u32>,
+    /// Tokens and money by agent, those of its lanes included.
+    #[serde(default)]
+    pub used_by_agent: BTreeMap<String, Usage>,
+    /// Milliseconds that turns were active, by agent; without those that they waited for a person.
+    #[serde(default)]
+    pub active_ms_by_agent: BTreeMap<String, u64>,
+    /// Agents whose budget ended their part, in the order in which it did.
+    #[serde(default)]
+    pub over_budget: Vec<OverBudget>,
     /// Who speaks next, in order.
     pub queue: VecDeque<String>,
     /// The message that was begun and is not complete.
@@ -227,6 +250,9 @@ impl RunCore {
             last_speaker: None,
             turns_by_agent: BTreeMap::new(),
             steps_by_agent: BTreeMap::new(),
+            used_by_agent: BTreeMap::new(),
+            active_ms_by_agent: BTreeMap::new(),
+            over_budget: Vec::new(),
             queue: VecDeque::new(),
             open: None,
             steers: Vec::new(),
@@ -248,6 +274,14 @@ impl RunCore {
             Phase::Acting { calls, .. } => calls,
             _ => &[],
         }
+    }
+
+    /// The same state with the clock of another: what has changed beside the time that passed.
+    #[must_use]
+    pub fn with_clock_of(mut self, other: &Self) -> Self {
+        self.usage.active_ms = other.usage.active_ms;
+        self.active_ms_by_agent.clone_from(&other.active_ms_by_agent);
+        self
     }
 
     pub(super) fn seat(&self, agent_id: &str) -> Option<&Seat> {
@@ -388,6 +422,13 @@ pub enum Effect {
         /// What was not run, and why.
         note: Option<String>,
     },
+    /// Place a message of the system.
+    PlaceNote {
+        /// The message.
+        message_id: MessageId,
+        /// Its text.
+        text: String,
+    },
     /// Record that these planned calls are not run, and why.
     RejectCalls(Vec<(ToolCallId, String)>),
     /// Record that these calls are cancelled, where they have not ended.
@@ -526,7 +567,12 @@ impl Work<'_> {
         let Some(started) = self.core.started_at.filter(|_| self.core.outcome.is_none()) else { return };
         let waiting = self.core.waiting_since.map_or(0, |since| millis_between(since, self.now));
         let all = millis_between(started, self.now);
-        self.core.usage.active_ms = all.saturating_sub(self.core.waited_ms + waiting);
+        let active = all.saturating_sub(self.core.waited_ms + waiting);
+        let passed = active.saturating_sub(self.core.usage.active_ms);
+        self.core.usage.active_ms = active;
+        if let Some(turn) = self.core.turn.as_ref().filter(|_| passed > 0) {
+            *self.core.active_ms_by_agent.entry(turn.agent_id.clone()).or_default() += passed;
+        }
     }
 
     pub(super) fn tell(&mut self, kind: EventType, agent_id: Option<&str>, mut data: Value) {
@@ -572,6 +618,11 @@ impl Work<'_> {
         if open.contains(&index) {
             open.retain(|lane| *lane != index);
             self.core.lane_usage.add(&usage.of_lane());
+            let seat = usize::try_from(index).ok().and_then(|at| self.core.rules.seats.get(at));
+            if let Some(agent_id) = seat.map(|seat| seat.agent_id.clone()) {
+                self.core.used_by_agent.entry(agent_id.clone()).or_default().add(&usage.of_lane());
+                *self.core.active_ms_by_agent.entry(agent_id).or_default() += usage.active_ms;
+            }
         }
         Next::Nothing
     }
@@ -591,9 +642,15 @@ impl Work<'_> {
         if self.core.segment_steps >= limits::STEPS_PER_SEGMENT {
             return Next::NextSegment;
         }
+        if self.core.turn.is_some() {
+            if let Some((reason, detail)) = self.budget_limit() {
+                return self.end(OutcomeKind::Stopped, Some(reason), Some(detail));
+            }
+            self.end_turn_over_budget();
+        }
         if self.core.turn.is_none() {
             let Some(agent_id) = self.next_speaker() else {
-                return self.end(OutcomeKind::Completed, None, None);
+                return self.nobody_is_left();
             };
             if let Some((reason, detail)) = self.turn_limit() {
                 return self.end(OutcomeKind::Stopped, Some(reason), Some(detail));
@@ -603,8 +660,6 @@ impl Work<'_> {
                 return self.end(OutcomeKind::Stopped, Some(reason), Some(detail));
             }
             self.begin_turn(agent_id);
-        } else if let Some((reason, detail)) = self.budget_limit() {
-            return self.end(OutcomeKind::Stopped, Some(reason), Some(detail));
         }
         let Some(turn) = &mut self.core.turn else { return Next::Think };
         if turn.steps >= STEPS_PER_TURN {
@@ -652,6 +707,14 @@ impl Work<'_> {
         }
         if let Some((reason, detail)) = self.budget_limit() {
             return self.end(OutcomeKind::Stopped, Some(reason), Some(detail));
+        }
+        if self.is_over_budget(&call.agent_id) {
+            // What it said so far stays, and others take their turns.
+            if let Some(message) = self.core.open.take() {
+                self.effects.push(Effect::CloseMessage(message));
+            }
+            self.core.phase = Phase::Deciding;
+            return self.decide();
         }
         self.place_steers();
         self.core.segment_steps += 1;

@@ -22,7 +22,12 @@ fn run_id() -> RunId {
 }
 
 fn rules(mode: Mode, agents: &[&str]) -> Rules {
-    let seat = |agent: &&str| Seat { agent_id: (*agent).to_owned(), max_turns: None, may_talk_to: None };
+    let seat = |agent: &&str| Seat {
+        agent_id: (*agent).to_owned(),
+        max_turns: None,
+        may_talk_to: None,
+        budget: Budget::default(),
+    };
     Rules {
         mode,
         seats: agents.iter().map(seat).collect(),
@@ -59,6 +64,7 @@ struct Driver {
     calls: BTreeMap<ToolCallId, (CallStatus, Option<ApprovalId>)>,
     approvals: BTreeMap<ApprovalId, ApprovalStatus>,
     placed: Vec<String>,
+    notes: Vec<String>,
     steered: Vec<MessageId>,
     placed_steers: Vec<MessageId>,
     /// Lanes that ended, and how often their work was merged.
@@ -77,6 +83,7 @@ impl Driver {
             calls: BTreeMap::new(),
             approvals: BTreeMap::new(),
             placed: Vec::new(),
+            notes: Vec::new(),
             steered: Vec::new(),
             placed_steers: Vec::new(),
             lanes_ended: BTreeSet::new(),
@@ -112,6 +119,7 @@ impl Driver {
             used.add(&self.core.usage);
             used.add(&self.core.lane_usage);
             assert_eq!(self.core.rules.budget.reached_by(&used), None, "a call over the budget");
+            self.check_budget_of(&call.agent_id);
             assert!(self.core.usage.turns <= self.core.rules.max_turns);
             assert!(self.core.steers.is_empty(), "a call that does not read what was sent");
         }
@@ -140,6 +148,15 @@ impl Driver {
         if self.core.rules.mode == Mode::Parallel {
             assert_eq!((self.lanes_ended.len(), self.merged), (self.core.rules.seats.len(), 1));
         }
+    }
+
+    /// Nobody is called once their own budget is used up.
+    fn check_budget_of(&self, agent_id: &str) {
+        let seat = self.core.rules.seats.iter().find(|seat| seat.agent_id == agent_id).unwrap();
+        let used = self.core.used_by_agent.get(agent_id).copied().unwrap_or_default();
+        let active_ms = self.core.active_ms_by_agent.get(agent_id).copied().unwrap_or(0);
+        let used = Usage { active_ms, ..used };
+        assert_eq!(seat.budget.reached_by(&used), None, "a call of {agent_id} over its budget");
     }
 
     /// A lane's end, told as often as one likes.
@@ -192,6 +209,10 @@ impl Driver {
             Effect::CloseMessage(open) => self.placed.push(open.message_id.to_string()),
             Effect::PlaceResults { calls, .. } => {
                 assert!(calls.iter().all(|call| self.calls[call].0.is_final()));
+            }
+            Effect::PlaceNote { message_id, text } => {
+                self.placed.push(message_id.to_string());
+                self.notes.push(text);
             }
             Effect::StoreSummary { .. } | Effect::RecordStep { .. } => {}
         }
@@ -346,6 +367,35 @@ fn what_cannot_run_becomes_a_result_and_the_agent_goes_on() {
 }
 
 #[test]
+fn a_refused_call_says_what_to_do_and_keeps_nothing_of_a_hundred_megabytes() {
+    let garbage = "\u{0}\u{1b}[2J\u{202e}fly";
+    for (call, part) in [
+        (wants("write_file", json!({"content": "x".repeat(100 << 20)})), "Write large files in parts"),
+        (WantedCall { facts: None, ..wants(garbage, json!({})) }, "there is no tool"),
+        (
+            WantedCall { arguments: Err("EOF at 7".to_owned()), ..wants("look", json!({})) },
+            "EOF at 7. Send them",
+        ),
+        (wants("look", json!(garbage)), "must be a JSON object"),
+        (WantedCall { facts: Some(facts(ApprovalPolicy::Deny)), ..wants("look", json!({})) }, "forbids it"),
+    ] {
+        let mut run = Driver::begun(Mode::RoundRobin, &["dev"]);
+        let Next::Call(of) = run.proceed() else { panic!() };
+        let answer = Answer { calls: vec![call], ..says("") };
+        let input = Input::Answered { step: of.step, attempt: of.attempt, answer };
+        let effects = advance(&run.core, &run_id(), input, at(9)).effects;
+        let planned = effects.iter().find_map(|effect| match effect {
+            Effect::PlanCalls(planned) => planned.first(),
+            _ => None,
+        });
+        let planned = planned.unwrap();
+        assert!(planned.rejected.as_ref().is_some_and(|why| why.contains(part)), "{:?}", planned.rejected);
+        assert!(planned.arguments.to_string().len() < 1024 && planned.name.len() < 64, "{planned:?}");
+        assert!(!planned.name.contains('\u{1b}'));
+    }
+}
+
+#[test]
 fn of_ten_thousand_calls_ten_are_taken() {
     let mut run = Driver::begun(Mode::RoundRobin, &["dev"]);
     let mut answer = says("");
@@ -464,6 +514,100 @@ fn limits_stop_the_run_before_the_next_call() {
     assert_eq!(run.proceed(), Next::Finish);
     assert_eq!(run.outcome(), (OutcomeKind::Stopped, Some("budget_tokens")));
     assert!(!run.kinds().contains(&"turn.started") || run.core.usage.turns == 1);
+}
+
+/// Each model call of [`says`] is fifteen tokens.
+fn with_budget_of_dev(mode: Mode, budget: Budget) -> Driver {
+    let mut rules = rules(mode, &["dev", "design"]);
+    rules.seats[0].budget = budget;
+    let mut run = Driver::new(rules);
+    run.input(Input::Begin { mentions: Vec::new() });
+    run
+}
+
+#[test]
+fn an_agents_budget_ends_its_part_and_the_others_go_on() {
+    let budget = Budget { tokens: Some(20), ..Budget::default() };
+    let mut run = with_budget_of_dev(Mode::RoundRobin, budget);
+    run.answer(says("/vm one"));
+    run.proceed();
+    run.finish_calls();
+    // Fifteen of twenty: the next call is still made, and crosses it.
+    run.answer(says("/vm two"));
+    run.proceed();
+    run.finish_calls();
+    assert!(matches!(run.proceed(), Next::Call(call) if call.agent_id == "design"));
+    let call = run.last_call.clone().unwrap();
+    run.input(Input::Answered { step: call.step, attempt: 1, answer: says("I go on. @dev, you too.") });
+    assert_eq!(run.proceed(), Next::Finish);
+    assert_eq!(run.outcome(), (OutcomeKind::Stopped, Some("agent_budget_tokens")));
+    assert_eq!(run.notes.len(), 1, "told once, however often it is kept from speaking: {:?}", run.notes);
+    assert!(run.notes[0].contains("dev") && run.notes[0].contains("30 of 20 tokens"), "{:?}", run.notes);
+    assert_eq!(run.core.usage.model_calls, 3);
+    run.check();
+}
+
+#[test]
+fn an_agent_that_is_done_within_its_budget_leaves_the_run_complete() {
+    let budget = Budget { tokens: Some(15), ..Budget::default() };
+    let mut run = with_budget_of_dev(Mode::RoundRobin, budget);
+    run.answer(says("Done with the last token."));
+    run.answer(says("Fine."));
+    assert_eq!(run.proceed(), Next::Finish);
+    assert_eq!(run.outcome(), (OutcomeKind::Completed, None));
+    assert!(run.notes.is_empty());
+}
+
+#[test]
+fn an_agents_seconds_are_those_of_its_turns_without_waiting_for_a_person() {
+    let budget = Budget { seconds: Some(60), ..Budget::default() };
+    let mut run = with_budget_of_dev(Mode::Moderator, budget);
+    run.answer(says("/vm slow"));
+    run.proceed();
+    run.input(Input::Waiting);
+    run.now += 5_000;
+    run.input(Input::Resumed);
+    run.finish_calls();
+    run.answer(says("@design"));
+    // The other's time is not the leader's.
+    let Next::Call(call) = run.proceed() else { panic!() };
+    run.now += 5_000;
+    run.input(Input::Answered { step: call.step, attempt: 1, answer: says("Done.") });
+    assert!(matches!(run.proceed(), Next::Call(call) if call.agent_id == "dev"));
+    // A provider that stays busy takes its minute; the try after it is not made any more.
+    let call = run.last_call.clone().unwrap();
+    let failure = CallFailure::Busy { retry_after_secs: None };
+    run.input(Input::CallFailed { step: call.step, attempt: call.attempt, failure });
+    run.now += 60;
+    assert_eq!(run.proceed(), Next::Finish);
+    assert_eq!(run.outcome(), (OutcomeKind::Stopped, Some("agent_budget_seconds")));
+    assert!(run.core.active_ms_by_agent["design"] >= 5_000_000);
+    run.check();
+}
+
+#[test]
+fn a_message_to_an_agent_without_budget_is_placed_and_the_run_says_why_nobody_answers() {
+    let budget = Budget { tokens: Some(5), ..Budget::default() };
+    let mut run = with_budget_of_dev(Mode::Mention, budget);
+    run.answer(says("Done."));
+    let id = MessageId::from_parts(9, 9);
+    run.steered.push(id.clone());
+    run.input(Input::Steered(Steer { message_id: id.clone(), mentions: vec!["dev".to_owned()] }));
+    assert_eq!(run.proceed(), Next::Finish);
+    assert_eq!(run.outcome(), (OutcomeKind::Stopped, Some("agent_budget_tokens")));
+    assert_eq!(run.placed_steers, [id]);
+    run.check();
+}
+
+#[test]
+fn what_a_lane_used_counts_against_its_agents_budget() {
+    let budget = Budget { tokens: Some(3), ..Budget::default() };
+    let mut run = with_budget_of_dev(Mode::Parallel, budget);
+    run.end_lane(0);
+    run.end_lane(1);
+    run.merge(true);
+    assert_eq!(run.proceed(), Next::Finish);
+    assert_eq!(run.outcome(), (OutcomeKind::Stopped, Some("agent_budget_tokens")));
 }
 
 #[test]
@@ -667,11 +811,15 @@ proptest! {
         ],
         max_turns in 1u32..8,
         tokens in prop_oneof![Just(None), (20u64..400).prop_map(Some)],
+        own_tokens in prop_oneof![Just(None), (20u64..200).prop_map(Some)],
+        own_seconds in prop_oneof![Just(None), (5u64..60).prop_map(Some)],
         moves in moves(),
     ) {
         let mut rules = rules(mode, &["dev", "design", "boss"]);
         rules.max_turns = max_turns;
         rules.budget.tokens = tokens;
+        rules.seats[0].budget.tokens = own_tokens;
+        rules.seats[1].budget.seconds = own_seconds;
         let mut driver = Driver::new(rules);
         driver.input(Input::Begin { mentions: Vec::new() });
         for (step, action) in moves.iter().enumerate() {

@@ -12,6 +12,7 @@ enum Part {
     Call(u32),
     Approval(u32),
     Lane(u32),
+    Note,
 }
 
 /// The run's own 80 random bits make the id unique among runs; step and part make it unique within the run.
@@ -20,6 +21,7 @@ fn derive<I: PrefixedId>(run: &RunId, step: u32, part: Part) -> I {
     let place = match part {
         Part::Answer => 1 << 40,
         Part::Results => 2 << 40,
+        Part::Note => 3 << 40,
         Part::Call(index) => (0x1_0000 + u128::from(index)) << 40,
         Part::Approval(index) => (0x2_0000 + u128::from(index)) << 40,
         Part::Lane(index) => (1 + u128::from(index)) << 60,
@@ -36,6 +38,11 @@ pub fn answer_message(run: &RunId, step: u32) -> MessageId {
 /// The message that tells what a step's `/vm` lines did.
 pub fn results_message(run: &RunId, step: u32) -> MessageId {
     derive(run, step, Part::Results)
+}
+
+/// The message that tells that an agent's budget is used up; `place` counts such messages of the run.
+pub(super) fn note_message(run: &RunId, place: u32) -> MessageId {
+    derive(run, place, Part::Note)
 }
 
 /// The call at `index` of a step.
@@ -70,8 +77,9 @@ mod tests {
                 for index in 0..10 {
                     assert!(seen.insert(tool_call(run, step, index).to_string()));
                 }
-                let (answer, results) = (answer_message(run, step), results_message(run, step));
-                assert!(seen.insert(answer.to_string()) && seen.insert(results.to_string()));
+                for message in [answer_message, results_message, note_message] {
+                    assert!(seen.insert(message(run, step).to_string()));
+                }
             }
         }
         assert_eq!(tool_call(&one, 3, 1), tool_call(&one, 3, 1));

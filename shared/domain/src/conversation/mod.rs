@@ -10,7 +10,7 @@
 //!    `message.reset` first.
 //! 4. A step plans at most 10 calls; every call has an id of its own that follows from run, step and place.
 //! 5. No call is run while its approval is pending, denied or expired.
-//! 6. No model is called once a budget is reached or `max_turns` turns were had.
+//! 6. No model is called once a budget is reached or `max_turns` turns were had, and no agent's once its own budget is.
 //! 7. A message that joins the run is placed exactly once, in order, and a run is never `completed` before an agent
 //!    has read it.
 //! 8. The same call by the same agent three times in a row stops the run.
