@@ -16,8 +16,10 @@ use tokio_util::sync::CancellationToken;
 use super::Target;
 use super::access::{self, Access};
 use super::refusal::{self, Reader, Refusal};
-use super::tls;
+use super::upload::{self, Passed};
+use super::{Client, tls};
 use crate::body::{self, Body};
+use crate::client_stream::ClientStream;
 use crate::engine::{Engine, Runtime, Sandbox};
 use crate::envd::{DialError, EnvdError};
 use crate::store::{PauseKind, Phase, Record};
@@ -32,7 +34,7 @@ pub(crate) async fn serve(
     engine: &Arc<Engine>,
     target: Target,
     request: Request<Incoming>,
-    client: SocketAddr,
+    client: &Client,
 ) -> Response<Body> {
     let reader = Reader::of(request.headers());
     let Some(sandbox) = engine.sandbox(&target.sandbox_id) else {
@@ -58,9 +60,9 @@ pub(crate) async fn serve(
     };
     sandbox.touch(now);
     let mut response = if target.port == ENVD_PORT {
-        to_envd(&sandbox, &runtime, request).await
+        to_envd(&sandbox, &runtime, request, &client.stream).await
     } else {
-        to_port(&sandbox, &runtime, target.port, request, client).await
+        to_port(&sandbox, &runtime, target.port, request, client.address).await
     };
     if let Some(cookie) = cookie {
         response.headers_mut().append(header::SET_COOKIE, cookie);
@@ -89,6 +91,7 @@ async fn to_envd(
     sandbox: &Arc<Sandbox>,
     runtime: &Arc<Runtime>,
     request: Request<Incoming>,
+    client: &ClientStream,
 ) -> Response<Body> {
     let target = Target { sandbox_id: sandbox.id().to_owned(), port: ENVD_PORT };
     let reader = Reader::of(request.headers());
@@ -100,12 +103,22 @@ async fn to_envd(
         return api_error(StatusCode::INSUFFICIENT_STORAGE, message);
     }
     let upgrades = request.headers().contains_key(header::UPGRADE);
-    let (mut parts, incoming) = request.into_parts();
+    let (mut parts, mut incoming) = request.into_parts();
     let client_upgrade = parts.extensions.remove::<OnUpgrade>();
     prepare(&mut parts.headers, upgrades);
     parts.uri = origin_form(&parts.uri);
     if !parts.headers.contains_key(header::HOST) {
         parts.headers.insert(header::HOST, HeaderValue::from_static("envd"));
+    }
+    if let Some(length) = upload::large_body(&parts).filter(|_| !upgrades) {
+        match upload::pass_on(runtime, Request::from_parts(parts, incoming), length, client).await {
+            Ok(Passed::Answered(response)) => return response,
+            Ok(Passed::NotKnown(request)) => (parts, incoming) = request.into_parts(),
+            Err(error) => {
+                tracing::debug!(sandbox.id = sandbox.id(), %error, "an upload had no answer");
+                return Refusal::NotFound.answer(&target, reader);
+            }
+        }
     }
     let body = if is_short_call(&parts.headers, parts.uri.path()) {
         match whole(incoming).await {
