@@ -54,11 +54,6 @@ impl ClientStream {
         self.0.stream.async_io(Interest::READABLE, || take(self.0.stream.as_fd())).await
     }
 
-    /// The socket.
-    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
-        self.0.stream.as_fd()
-    }
-
     /// Reads so many bytes for nothing: a client that is still sending would not look at an answer. One that takes its
     /// time is not waited for.
     pub(crate) async fn throw_away(&self, mut bytes: u64) {

@@ -33,5 +33,7 @@ mod plain;
 mod ports;
 #[path = "sandboxd/snapshots.rs"]
 mod snapshots;
+#[path = "sandboxd/software.rs"]
+mod software;
 #[path = "sandboxd/uploads.rs"]
 mod uploads;

@@ -193,26 +193,15 @@ impl Pipe {
 
     /// Waits for bytes and takes as many as are there and fit, `most` of them at most.
     async fn fill(&mut self, stream: &UnixStream, most: u64) -> io::Result<u64> {
-        let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-        let take = |input: &OwnedFd, left: u64| -> io::Result<u64> {
-            let most = usize::try_from(left).unwrap_or(usize::MAX).min(PIPE_BYTES * 4);
-            Ok(some(splice(stream, None, input, None, most, flags)?)? as u64)
-        };
         if most == 0 {
             return Ok(0);
         }
+        let most = usize::try_from(most).unwrap_or(usize::MAX).min(PIPE_BYTES * 4);
+        let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
         // The pipe is empty: that nothing could be moved means that nothing is there.
-        let mut filled = stream.async_io(Interest::READABLE, || take(&self.input, most)).await?;
-        while filled < most {
-            match take(&self.input, most - filled) {
-                Ok(more) => filled += more,
-                // Nothing more is there, or the pipe is full.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-        }
-        self.bytes = filled;
-        Ok(filled)
+        let take = || Ok(splice(stream, None, &self.input, None, most, flags)?);
+        self.bytes = some(stream.async_io(Interest::READABLE, take).await?)? as u64;
+        Ok(self.bytes)
     }
 
     /// Writes what is in it to the end of a file. Blocks.

@@ -148,7 +148,8 @@ impl Upload {
         self,
         body: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
     ) -> Result<Vec<UploadedFile>, FileError> {
-        let body: Pieces = if self.is_compressed { Box::pin(inflate(Box::pin(body))) } else { Box::pin(body) };
+        let body: Pieces =
+            if self.is_compressed { Box::pin(inflate(Box::pin(body))) } else { Box::pin(body) };
         let target = self.target;
         match self.form {
             Form::Whole(path) => Ok(vec![write(body, path, &target).await?]),

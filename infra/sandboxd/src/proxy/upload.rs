@@ -2,7 +2,7 @@
 //! What envd makes of them: `pvm_e2b_wire::raw_upload`.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use futures::FutureExt as _;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -25,6 +25,8 @@ use crate::envd::EnvdError;
 const LARGE: u64 = 1024 * 1024;
 /// Bytes that the pipe between the two sockets should hold.
 const PIPE_BYTES: usize = 256 * 1024;
+/// Bytes that may be on their way to envd.
+const SOCKET_BYTES: usize = 1024 * 1024;
 /// Longest answer of envd: one line for each file.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
 
@@ -150,6 +152,8 @@ async fn send(client: &ClientStream, inside: &UnixStream, bytes: u64) -> io::Res
     let (output, input) = pipe_with(PipeFlags::CLOEXEC)?;
     // A smaller one works as well.
     fcntl_setpipe_size(&input, PIPE_BYTES).ok();
+    // Fewer and larger steps; the system's own limit may be lower.
+    rustix::net::sockopt::set_socket_send_buffer_size(inside, SOCKET_BYTES).ok();
     let mut left = bytes;
     while left > 0 {
         let filled = tokio::select! {
@@ -174,23 +178,10 @@ const MOVE: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
 
 /// Waits for bytes of the client and moves as many into the empty pipe as are there and fit.
 async fn fill(client: &ClientStream, input: &OwnedFd, most: u64) -> io::Result<u64> {
-    let take = |socket: BorrowedFd<'_>, left: u64| -> io::Result<u64> {
-        let most = usize::try_from(left).unwrap_or(usize::MAX).min(PIPE_BYTES * 4);
-        match splice(socket, None, input, None, most, MOVE)? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            taken => Ok(taken as u64),
-        }
-    };
-    let mut filled = client.take(|socket| take(socket, most)).await?;
-    while filled < most {
-        match take(client.socket(), most - filled) {
-            Ok(more) => filled += more,
-            // Nothing more is there, or the pipe is full.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
+    let most = usize::try_from(most).unwrap_or(usize::MAX).min(PIPE_BYTES * 4);
+    // Once: room in the socket lets the client send a little more at once, and going after that costs more than it brings.
+    let taken = client.take(|socket| Ok(splice(socket, None, input, None, most, MOVE)?)).await?;
+    if taken == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(taken as u64) }
 }
 
 async fn empty(output: &OwnedFd, inside: &UnixStream, bytes: u64) -> io::Result<()> {

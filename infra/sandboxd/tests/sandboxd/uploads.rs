@@ -56,13 +56,12 @@ async fn a_large_upload_arrives_as_it_was_sent() {
     let headers = [RAW, ("x-metadata-kind", "large"), ("origin", "http://page.example")];
     let answer = upload(&lab, &sandbox, "/files?path=/tmp/a/b/large", &headers, sent.clone()).await;
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
-    let told = json!([{"name": "large", "path": "/tmp/a/b/large", "type": "file", "metadata": {"kind": "large"}}]);
+    let told =
+        json!([{"name": "large", "path": "/tmp/a/b/large", "type": "file", "metadata": {"kind": "large"}}]);
     assert_eq!(answer.json(), told);
-    for (name, value) in [
-        ("connection", "close"),
-        ("content-type", "application/json"),
-        ("access-control-allow-origin", "*"),
-    ] {
+    for (name, value) in
+        [("connection", "close"), ("content-type", "application/json"), ("access-control-allow-origin", "*")]
+    {
         assert_eq!(answer.headers[name], value, "{name}");
     }
     assert!(!answer.headers.contains_key("upgrade"));
@@ -84,7 +83,8 @@ async fn a_large_upload_arrives_as_it_was_sent() {
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
     assert_eq!(lab.sh(&sandbox, look).await.ok(), expected);
 
-    let mut form = b"--xyz\r\nContent-Disposition: form-data; name=\"file\"; filename=\"/tmp/one\"\r\n\r\n".to_vec();
+    let mut form =
+        b"--xyz\r\nContent-Disposition: form-data; name=\"file\"; filename=\"/tmp/one\"\r\n\r\n".to_vec();
     form.extend_from_slice(&sent);
     form.extend_from_slice(
         b"\r\n--xyz\r\nContent-Disposition: form-data; name=\"file\"; filename=\"/tmp/two\"\r\n\r\nsmall\r\n--xyz--\r\n",
