@@ -95,22 +95,30 @@ async fn to_envd(
 ) -> Response<Body> {
     let target = Target { sandbox_id: sandbox.id().to_owned(), port: ENVD_PORT };
     let reader = Reader::of(request.headers());
-    if sandbox.quota.is_over()
-        && request.method() == Method::POST
-        && request.uri().path().starts_with("/files")
-    {
-        let message = "the sandbox's disk limit is reached: remove files first";
-        return api_error(StatusCode::INSUFFICIENT_STORAGE, message);
+    if request.uri().path() == pvm_e2b_wire::raw_upload::PATH {
+        // Between the two programs only: what is judged here is judged by the path.
+        return api_error(StatusCode::NOT_FOUND, "there is nothing at this path");
     }
     let upgrades = request.headers().contains_key(header::UPGRADE);
     let (mut parts, mut incoming) = request.into_parts();
+    let large = upload::large_body(&parts).filter(|_| !upgrades);
+    // Not `/filesystem.Filesystem`: removing files is what is asked for.
+    let writes = parts.method == Method::POST && matches!(parts.uri.path(), "/files" | "/files/compose");
+    if writes && sandbox.quota.is_over() {
+        let message = "the sandbox's disk limit is reached: remove files first";
+        let refusal = api_error(StatusCode::INSUFFICIENT_STORAGE, message);
+        return match large {
+            Some(length) => upload::refuse(refusal, incoming, length, client).await,
+            None => refusal,
+        };
+    }
     let client_upgrade = parts.extensions.remove::<OnUpgrade>();
     prepare(&mut parts.headers, upgrades);
     parts.uri = origin_form(&parts.uri);
     if !parts.headers.contains_key(header::HOST) {
         parts.headers.insert(header::HOST, HeaderValue::from_static("envd"));
     }
-    if let Some(length) = upload::large_body(&parts).filter(|_| !upgrades) {
+    if let Some(length) = large {
         match upload::pass_on(runtime, Request::from_parts(parts, incoming), length, client).await {
             Ok(Passed::Answered(response)) => return response,
             Ok(Passed::NotKnown(request)) => (parts, incoming) = request.into_parts(),

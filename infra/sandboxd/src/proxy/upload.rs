@@ -74,9 +74,8 @@ pub(super) async fn pass_on(
         return Ok(Passed::NotKnown(Request::from_parts(parts, incoming)));
     }
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let read = take_what_was_read(&mut incoming, client, None).await?;
-        client.throw_away(length - read).await;
-        return Ok(Passed::Answered(last(response.map(body::incoming))));
+        let refusal = response.map(body::incoming);
+        return Ok(Passed::Answered(refuse(refusal, incoming, length, client).await));
     }
     let inside = hyper::upgrade::on(&mut response).await.map_err(EnvdError::from)?;
     let inside = inside.downcast::<TokioIo<UnixStream>>().map_err(|_| EnvdError::Unresponsive)?;
@@ -94,6 +93,19 @@ pub(super) async fn pass_on(
         () = runtime.streams.cancelled() => return Err(UploadError::Ended),
     }
     answered(response.headers(), &answer).map(Passed::Answered)
+}
+
+/// Answers an upload that nobody takes, once the client has sent it: before, it might not look at an answer.
+pub(super) async fn refuse(
+    refusal: Response<Body>,
+    mut incoming: Incoming,
+    length: u64,
+    client: &ClientStream,
+) -> Response<Body> {
+    if let Ok(read) = take_what_was_read(&mut incoming, client, None).await {
+        client.throw_away(length.saturating_sub(read)).await;
+    }
+    last(refusal)
 }
 
 /// The request as envd gets it first: without its body.
@@ -203,12 +215,16 @@ async fn write(inside: &UnixStream, mut data: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// Reads to the end of the connection.
 async fn read_answer(inside: &UnixStream, answer: &mut Vec<u8>) -> io::Result<()> {
     while answer.len() < MAX_ANSWER {
         answer.reserve(4096);
-        match inside.async_io(Interest::READABLE, || inside.try_read_buf(answer)).await? {
-            0 => return Ok(()),
-            _ => {}
+        match inside.async_io(Interest::READABLE, || inside.try_read_buf(answer)).await {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            // How the end looks to us when envd has not read all that we sent. What it said came before.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
+            Err(error) => return Err(error),
         }
     }
     Err(io::Error::other("the answer is too long"))

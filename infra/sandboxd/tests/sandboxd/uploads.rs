@@ -116,6 +116,10 @@ async fn a_large_upload_that_is_refused_says_why_to_a_client_that_still_sends() 
         assert_eq!(answer.json()["code"], status);
     }
     assert_eq!(lab.sh(&sandbox, "rm -f /tmp/x; echo alive").await.ok(), "alive");
+    // The way between the two programs is not one for clients.
+    let headers = [RAW, ("connection", "upgrade"), ("upgrade", "pvm-upload"), ("pvm-upload-bytes", "1")];
+    let answer = upload(&lab, &sandbox, "/pvm.Upload?path=/tmp/x", &headers, Bytes::new()).await;
+    assert_eq!(answer.status, StatusCode::NOT_FOUND);
     lab.finish().await;
 }
 

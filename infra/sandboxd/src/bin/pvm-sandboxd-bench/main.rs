@@ -152,7 +152,8 @@ impl Bench {
             std::fs::copy(folder.join("a"), folder.join("b"))?;
             copy.add(start.elapsed());
             let start = Instant::now();
-            client.upload(&sandbox, contents.clone()).await?;
+            // A large upload ends its connection.
+            Client::connect(self.address).await?.upload(&sandbox, contents.clone()).await?;
             upload.add(start.elapsed());
             let start = Instant::now();
             client.download(&sandbox).await?;
