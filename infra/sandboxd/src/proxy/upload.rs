@@ -11,6 +11,7 @@ use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use pvm_e2b_wire::HEADER_ACCESS_TOKEN;
 use pvm_e2b_wire::raw_upload::{HEADER_UPLOAD_BYTES, PATH, UPGRADE_UPLOAD, decode_answer};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::io::Interest;
@@ -70,7 +71,11 @@ pub(super) async fn pass_on(
 ) -> Result<Passed, UploadError> {
     let (parts, mut incoming) = request.into_parts();
     let mut response = runtime.envd.forward_upgrade(announcement(&parts, length)).await?;
-    if response.status() == StatusCode::NOT_FOUND {
+    // An envd of an earlier version, which takes signatures for the paths that it knows only.
+    let is_signed = !parts.headers.contains_key(HEADER_ACCESS_TOKEN);
+    if response.status() == StatusCode::NOT_FOUND
+        || response.status() == StatusCode::UNAUTHORIZED && is_signed
+    {
         return Ok(Passed::NotKnown(Request::from_parts(parts, incoming)));
     }
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {

@@ -12,8 +12,8 @@ const ROUNDS: usize = 10;
 /// The image for Docker: nothing is pulled for a comparison.
 const IMAGE: &str = "pvm-bench-true:latest";
 /// Makes it: this machine's own `true` and `sleep`, with what they need to run.
-const MAKE_IMAGE: &str = "files=$(ldd /bin/true /bin/sleep | grep -o '/[^ :]*' | sort -u); \
-                          tar --create --dereference --absolute-names $files /bin/true /bin/sleep 2>/dev/null | \
+const MAKE_IMAGE: &str = "files=$(ldd /bin/true /bin/sleep | grep -o '/[^ :]*' | sed 's,^/,,' | sort -u); \
+                          tar --create --dereference --directory / $files | \
                           docker import - pvm-bench-true:latest";
 
 /// Prints each tool's median beside ours: `create` from nothing to a finished `true`, `exec` in what runs already.
