@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub const CONTENT_TYPE_UNARY: &str = "application/json";
 /// Content type of streams, both ways.
 pub const CONTENT_TYPE_STREAM: &str = "application/connect+json";
-/// Flag of a compressed envelope. Neither side asks for compression, so such an envelope is refused.
+/// Flag of a compressed envelope. A decoder takes one only when it was told that compression was announced.
 pub const FLAG_COMPRESSED: u8 = 0b01;
 /// Flag of the last envelope of a stream.
 pub const FLAG_END_STREAM: u8 = 0b10;
@@ -177,9 +177,9 @@ pub struct EndStream {
 /// A decoded envelope.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
-    /// [`FLAG_END_STREAM`] or 0.
+    /// [`FLAG_END_STREAM`] and [`FLAG_COMPRESSED`], or 0.
     pub flags: u8,
-    /// JSON text.
+    /// JSON text, compressed where the flags say so.
     pub payload: Bytes,
 }
 
@@ -187,6 +187,11 @@ impl Envelope {
     /// Whether it is the last of its stream.
     pub fn is_end(&self) -> bool {
         self.flags & FLAG_END_STREAM != 0
+    }
+
+    /// Whether its payload is compressed, as the request's headers said it could be.
+    pub fn is_compressed(&self) -> bool {
+        self.flags & FLAG_COMPRESSED != 0
     }
 }
 
@@ -201,8 +206,8 @@ pub enum FrameError {
         /// What is taken, in bytes.
         limit: usize,
     },
-    /// An envelope is compressed although no compression was agreed.
-    #[error("compressed messages are not supported; send `connect-content-encoding: identity`")]
+    /// An envelope is compressed although the headers announced no compression.
+    #[error("a message is compressed, but there is no `connect-content-encoding: gzip`")]
     Compressed,
     /// Flag bits that the protocol does not know.
     #[error("unknown flags {0:#04x} in a message header")]
@@ -244,6 +249,7 @@ pub fn encode_end(error: Option<&ConnectError>) -> Bytes {
 pub struct EnvelopeDecoder {
     buffer: BytesMut,
     limit: usize,
+    compression: bool,
 }
 
 impl Default for EnvelopeDecoder {
@@ -255,7 +261,13 @@ impl Default for EnvelopeDecoder {
 impl EnvelopeDecoder {
     /// A decoder that takes payloads up to `limit` bytes.
     pub fn new(limit: usize) -> Self {
-        Self { buffer: BytesMut::new(), limit }
+        Self { buffer: BytesMut::new(), limit, compression: false }
+    }
+
+    /// The same for a stream that announced a compression: single envelopes may then be compressed.
+    #[must_use]
+    pub fn with_compression(self) -> Self {
+        Self { compression: true, ..self }
     }
 
     /// Adds bytes as they came.
@@ -272,10 +284,10 @@ impl EnvelopeDecoder {
             return Ok(None);
         }
         let flags = self.buffer[0];
-        if flags & FLAG_COMPRESSED != 0 {
+        if flags & FLAG_COMPRESSED != 0 && !self.compression {
             return Err(FrameError::Compressed);
         }
-        if flags & !FLAG_END_STREAM != 0 {
+        if flags & !(FLAG_END_STREAM | FLAG_COMPRESSED) != 0 {
             return Err(FrameError::UnknownFlags(flags));
         }
         let size =

@@ -359,6 +359,25 @@ pub struct SandboxLogs {
     pub logs: Vec<SandboxLog>,
 }
 
+/// Answer of `GET /sandboxes/{id}/logs` (v1): the same lines twice.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SandboxLogsV1 {
+    /// Lines as text.
+    pub logs: Vec<SandboxLogLine>,
+    /// Lines taken apart.
+    pub log_entries: Vec<SandboxLog>,
+}
+
+/// One line of a sandbox's log as text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxLogLine {
+    /// When.
+    pub timestamp: Timestamp,
+    /// What.
+    pub line: String,
+}
+
 /// One line of a sandbox's log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxLog {

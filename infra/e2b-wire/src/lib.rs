@@ -6,7 +6,8 @@
 //! - the in-VM daemon's Connect services ([`process`], [`filesystem`]) with their framing ([`connect`]),
 //!   file signatures ([`signature`]) and plain HTTP endpoints ([`envd_http`]),
 //! - our own extensions on the daemon's port, which other E2B servers do not have: the run journal
-//!   ([`journal`]) and the workspace scan ([`workspace`]).
+//!   ([`journal`]), the workspace scan ([`workspace`]), and large uploads between our two programs
+//!   ([`raw_upload`]).
 #![warn(missing_docs)]
 
 pub mod connect;
@@ -21,6 +22,7 @@ pub mod list_query;
 pub mod network;
 pub mod process;
 pub mod proto_json;
+pub mod raw_upload;
 pub mod secret;
 pub mod signature;
 pub mod workspace;

@@ -175,6 +175,18 @@ fn compressed_and_unknown_envelopes_are_refused() {
 }
 
 #[test]
+fn announced_compression_lets_single_envelopes_be_compressed() {
+    let mut decoder = EnvelopeDecoder::default().with_compression();
+    decoder.push(&connect::encode(connect::FLAG_COMPRESSED, b"xyz"));
+    decoder.push(&connect::encode(0, b"{}"));
+    let first = decoder.next_envelope().unwrap().unwrap();
+    assert!(first.is_compressed() && !first.is_end() && first.payload == "xyz");
+    assert!(!decoder.next_envelope().unwrap().unwrap().is_compressed());
+    decoder.push(&[8, 0, 0, 0, 0]);
+    assert_eq!(decoder.next_envelope(), Err(FrameError::UnknownFlags(8)));
+}
+
+#[test]
 fn a_cut_stream_is_told_from_a_finished_one() {
     let mut decoder = EnvelopeDecoder::default();
     assert_eq!(decoder.finish(), Ok(()));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hyper::header::HeaderValue;
 use hyper::{Method, StatusCode};
 use jiff::Timestamp;
-use pvm_e2b_wire::{HEADER_JOURNAL, filesystem, journal, process, workspace};
+use pvm_e2b_wire::{HEADER_JOURNAL, filesystem, journal, process, raw_upload, workspace};
 
 use crate::daemon::Daemon;
 use crate::http::{Request, Response, reply};
@@ -56,7 +56,7 @@ async fn route(daemon: &Arc<Daemon>, origin: Origin, request: Request) -> Respon
     let method = request.method().clone();
     let open = matches!(
         (&method, path.as_str()),
-        (&Method::GET, "/health" | "/files") | (&Method::POST, "/files" | "/init")
+        (&Method::GET, "/health" | "/files") | (&Method::POST, "/files" | "/init" | raw_upload::PATH)
     );
     if !open && origin != Origin::Control && !daemon.has_token(request.headers()) {
         let message =
@@ -72,6 +72,7 @@ async fn route(daemon: &Arc<Daemon>, origin: Origin, request: Request) -> Respon
         (&Method::POST, "/init") => control::init(daemon, request, origin).await,
         (&Method::GET, "/files") => files::download::serve(daemon, &request).await,
         (&Method::POST, "/files") => files::upload::serve(daemon, request).await,
+        (&Method::POST, raw_upload::PATH) => files::raw_upload::serve(daemon, request),
         (&Method::POST, "/files/compose") => files::compose::serve(daemon, request).await,
         (_, "/health" | "/metrics" | "/envs" | "/init" | "/files" | "/files/compose") => {
             reply::error_reply(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")

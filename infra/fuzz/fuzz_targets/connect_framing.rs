@@ -8,7 +8,7 @@ use pvm_e2b_wire::process::{StartRequest, StreamInputRequest};
 
 /// All envelopes, and the error that ended them.
 fn read(pieces: &[&[u8]]) -> (Vec<Envelope>, Option<FrameError>) {
-    let mut decoder = EnvelopeDecoder::default();
+    let mut decoder = EnvelopeDecoder::default().with_compression();
     let mut envelopes = Vec::new();
     for piece in pieces {
         decoder.push(piece);

@@ -8,6 +8,7 @@
 
 mod auth;
 mod body;
+mod client_stream;
 mod clock;
 mod config;
 mod control;

@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::client_stream::ClientStream;
 use crate::config::Config;
 use crate::egress::Egress;
 use crate::engine::{Engine, Parts, Shutdown};
@@ -267,13 +268,15 @@ async fn accept(
     }
 }
 
-async fn connection(engine: Arc<Engine>, stream: TcpStream, client: SocketAddr, closing: CancellationToken) {
+async fn connection(engine: Arc<Engine>, stream: TcpStream, address: SocketAddr, closing: CancellationToken) {
+    let stream = ClientStream::new(stream);
+    let client = Arc::new(proxy::Client { address, stream: stream.clone() });
     let service = service_fn(|request: Request<Incoming>| {
-        let engine = Arc::clone(&engine);
+        let (engine, client) = (Arc::clone(&engine), Arc::clone(&client));
         async move {
             let target = proxy::target_of(&engine, request.method(), request.uri(), request.headers());
             let response = match target {
-                Some(target) => proxy::serve(&engine, target, request, client).await,
+                Some(target) => proxy::serve(&engine, target, request, &client).await,
                 None => control::serve(&engine, request).await,
             };
             Ok::<_, Infallible>(response)
@@ -299,6 +302,6 @@ async fn connection(engine: Arc<Engine>, stream: TcpStream, client: SocketAddr, 
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%client, %error, "connection ended");
+        tracing::debug!(client = %address, %error, "connection ended");
     }
 }

@@ -9,6 +9,8 @@ mod bad_input;
 mod builds;
 #[path = "sandboxd/egress.rs"]
 mod egress;
+#[path = "sandboxd/full_disk.rs"]
+mod full_disk;
 #[path = "sandboxd/hostile.rs"]
 mod hostile;
 #[path = "sandboxd/isolation.rs"]
@@ -17,6 +19,8 @@ mod isolation;
 mod killed;
 #[path = "sandboxd/lab.rs"]
 mod lab;
+#[path = "sandboxd/leftovers.rs"]
+mod leftovers;
 #[path = "sandboxd/lifecycle.rs"]
 mod lifecycle;
 #[path = "sandboxd/limits.rs"]
@@ -29,3 +33,7 @@ mod plain;
 mod ports;
 #[path = "sandboxd/snapshots.rs"]
 mod snapshots;
+#[path = "sandboxd/software.rs"]
+mod software;
+#[path = "sandboxd/uploads.rs"]
+mod uploads;

@@ -5,6 +5,7 @@ pub mod conditions;
 pub mod download;
 pub mod inflate;
 pub mod metadata;
+pub mod raw_upload;
 pub mod upload;
 
 use std::io;

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use http_body_util::BodyDataStream;
 use hyper::StatusCode;
+use hyper::http::request::Parts;
 use multer::{Constraints, Multipart};
 use pvm_e2b_wire::envd_http::UploadedFile;
 use pvm_e2b_wire::signature::Operation;
@@ -34,18 +35,30 @@ pub type Pieces = std::pin::Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>
 
 /// Serves the request.
 pub async fn serve(daemon: &Arc<Daemon>, request: Request) -> Response {
-    match receive(daemon, request).await {
-        Ok(files) => reply::json(StatusCode::OK, &files),
+    let (head, body) = request.into_parts();
+    let result = match Upload::check(daemon, &head) {
+        Ok(upload) => {
+            upload.take(BodyDataStream::new(body).map(|piece| piece.map_err(io::Error::other))).await
+        }
+        Err(error) => Err(error),
+    };
+    answer(&result)
+}
+
+/// The answer to an upload.
+pub(super) fn answer(result: &Result<Vec<UploadedFile>, FileError>) -> Response {
+    match result {
+        Ok(files) => reply::json(StatusCode::OK, files),
         Err(error) => error.reply(),
     }
 }
 
 /// Whose files, with what, and where paths count from.
 #[derive(Debug, Clone)]
-struct Target {
-    account: Account,
+pub(super) struct Target {
+    pub(super) account: Account,
     workdir: Option<String>,
-    metadata: BTreeMap<String, String>,
+    pub(super) metadata: BTreeMap<String, String>,
 }
 
 impl Target {
@@ -53,48 +66,102 @@ impl Target {
         paths::resolve(path, &self.account, self.workdir.as_deref())
             .map_err(|error| FileError::bad(format!("error resolving path: {error}")))
     }
+
+    /// What is told of a file that was written.
+    pub(super) fn uploaded(&self, path: &Path) -> UploadedFile {
+        UploadedFile {
+            name: paths::name_of(path),
+            path: path.to_string_lossy().into_owned(),
+            kind: "file".into(),
+            metadata: self.metadata.clone(),
+        }
+    }
 }
 
-async fn receive(daemon: &Arc<Daemon>, request: Request) -> Result<Vec<UploadedFile>, FileError> {
-    let (head, body) = request.into_parts();
-    authorize(daemon, &head.headers, &head.uri, Operation::Write)?;
-    let target = Target {
-        account: user(daemon, query(&head.uri, "username"))?,
-        workdir: daemon.default_workdir(),
-        metadata: metadata::from_headers(&head.headers)?,
-    };
-    let path = query(&head.uri, "path");
-    let body = BodyDataStream::new(body).map(|piece| piece.map_err(io::Error::other));
-    let encoding =
-        header(&head.headers, "content-encoding").unwrap_or("identity").trim().to_ascii_lowercase();
-    let body: Pieces = match encoding.as_str() {
-        "" | "identity" => Box::pin(body),
-        "gzip" => Box::pin(inflate(body)),
-        other => {
-            return Err(FileError::bad(format!("unsupported Content-Encoding: {other}, supported: gzip")));
+/// How a body carries files.
+#[derive(Debug)]
+enum Form {
+    /// It is one file, for this path.
+    Whole(PathBuf),
+    /// It is a form with this boundary; a path in the query is for its only file.
+    Parts { boundary: String, path: Option<String> },
+}
+
+/// An upload whose head was found good.
+#[derive(Debug)]
+pub(super) struct Upload {
+    pub(super) target: Target,
+    form: Form,
+    is_compressed: bool,
+}
+
+impl Upload {
+    /// Checks all that the head tells.
+    pub(super) fn check(daemon: &Daemon, head: &Parts) -> Result<Self, FileError> {
+        authorize(daemon, &head.headers, &head.uri, Operation::Write)?;
+        let target = Target {
+            account: user(daemon, query(&head.uri, "username"))?,
+            workdir: daemon.default_workdir(),
+            metadata: metadata::from_headers(&head.headers)?,
+        };
+        let path = query(&head.uri, "path");
+        let encoding =
+            header(&head.headers, "content-encoding").unwrap_or("identity").trim().to_ascii_lowercase();
+        let is_compressed = match encoding.as_str() {
+            "" | "identity" => false,
+            "gzip" => true,
+            other => {
+                let message = format!("unsupported Content-Encoding: {other}, supported: gzip");
+                return Err(FileError::bad(message));
+            }
+        };
+        let form = match media_type(&head.headers).as_str() {
+            "application/octet-stream" => {
+                let missing = || FileError::bad("path query parameter is required for raw body upload");
+                Form::Whole(target.resolve(&path.ok_or_else(missing)?)?)
+            }
+            form if form.starts_with("multipart/") => {
+                let content_type = header(&head.headers, "content-type").unwrap_or_default();
+                let boundary = multer::parse_boundary(content_type)
+                    .map_err(|error| FileError::bad(format!("error parsing multipart form: {error}")))?;
+                Form::Parts { boundary, path }
+            }
+            other => {
+                return Err(FileError::bad(format!(
+                    "unsupported content type: '{other}', expected multipart/form-data or application/octet-stream"
+                )));
+            }
+        };
+        Ok(Self { target, form, is_compressed })
+    }
+
+    /// Where the body goes to as it is, when it is one file and not compressed.
+    pub(super) fn plain_path(&self) -> Option<&Path> {
+        match &self.form {
+            Form::Whole(path) if !self.is_compressed => Some(path),
+            Form::Whole(_) | Form::Parts { .. } => None,
         }
-    };
-    match media_type(&head.headers).as_str() {
-        "application/octet-stream" => {
-            let path =
-                path.ok_or_else(|| FileError::bad("path query parameter is required for raw body upload"))?;
-            let path = target.resolve(&path)?;
-            Ok(vec![write(body, path, &target).await?])
+    }
+
+    /// Writes the files of a body.
+    pub(super) async fn take(
+        self,
+        body: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    ) -> Result<Vec<UploadedFile>, FileError> {
+        let body: Pieces =
+            if self.is_compressed { Box::pin(inflate(Box::pin(body))) } else { Box::pin(body) };
+        let target = self.target;
+        match self.form {
+            Form::Whole(path) => Ok(vec![write(body, path, &target).await?]),
+            Form::Parts { boundary, path } => {
+                let resolve = |name: &str| target.resolve(name);
+                let write = |pieces, path| {
+                    let target = target.clone();
+                    async move { write(pieces, path, &target).await }
+                };
+                receive_form(body, boundary, path.as_deref(), resolve, write).await
+            }
         }
-        form if form.starts_with("multipart/") => {
-            let content_type = header(&head.headers, "content-type").unwrap_or_default();
-            let boundary = multer::parse_boundary(content_type)
-                .map_err(|error| FileError::bad(format!("error parsing multipart form: {error}")))?;
-            let resolve = |name: &str| target.resolve(name);
-            let write = |pieces, path| {
-                let target = target.clone();
-                async move { write(pieces, path, &target).await }
-            };
-            receive_form(body, boundary, path.as_deref(), resolve, write).await
-        }
-        other => Err(FileError::bad(format!(
-            "unsupported content type: '{other}', expected multipart/form-data or application/octet-stream"
-        ))),
     }
 }
 
@@ -169,12 +236,7 @@ async fn write(mut body: Pieces, path: PathBuf, target: &Target) -> Result<Uploa
         file = Some(written?);
         (batch, ended) = next?;
     }
-    Ok(UploadedFile {
-        name: paths::name_of(&path),
-        path: path.to_string_lossy().into_owned(),
-        kind: "file".into(),
-        metadata: target.metadata.clone(),
-    })
+    Ok(target.uploaded(&path))
 }
 
 /// Pieces of a file as they came, written without being put together first.
@@ -231,7 +293,7 @@ async fn collect(body: &mut Pieces) -> Result<(Batch, bool), FileError> {
 ///
 /// The order is part of the protocol, since watchers see it: an existing file changes owner before it is
 /// emptied, a new one right after it was made.
-fn open(path: &Path, account: &Account) -> Result<File, FileError> {
+pub(super) fn open(path: &Path, account: &Account) -> Result<File, FileError> {
     if let Some(parent) = path.parent() {
         paths::ensure_directories(parent, account).map_err(|error| match error.kind() {
             io::ErrorKind::NotADirectory => FileError::bad(error.to_string()),

@@ -88,19 +88,11 @@ where
     Q: DeserializeOwned,
     F: Future<Output = Result<A, ConnectError>>,
 {
+    check_version(request.headers())?;
     let limit = time_limit(request.headers())?;
-    let encoding = header(request.headers(), "content-encoding").unwrap_or("identity").to_ascii_lowercase();
+    let is_compressed = is_compressed(request.headers(), "content-encoding")?;
     let (body, reserved) = read_body(buffers, request.into_body(), MAX_ENVELOPE_BYTES).await?;
-    let body = match encoding.as_str() {
-        "identity" | "" => body,
-        "gzip" => gunzip(&body)?,
-        other => {
-            return Err(ConnectError::new(
-                Code::Unimplemented,
-                format!("unknown compression {other:?}: supported encodings are gzip and identity"),
-            ));
-        }
-    };
+    let body = if is_compressed { gunzip(&body)? } else { body };
     let question = decode(&body)?;
     // Decoded, the text is no longer needed.
     drop((body, reserved));
@@ -140,7 +132,7 @@ where
     let started = async {
         let limit = time_limit(request.headers())?;
         let deadline = limit.map(|limit| Instant::now() + limit);
-        let mut messages = Messages::new(buffers, request);
+        let mut messages = Messages::new(buffers, request)?;
         let question = messages.next().await?.ok_or_else(|| invalid("the request stream has no message"))?;
         drop(messages);
         Ok((work(question).await?, deadline))
@@ -199,7 +191,7 @@ where
     }
     let answer = async {
         let limit = time_limit(request.headers())?;
-        let work = work(Messages::new(buffers, request));
+        let work = work(Messages::new(buffers, request)?);
         match limit {
             None => work.await,
             Some(limit) => timeout(limit, work).await.unwrap_or_else(|_| Err(deadline_exceeded())),
@@ -227,26 +219,20 @@ pub struct Messages<Q> {
     body: RequestBody,
     decoder: EnvelopeDecoder,
     reserved: Reserved,
-    encoding: Result<(), ConnectError>,
     message: std::marker::PhantomData<fn() -> Q>,
 }
 
 impl<Q: DeserializeOwned> Messages<Q> {
-    fn new(buffers: &Buffers, request: Request) -> Self {
-        let encoding = match header(request.headers(), "connect-content-encoding").unwrap_or("identity") {
-            "identity" | "" => Ok(()),
-            other => Err(ConnectError::new(
-                Code::Unimplemented,
-                format!("unknown compression {other:?}: streams are taken uncompressed (identity)"),
-            )),
-        };
-        Self {
+    fn new(buffers: &Buffers, request: Request) -> Result<Self, ConnectError> {
+        check_version(request.headers())?;
+        let decoder = EnvelopeDecoder::default();
+        let is_compressed = is_compressed(request.headers(), "connect-content-encoding")?;
+        Ok(Self {
             body: request.into_body(),
-            decoder: EnvelopeDecoder::default(),
+            decoder: if is_compressed { decoder.with_compression() } else { decoder },
             reserved: buffers.reserve(),
-            encoding,
             message: std::marker::PhantomData,
-        }
+        })
     }
 
     /// The next message, or `None` at the end.
@@ -254,12 +240,15 @@ impl<Q: DeserializeOwned> Messages<Q> {
     /// # Errors
     /// When the bytes are not a stream of messages, or the connection broke.
     pub async fn next(&mut self) -> Result<Option<Q>, ConnectError> {
-        self.encoding.clone()?;
         loop {
             match self.decoder.next_envelope() {
                 Ok(Some(envelope)) if envelope.is_end() => return Ok(None),
                 Ok(Some(envelope)) => {
-                    let message = decode(&envelope.payload);
+                    let message = if envelope.is_compressed() {
+                        gunzip(&envelope.payload).and_then(|text| decode(&text))
+                    } else {
+                        decode(&envelope.payload)
+                    };
                     self.reserved.shrink(envelope.payload.len() + connect::HEADER_BYTES);
                     return message.map(Some);
                 }
@@ -287,6 +276,26 @@ impl<Q: DeserializeOwned> Messages<Q> {
 
 fn decode<Q: DeserializeOwned>(text: &[u8]) -> Result<Q, ConnectError> {
     serde_json::from_slice(text).map_err(|error| invalid(format!("the message is not as expected: {error}")))
+}
+
+/// The one version of the protocol there is may be named, and no other.
+fn check_version(headers: &HeaderMap) -> Result<(), ConnectError> {
+    match header(headers, "connect-protocol-version") {
+        None | Some("1") => Ok(()),
+        Some(other) => Err(invalid(format!("connect-protocol-version must be \"1\": got {other:?}"))),
+    }
+}
+
+/// Whether the header of this name announces gzip.
+fn is_compressed(headers: &HeaderMap, name: &str) -> Result<bool, ConnectError> {
+    match header(headers, name).unwrap_or("identity").to_ascii_lowercase().as_str() {
+        "identity" | "" => Ok(false),
+        "gzip" => Ok(true),
+        other => Err(ConnectError::new(
+            Code::Unimplemented,
+            format!("unknown compression {other:?}: supported encodings are gzip and identity"),
+        )),
+    }
 }
 
 /// Undoes gzip, holding no more than a message may have.

@@ -1,4 +1,7 @@
+use std::io::Write as _;
+
 use hyper::{Method, StatusCode};
+use pvm_e2b_wire::connect;
 use serde_json::json;
 
 use crate::harness::{Answer, Envd, decode, encode, eventually, is_alive, request};
@@ -17,6 +20,33 @@ async fn output_and_exit_code_of_a_command_are_streamed() {
     assert_eq!(
         end,
         json!({"exitCode": 3, "exited": true, "status": "exit status 3", "error": "exit status 3"})
+    );
+}
+
+#[tokio::test]
+async fn announced_compression_is_undone_and_other_versions_of_the_protocol_are_refused() {
+    let envd = Envd::start();
+    let body = json!({"process": {"cmd": "/bin/echo", "args": ["packed"]}, "stdin": false}).to_string();
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(body.as_bytes()).unwrap();
+    let frame = connect::encode(connect::FLAG_COMPRESSED, &encoder.finish().unwrap());
+    let kind = ("content-type", "application/connect+json");
+    for (encoding, expected) in
+        [("gzip", "cGFja2VkCg=="), ("identity", "invalid_argument"), ("br", "unimplemented")]
+    {
+        let headers = [kind, ("connect-content-encoding", encoding)];
+        let answer = envd.http(Method::POST, START, &headers, frame.clone()).await;
+        let text = String::from_utf8_lossy(&answer.body);
+        assert!(answer.status == StatusCode::OK && text.contains(expected), "{encoding}: {text}");
+    }
+    let plain = connect::encode(0, body.as_bytes());
+    let answer = envd.http(Method::POST, START, &[kind, ("connect-protocol-version", "2")], plain).await;
+    assert!(String::from_utf8_lossy(&answer.body).contains("invalid_argument"));
+    let headers = [("content-type", "application/json"), ("connect-protocol-version", "2")];
+    let answer = envd.http(Method::POST, "/process.Process/List", &headers, "{}").await;
+    assert_eq!(
+        (answer.status, &answer.json()["code"]),
+        (StatusCode::BAD_REQUEST, &json!("invalid_argument"))
     );
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use http::StatusCode;
-use pvm_e2b_wire::control::{SandboxLog, SandboxLogs, SandboxesMetrics};
+use pvm_e2b_wire::control::{SandboxLog, SandboxLogLine, SandboxLogs, SandboxLogsV1, SandboxesMetrics};
 use pvm_e2b_wire::list_query::parameters;
 
 use super::Call;
@@ -50,7 +50,21 @@ pub(super) async fn metrics_of_many(call: &Call) -> Reply {
 }
 
 /// Lines of the sandbox's log, from a cursor in Unix milliseconds on, forwards or backwards.
-pub(super) async fn logs(call: &Call, id: &str) -> Reply {
+pub(super) async fn v2(call: &Call, id: &str) -> Reply {
+    Ok(json(StatusCode::OK, &SandboxLogs { logs: lines(call, id).await? }))
+}
+
+/// The older form: each line both as text and taken apart.
+pub(super) async fn v1(call: &Call, id: &str) -> Reply {
+    let entries = lines(call, id).await?;
+    let logs = entries
+        .iter()
+        .map(|entry| SandboxLogLine { timestamp: entry.timestamp, line: entry.message.clone() })
+        .collect();
+    Ok(json(StatusCode::OK, &SandboxLogsV1 { logs, log_entries: entries }))
+}
+
+async fn lines(call: &Call, id: &str) -> Result<Vec<SandboxLog>, Failure> {
     let sandbox = call.engine.owned(id, &call.owner)?;
     let query = query(call);
     let limit = match query.get("limit") {
@@ -87,7 +101,7 @@ pub(super) async fn logs(call: &Call, id: &str) -> Reply {
         lines.reverse();
     }
     lines.truncate(limit);
-    Ok(json(StatusCode::OK, &SandboxLogs { logs: lines }))
+    Ok(lines)
 }
 
 fn severity(level: &str) -> u8 {

@@ -88,7 +88,8 @@ async fn route(method: &Method, segments: &[&str], call: Call) -> Reply {
         ("POST", ["sandboxes", id, "fork"]) => snapshots::fork(call, id).await,
         ("GET", ["snapshots"]) => snapshots::list(&call),
         ("GET", ["sandboxes", id, "metrics"]) => logs::metrics(&call, id).await,
-        ("GET", ["sandboxes", id, "logs"] | ["v2", "sandboxes", id, "logs"]) => logs::logs(&call, id).await,
+        ("GET", ["sandboxes", id, "logs"]) => logs::v1(&call, id).await,
+        ("GET", ["v2", "sandboxes", id, "logs"]) => logs::v2(&call, id).await,
         ("GET", ["templates"]) => templates::list(&call),
         ("GET", ["v2", "templates"]) => templates::list_v2(&call),
         // Templates of the platform, for its dashboard.

@@ -16,8 +16,10 @@ use tokio_util::sync::CancellationToken;
 use super::Target;
 use super::access::{self, Access};
 use super::refusal::{self, Reader, Refusal};
-use super::tls;
+use super::upload::{self, Passed};
+use super::{Client, tls};
 use crate::body::{self, Body};
+use crate::client_stream::ClientStream;
 use crate::engine::{Engine, Runtime, Sandbox};
 use crate::envd::{DialError, EnvdError};
 use crate::store::{PauseKind, Phase, Record};
@@ -32,7 +34,7 @@ pub(crate) async fn serve(
     engine: &Arc<Engine>,
     target: Target,
     request: Request<Incoming>,
-    client: SocketAddr,
+    client: &Client,
 ) -> Response<Body> {
     let reader = Reader::of(request.headers());
     let Some(sandbox) = engine.sandbox(&target.sandbox_id) else {
@@ -58,9 +60,9 @@ pub(crate) async fn serve(
     };
     sandbox.touch(now);
     let mut response = if target.port == ENVD_PORT {
-        to_envd(&sandbox, &runtime, request).await
+        to_envd(&sandbox, &runtime, request, &client.stream).await
     } else {
-        to_port(&sandbox, &runtime, target.port, request, client).await
+        to_port(&sandbox, &runtime, target.port, request, client.address).await
     };
     if let Some(cookie) = cookie {
         response.headers_mut().append(header::SET_COOKIE, cookie);
@@ -89,23 +91,42 @@ async fn to_envd(
     sandbox: &Arc<Sandbox>,
     runtime: &Arc<Runtime>,
     request: Request<Incoming>,
+    client: &ClientStream,
 ) -> Response<Body> {
     let target = Target { sandbox_id: sandbox.id().to_owned(), port: ENVD_PORT };
     let reader = Reader::of(request.headers());
-    if sandbox.quota.is_over()
-        && request.method() == Method::POST
-        && request.uri().path().starts_with("/files")
-    {
-        let message = "the sandbox's disk limit is reached: remove files first";
-        return api_error(StatusCode::INSUFFICIENT_STORAGE, message);
+    if request.uri().path() == pvm_e2b_wire::raw_upload::PATH {
+        // Between the two programs only: what is judged here is judged by the path.
+        return api_error(StatusCode::NOT_FOUND, "there is nothing at this path");
     }
     let upgrades = request.headers().contains_key(header::UPGRADE);
-    let (mut parts, incoming) = request.into_parts();
+    let (mut parts, mut incoming) = request.into_parts();
+    let large = upload::large_body(&parts).filter(|_| !upgrades);
+    // Not `/filesystem.Filesystem`: removing files is what is asked for.
+    let writes = parts.method == Method::POST && matches!(parts.uri.path(), "/files" | "/files/compose");
+    if writes && sandbox.quota.is_over() {
+        let message = "the sandbox's disk limit is reached: remove files first";
+        let refusal = api_error(StatusCode::INSUFFICIENT_STORAGE, message);
+        return match large {
+            Some(length) => upload::refuse(refusal, incoming, length, client).await,
+            None => refusal,
+        };
+    }
     let client_upgrade = parts.extensions.remove::<OnUpgrade>();
     prepare(&mut parts.headers, upgrades);
     parts.uri = origin_form(&parts.uri);
     if !parts.headers.contains_key(header::HOST) {
         parts.headers.insert(header::HOST, HeaderValue::from_static("envd"));
+    }
+    if let Some(length) = large {
+        match upload::pass_on(runtime, Request::from_parts(parts, incoming), length, client).await {
+            Ok(Passed::Answered(response)) => return response,
+            Ok(Passed::NotKnown(request)) => (parts, incoming) = request.into_parts(),
+            Err(error) => {
+                tracing::debug!(sandbox.id = sandbox.id(), %error, "an upload had no answer");
+                return Refusal::NotFound.answer(&target, reader);
+            }
+        }
     }
     let body = if is_short_call(&parts.headers, parts.uri.path()) {
         match whole(incoming).await {

@@ -5,6 +5,18 @@ mod forward;
 mod refusal;
 mod target;
 mod tls;
+mod upload;
+
+use std::net::SocketAddr;
 
 pub(crate) use forward::serve;
 pub(crate) use target::{Target, target_of};
+
+use crate::client_stream::ClientStream;
+
+/// Who sent a request.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) address: SocketAddr,
+    pub(crate) stream: ClientStream,
+}

@@ -143,7 +143,7 @@ async fn a_compressed_bomb_fills_neither_memory_nor_disk() {
     call.headers_mut().insert("content-type", "application/json".parse().unwrap());
     call.headers_mut().insert("content-encoding", "gzip".parse().unwrap());
     let answer = lab.send(call).await;
-    let error: ConnectError = serde_json::from_slice(&answer.body).unwrap();
+    let error: ConnectError = serde_json::from_slice(&answer.body).unwrap_or_else(|_| panic!("{answer:?}"));
     assert_eq!(error.code, Code::ResourceExhausted, "{error}");
     lab.sh(&sandbox, "rm -f /tmp/bomb").await;
     eventually("the sandbox works again", async || lab.sh(&sandbox, "echo alive").await.stdout == "alive\n")

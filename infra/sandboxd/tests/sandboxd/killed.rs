@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crate::lab::{KEY, Lab, eventually};
+use crate::lab::{self, KEY, Lab, eventually};
+
+/// What stands before the program so that it ends with the thread that started it, even when that is killed.
+pub(crate) const WITH_THIS_TEST: [&str; 3] = ["setpriv", "--pdeathsig", "KILL"];
 
 /// The program on a state folder, killed when dropped.
 pub(crate) struct Program {
@@ -15,10 +18,10 @@ pub(crate) struct Program {
 
 impl Program {
     pub(crate) fn start(state: &Path) -> Self {
-        Self::start_as(&["env"], state, |_| {})
+        Self::start_as(&WITH_THIS_TEST, state, |_| {})
     }
 
-    /// Starts it by way of another program, with further options.
+    /// Starts it by way of another program, with further options. It should end with [`WITH_THIS_TEST`].
     pub(crate) fn start_as(before: &[&str], state: &Path, change: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(before[0]);
         command
@@ -75,7 +78,7 @@ impl Drop for Program {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_runs_survives_a_killed_server_and_its_output_is_found_again() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = lab::folder().await;
     let state = folder.path().join("state");
     let mut program = Program::start(&state);
     let lab = Lab::at(program.address);
@@ -117,7 +120,7 @@ async fn what_runs_survives_a_killed_server_and_its_output_is_found_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_killed_again_and_again_loses_and_leaks_nothing() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = lab::folder().await;
     let state = folder.path().join("state");
     let mut program = Program::start(&state);
     let lab = Lab::at(program.address);

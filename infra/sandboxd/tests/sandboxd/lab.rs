@@ -15,6 +15,8 @@ use pvm_e2b_wire::process::{ConnectRequest, ProcessConfig, ProcessEvent, StartRe
 use pvm_sandboxd::{Cidr, Config, Server, ServerHandle, Shutdown, StaticKeys};
 use serde_json::{Value, json};
 
+pub(crate) use crate::leftovers::folder;
+
 /// Key of the owner that tests act as.
 pub(crate) const KEY: &str = "e2b_0123456789012345678901234567890123456789";
 /// Key of somebody else.
@@ -66,7 +68,7 @@ impl Lab {
 
     /// A server whose settings differ from the usual ones.
     pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = folder().await;
         let mut config = Config::new(folder.path().join("state"));
         config.listen.set_port(0);
         config.authenticate = Arc::new(StaticKeys::new([(KEY, "me"), (STRANGER, "stranger")]));

@@ -227,5 +227,8 @@ async fn metrics_and_logs_tell_what_a_sandbox_did() {
     assert_eq!(many["sandboxes"].as_object().unwrap().len(), 1);
     let logs = lab.must(200, "GET", &format!("/v2/sandboxes/{id}/logs?limit=1"), Value::Null).await.json();
     assert_eq!(logs["logs"][0]["message"], "Sandbox created");
+    let older = lab.must(200, "GET", &format!("/sandboxes/{id}/logs"), Value::Null).await.json();
+    assert_eq!(older["logs"][0]["line"], "Sandbox created");
+    assert_eq!(older["logEntries"][0]["level"], "info");
     lab.finish().await;
 }

@@ -55,6 +55,15 @@ async fn a_disk_filler_is_ended_until_it_makes_room() {
     assert_ne!(output.exit, Some(0));
     let upload = lab.envd(&sandbox, http::Method::POST, "/files?path=/tmp/more", "x").await;
     assert_eq!(upload.status, 507, "{}", upload.text());
+    // A large one as well, also to a client that sends all of it first; and files can be removed the SDKs' way.
+    let large = vec![b'x'; 8 << 20];
+    let upload = lab.envd(&sandbox, http::Method::POST, "/files?path=/tmp/more", large).await;
+    assert_eq!(upload.status, 507, "{}", upload.text());
+    let remove = "/filesystem.Filesystem/Remove";
+    let mut request = Lab::request(&sandbox, 49983, http::Method::POST, remove, r#"{"path": "/tmp/f1"}"#);
+    request.headers_mut().insert("content-type", "application/json".parse().unwrap());
+    let removed = lab.send(request).await;
+    assert_eq!(removed.status, 200, "{}", removed.text());
     eventually("files can be written again", async || {
         lab.sh(&sandbox, "rm -f /tmp/f*").await;
         let mut request = Lab::request(&sandbox, 49983, http::Method::POST, "/files?path=/tmp/more", "x");

@@ -113,3 +113,48 @@ async fn a_snapshot_of_a_known_name_is_a_new_build_of_it() {
     assert_eq!(lab.must(200, "GET", "/snapshots", Value::Null).await.json(), json!([]));
     lab.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_one_sandbox_one_snapshot_is_taken_at_a_time() {
+    let lab = std::sync::Arc::new(Lab::start().await);
+    let sandbox = lab.create().await;
+    // Enough that copying it takes longer than sending a few requests.
+    lab.sh(
+        &sandbox,
+        "mkdir /tmp/many; cd /tmp/many; seq 3000 | xargs -n 500 touch; head -c 128M /dev/zero > large",
+    )
+    .await
+    .ok();
+    let path = format!("/sandboxes/{}/snapshots", sandbox.sandbox_id);
+    let mut attempts = tokio::task::JoinSet::new();
+    for _ in 0..6 {
+        let (lab, path) = (std::sync::Arc::clone(&lab), path.clone());
+        attempts.spawn(async move { lab.call("POST", &path, json!({})).await.status.as_u16() });
+    }
+    let mut answers = attempts.join_all().await;
+    answers.sort_unstable();
+    assert_eq!(answers.first(), Some(&201), "{answers:?}");
+    assert_eq!(answers.last(), Some(&409), "{answers:?}");
+    assert!(answers.iter().all(|status| matches!(status, 201 | 409)), "{answers:?}");
+    // The turn is given back, and the sandbox goes on.
+    lab.must(201, "POST", &path, json!({})).await;
+    assert_eq!(lab.sh(&sandbox, "ls /tmp/many | wc -l").await.ok(), "3001");
+    // A kill waits for the snapshot under way, which stays whole.
+    let last = {
+        let (lab, path) = (std::sync::Arc::clone(&lab), path.clone());
+        tokio::spawn(async move { lab.call("POST", &path, json!({})).await })
+    };
+    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    lab.kill(&sandbox).await;
+    let last = last.await.unwrap();
+    if last.status == StatusCode::CREATED {
+        let copy = lab.create_with(json!({"templateID": last.json()["snapshotID"]})).await;
+        assert_eq!(
+            lab.sh(&copy, "ls /tmp/many | wc -l; stat -c %s /tmp/many/large").await.ok(),
+            "3001\n134217728"
+        );
+    } else {
+        assert_eq!(last.status, StatusCode::NOT_FOUND, "{}", last.text());
+    }
+    std::sync::Arc::into_inner(lab).unwrap().finish().await;
+}

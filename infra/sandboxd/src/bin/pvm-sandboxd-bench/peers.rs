@@ -9,9 +9,12 @@ use super::samples::Samples;
 
 /// Rounds of each; they are slow.
 const ROUNDS: usize = 10;
-/// Images that may be there already; nothing is pulled for a comparison.
-const IMAGES: [&str; 5] =
-    ["debian:bookworm-slim", "debian:bookworm", "busybox:latest", "alpine:latest", "python:3.11-slim"];
+/// The image for Docker: nothing is pulled for a comparison.
+const IMAGE: &str = "pvm-bench-true:latest";
+/// Makes it: this machine's own `true` and `sleep`, with what they need to run.
+const MAKE_IMAGE: &str = "files=$(ldd /bin/true /bin/sleep | grep -o '/[^ :]*' | sed 's,^/,,' | sort -u); \
+                          tar --create --dereference --directory / $files | \
+                          docker import - pvm-bench-true:latest";
 
 /// Prints each tool's median beside ours: `create` from nothing to a finished `true`, `exec` in what runs already.
 pub(super) fn compare(create: f64, exec: f64) -> Result<(), Failure> {
@@ -26,9 +29,12 @@ pub(super) fn compare(create: f64, exec: f64) -> Result<(), Failure> {
     let bundle = runc_bundle(&folder)?;
     report("runc run, true", bundle.as_deref().and_then(runc_run), create);
     report("runc exec, true", bundle.as_deref().and_then(runc_exec), exec);
-    let image = docker_image();
-    report("docker run --rm, true", image.and_then(docker_run), create);
-    report("docker exec, true", image.and_then(docker_exec), exec);
+    let has_docker = docker_image();
+    report("docker run --rm, true", has_docker.then(docker_run).flatten(), create);
+    report("docker exec, true", has_docker.then(docker_exec).flatten(), exec);
+    if has_docker {
+        run(&["docker", "image", "rm", "--force", IMAGE]);
+    }
     std::fs::remove_dir_all(&folder).ok();
     Ok(())
 }
@@ -122,23 +128,34 @@ fn runc_exec(bundle: &Path) -> Option<f64> {
     median
 }
 
-fn docker_run(image: &str) -> Option<f64> {
-    time(&["docker", "run", "--rm", "--network", "none", image, "true"])
+fn docker_run() -> Option<f64> {
+    time(&["docker", "run", "--rm", "--network", "none", IMAGE, "/bin/true"])
 }
 
-fn docker_exec(image: &str) -> Option<f64> {
+fn docker_exec() -> Option<f64> {
     let name = runc_name();
-    let started =
-        run(&["docker", "run", "--rm", "-d", "--network", "none", "--name", &name, image, "sleep", "600"]);
-    let median = started.then(|| time(&["docker", "exec", &name, "true"])).flatten();
+    let started = run(&[
+        "docker",
+        "run",
+        "--rm",
+        "-d",
+        "--network",
+        "none",
+        "--name",
+        &name,
+        IMAGE,
+        "/bin/sleep",
+        "600",
+    ]);
+    let median = started.then(|| time(&["docker", "exec", &name, "/bin/true"])).flatten();
     run(&["docker", "rm", "--force", &name]);
     median
 }
 
-/// Only with an engine that runs and an image that is there.
-fn docker_image() -> Option<&'static str> {
-    if !installed("docker") || !Path::new("/var/run/docker.sock").exists() {
-        return None;
-    }
-    IMAGES.into_iter().find(|image| run(&["docker", "image", "inspect", image]))
+/// Makes the image; only with an engine that runs.
+fn docker_image() -> bool {
+    installed("docker")
+        && Path::new("/var/run/docker.sock").exists()
+        && run(&["sh", "-c", MAKE_IMAGE])
+        && run(&["docker", "image", "inspect", IMAGE])
 }
