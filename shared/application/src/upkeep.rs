@@ -3,7 +3,7 @@
 
 use jiff::SignedDuration;
 use pvm_domain::Timestamp;
-use pvm_domain::command::{Command, CommandStatus};
+use pvm_domain::command::Command;
 use pvm_domain::ids::ProjectId;
 use pvm_domain::limits;
 use serde::{Deserialize, Serialize};
@@ -14,8 +14,10 @@ use crate::ports::{Clock, DeleteObject};
 use crate::records::record;
 use crate::store::{Index, Listing, StoreError, Tx, WriteStore};
 
-/// Commands of one project that are looked at in one round.
+/// Commands of one page, and of one project that are removed in one round before the others have their turn.
 const COMMANDS: u32 = 200;
+/// Pages of one project that are looked at in one round.
+const PAGES: u32 = 5;
 /// A project is looked at again after this time at the earliest: a look that finds one command costs as much as one that
 /// finds a day's.
 const PAUSE: SignedDuration = SignedDuration::from_hours(24);
@@ -81,25 +83,25 @@ async fn project(
     // Ids sort by the time they were made, so the oldest come first, and after one that is young all are.
     let mut next = now.saturating_add(kept).unwrap_or(now);
     let mut after = None;
-    let mut looked = 0;
-    'pages: loop {
+    'pages: for page in 1.. {
         let listing = Listing::of(keys::project_partition(&upkeep.project_id), "CMD#");
-        let page = store.list::<Command>(listing.page(COMMANDS, after)).await?;
-        for command in page.items {
+        let found = store.list::<Command>(listing.page(COMMANDS, after)).await?;
+        for command in found.items {
+            let over = over_at(&command).saturating_add(kept).unwrap_or(Timestamp::MAX);
+            if over <= now {
+                gone += u32::from(remove(store, objects, &command).await?);
+                continue;
+            }
+            next = next.min(over);
             if command.created_at > until {
-                next = command.created_at.saturating_add(kept).unwrap_or(now);
                 break 'pages;
             }
-            looked += 1;
-            if is_old(&command, until) {
-                gone += u32::from(remove(store, objects, &command).await?);
-            }
         }
-        after = page.next;
+        after = found.next;
         if after.is_none() {
             break;
         }
-        if looked >= COMMANDS {
+        if gone >= COMMANDS || page == PAGES {
             // There may be more: the next round goes on with this project.
             next = now;
             break;
@@ -117,16 +119,11 @@ async fn project(
     }
 }
 
-/// Whether it ended long ago. One whose end nobody noted has ended all the same once its longest time is over.
-fn is_old(command: &Command, until: Timestamp) -> bool {
+/// When it ended. One whose end nobody noted has ended all the same once its longest time is over.
+fn over_at(command: &Command) -> Timestamp {
     let longest = SignedDuration::from_secs(limits::COMMAND_TIMEOUT_MAX_SECS.cast_signed());
-    match command.finished_at {
-        Some(at) => at <= until,
-        None if command.status == CommandStatus::Running => {
-            command.created_at.saturating_add(longest).is_ok_and(|over| over <= until)
-        }
-        None => true,
-    }
+    let latest = command.created_at.saturating_add(longest).unwrap_or(Timestamp::MAX);
+    command.finished_at.unwrap_or(latest)
 }
 
 /// Removes a command: its objects first, because an object without a record would never be found again.

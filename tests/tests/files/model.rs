@@ -71,7 +71,7 @@ impl World {
     async fn versions(&self, file: &ProjectFile) -> Vec<String> {
         let all =
             history::list(&self.rig.store, &self.rig.principal, &self.rig.project_id, &file.file_id).await;
-        all.unwrap().into_iter().filter_map(|version| version.sha256).collect()
+        all.unwrap().all.into_iter().filter_map(|version| version.sha256).collect()
     }
 
     /// Everything that is stored of the file at `path` may be gone from now on.
@@ -198,7 +198,7 @@ impl World {
                         &self.rig.project_id,
                         &file.file_id,
                     );
-                    let versions = versions.await.unwrap();
+                    let versions = versions.await.unwrap().all;
                     let number = versions[self.random.below(versions.len())].number;
                     let Rig { store, principal, project_id, .. } = &self.rig;
                     restore::restore(store, &ByHand, &System, principal, project_id, &file.file_id, number)
@@ -277,7 +277,7 @@ impl World {
         let mut kept = BTreeSet::new();
         for file in records.values().filter(|file| file.object_version > 0) {
             let Rig { store, principal, project_id, objects, .. } = &self.rig;
-            for version in history::list(store, principal, project_id, &file.file_id).await.unwrap() {
+            for version in history::list(store, principal, project_id, &file.file_id).await.unwrap().all {
                 let bytes =
                     objects.get(&object_key(project_id, &file.file_id, version.object)).await.unwrap();
                 let sha256 = hex::encode(Sha256::digest(&bytes));
