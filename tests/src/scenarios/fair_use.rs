@@ -113,7 +113,7 @@ pub async fn agents(api: &Api) {
     let text = told.to_string();
     assert!(text.contains("commands_per_minute") && text.contains("Wait "), "{text}");
     let finished = events.last().unwrap();
-    assert_eq!(finished["data"]["status"], "completed", "the run is none the worse: {finished}");
+    assert_eq!(finished["data"]["outcome"], "completed", "the run is none the worse: {finished}");
     let refused = call_tool(api, &path, "execute_command", json!({"command": "echo ran >> mcp-ran"})).await;
     assert_eq!(refused["isError"], true, "{refused}");
     assert!(refused.to_string().contains("Wait "), "{refused}");
