@@ -189,7 +189,8 @@ async fn old_commands_and_deleted_files_go_while_the_project_lives_on() {
     with_clock(async |stack: Arc<Stack>, api: Api, clock: Later| {
         let path = api.project("old").await;
         let project = id_of(&path);
-        let long = api.run(&path, json!({"command": "seq 1 200000; echo kept > kept.txt; echo x > gone.txt"})).await;
+        let long =
+            api.run(&path, json!({"command": "seq 1 200000; echo kept > kept.txt; echo x > gone.txt"})).await;
         let id = long["command_id"].as_str().unwrap().to_owned();
         while api.get(&format!("{path}/files")).await.expect(200)["items"].as_array().unwrap().len() < 2 {}
         api.shell(&path, "rm gone.txt").await;
@@ -213,13 +214,20 @@ async fn old_commands_and_deleted_files_go_while_the_project_lives_on() {
         assert_eq!(counts.commands, 2, "{counts:?}");
         api.get(&format!("{path}/vm/commands/{id}")).await.problem(404, "not_found");
         let prefix = format!("c/{project}/");
-        assert_eq!(stack.app.objects.delete_prefix(&prefix, 100).await.unwrap(), 0, "its output went with it");
+        assert_eq!(
+            stack.app.objects.delete_prefix(&prefix, 100).await.unwrap(),
+            0,
+            "its output went with it"
+        );
         assert_eq!(sweep(&stack, clock.by(40 * DAY)).await.commands, 0);
         while status(&api, &path).await["vm_status"] != "none" {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         // The project is as it was, on a new VM.
-        assert_eq!(api.shell(&path, "cat kept.txt; ls gone.txt 2>&1 || true").await.lines().next(), Some("kept"));
+        assert_eq!(
+            api.shell(&path, "cat kept.txt; ls gone.txt 2>&1 || true").await.lines().next(),
+            Some("kept")
+        );
     })
     .await;
 }

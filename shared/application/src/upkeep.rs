@@ -127,11 +127,7 @@ fn over_at(command: &Command) -> Timestamp {
 }
 
 /// Removes a command: its objects first, because an object without a record would never be found again.
-async fn remove(
-    store: &impl WriteStore,
-    objects: &impl DeleteObject,
-    command: &Command,
-) -> AppResult<bool> {
+async fn remove(store: &impl WriteStore, objects: &impl DeleteObject, command: &Command) -> AppResult<bool> {
     for key in [&command.stdout.object_key, &command.stderr.object_key].into_iter().flatten() {
         objects.delete(key).await?;
     }

@@ -113,9 +113,8 @@ async fn a_deleted_file_is_forgotten_after_its_time_or_at_once_where_somebody_sa
     assert!(rig.objects.get(&object_key(&rig.project_id, &c, 1)).await.is_err());
 
     let kept = Kept::default().deleted_files;
-    let sweep = async |clock: Later| {
-        deleted::sweep(&rig.store, &rig.objects, &clock, kept, 100).await.unwrap()
-    };
+    let sweep =
+        async |clock: Later| deleted::sweep(&rig.store, &rig.objects, &clock, kept, 100).await.unwrap();
     assert_eq!(sweep(Later(kept - SignedDuration::from_hours(1))).await, 0, "before its time");
     assert_eq!(sweep(Later(kept + SignedDuration::from_hours(1))).await, 1);
     assert_eq!(sweep(Later(kept + SignedDuration::from_hours(1))).await, 0);

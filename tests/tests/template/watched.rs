@@ -30,7 +30,7 @@ fn every_count_of_the_clean_up_is_a_metric() {
         if transformations[0]["MetricName"] != metric.as_str() || *id != format!("{metric}Metric") {
             problems.push(format!("{id} counts {field}, which makes {metric}"));
         }
-        let pattern = format!("{{ $.target = \"pvm_events::cleanup\" && $.{field} > 0 }}");
+        let pattern = format!("{{ ($.target = \"pvm_events::cleanup\") && ($.{field} > 0) }}");
         if filter["FilterPattern"] != pattern.as_str() {
             problems.push(format!("{id}: the pattern should be {pattern}"));
         }
@@ -44,15 +44,18 @@ fn every_count_of_the_clean_up_is_a_metric() {
 #[test]
 fn the_line_of_the_clean_up_has_a_field_for_every_count() {
     let source = text("functions/events/src/cleanup.rs");
-    let missing = fields().into_iter().filter(|field| !source.contains(&format!("{field} = counts.{field},")));
+    let missing =
+        fields().into_iter().filter(|field| !source.contains(&format!("{field} = counts.{field},")));
     super::none(missing.map(|field| format!("functions/events/src/cleanup.rs logs no {field}")).collect());
 }
 
 #[test]
 fn an_alarm_on_a_metric_of_ours_watches_one_that_there_is() {
-    let metrics: BTreeSet<String> = fields().iter().map(|field| format!("Cleanup{}", name_of(field))).collect();
+    let metrics: BTreeSet<String> =
+        fields().iter().map(|field| format!("Cleanup{}", name_of(field))).collect();
     let ours = |alarm: &Value| alarm["Namespace"]["Fn::Sub"] == "pvm/${AWS::StackName}";
-    let alarms: Vec<_> = TEMPLATE.of_type("AWS::CloudWatch::Alarm").filter(|(_, alarm)| ours(alarm)).collect();
+    let alarms: Vec<_> =
+        TEMPLATE.of_type("AWS::CloudWatch::Alarm").filter(|(_, alarm)| ours(alarm)).collect();
     assert!(!alarms.is_empty());
     let wrong = alarms.iter().filter(|(_, alarm)| !metrics.contains(alarm["MetricName"].as_str().unwrap()));
     super::none(wrong.map(|(id, _)| format!("{id} watches a metric that nobody makes")).collect());

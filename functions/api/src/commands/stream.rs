@@ -129,7 +129,8 @@ where
     async fn tell(&mut self, out: &mut Out) -> AppResult<()> {
         let is_running = self.live.command.status == CommandStatus::Running;
         if self.live.report.is_some() || !is_running {
-            for (stream, next) in [OutputStream::Stdout, OutputStream::Stderr].into_iter().zip(&mut self.next) {
+            for (stream, next) in [OutputStream::Stdout, OutputStream::Stderr].into_iter().zip(&mut self.next)
+            {
                 let chunk = view::chunk(&self.watch.objects, &self.live, stream, *next).await?;
                 out.output(stream, &chunk, next);
                 if !is_running {

@@ -64,10 +64,7 @@ pub(super) async fn load(
 /// Keeps a file that the VM deleted, instead of its record.
 pub(super) fn keep(file: &ProjectFile, clock: &impl Clock) -> Tx {
     let mut kept = DeletedFile::of(file.clone(), clock.now());
-    Tx::new()
-        .delete(file)
-        .remove(keys::file_pointer(&file.project_id, &file.file_id))
-        .create(&mut kept)
+    Tx::new().delete(file).remove(keys::file_pointer(&file.project_id, &file.file_id)).create(&mut kept)
 }
 
 /// Forgets a deleted file: marked first, so that nobody brings it back meanwhile, then its objects, its versions, and its

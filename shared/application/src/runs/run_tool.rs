@@ -252,8 +252,7 @@ where
 
     /// Whether it counts as a command of the minute.
     fn runs_command(&self, call: &ToolCall) -> bool {
-        call.origin == CallOrigin::VmLine
-            || self.definition(&call.name).is_some_and(|tool| tool.runs_command)
+        call.origin == CallOrigin::VmLine || self.definition(&call.name).is_some_and(|tool| tool.runs_command)
     }
 
     /// A lane's worktree is outside of the workspace until it is merged, so lanes ask for no save.
