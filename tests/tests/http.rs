@@ -99,6 +99,58 @@ async fn a_commands_stream_is_taken_up_again_where_it_was_left() {
     .await;
 }
 
+/// More services than a VM has processes for: each is refused or has a state that is true, the VM goes on, and the next
+/// try works.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a thousand services: make test-full"]
+async fn a_thousand_services_each_run_or_say_why_not() {
+    use futures::StreamExt;
+    with_stack(async |api: Api| {
+        let path = api.project("a thousand").await;
+        let services = format!("{path}/services");
+        fair_use::set(&api, json!({"services": 1_000})).await;
+        api.shell(&path, "true").await;
+        let answers: Vec<_> = futures::stream::iter(0..1_001)
+            .map(|n| {
+                let asked = json!({"name": format!("s{n}"), "command": "sleep 100000", "wait_secs": 0});
+                api.post(&services, asked)
+            })
+            .buffer_unordered(16)
+            .collect()
+            .await;
+        let mut refused = std::collections::BTreeMap::<String, usize>::new();
+        for answer in answers.iter().filter(|answer| answer.status != 201) {
+            *refused.entry(answer.body["code"].as_str().unwrap().to_owned()).or_default() += 1;
+            assert!(answer.body["detail"].is_string(), "{}", answer.body);
+        }
+        let mut states = std::collections::BTreeMap::<String, usize>::new();
+        let listed = api.get(&services).await.expect(200);
+        for service in listed["items"].as_array().unwrap() {
+            let state = service["status"].as_str().unwrap();
+            *states.entry(state.to_owned()).or_default() += 1;
+            assert_eq!(service["reason"].is_string(), state == "failed", "{service}");
+        }
+        assert_eq!(states.values().sum::<usize>(), fair_use::limit(&api, "services").await.1 as usize);
+        let told = format!("{states:?}, refused {refused:?}");
+        assert!(states["running"] + states.get("starting").copied().unwrap_or(0) >= 200, "{told}");
+        assert!(refused.get("limit_reached").copied().unwrap_or(0) <= 1, "{told}");
+        // They are stopped like any others, and then there is room again.
+        let all = listed["items"].as_array().unwrap().clone();
+        futures::stream::iter(all)
+            .for_each_concurrent(16, async |service| {
+                let id = service["service_id"].as_str().unwrap();
+                api.delete(&format!("{services}/{id}")).await.expect(200);
+            })
+            .await;
+        assert_eq!(fair_use::limit(&api, "services").await.1, 0, "{told}");
+        let one = json!({"name": "one", "command": "echo up; sleep 1000", "ready": {"log_line": "up"}});
+        api.post(&services, one).await.expect(201);
+        services::until(&api, &path, "one", "running").await;
+        assert_eq!(api.shell(&path, "pgrep -c -x sleep").await, "1\n", "{told}");
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_services_output_is_followed_over_its_restart_to_its_end() {
     with_stack(async |api: Api| {
