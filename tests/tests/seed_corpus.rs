@@ -255,11 +255,12 @@ async fn python_api(api: &Api, path: &str) {
     let done = run(api, path, "sudo -u postgres createdb mydb && sudo -u postgres psql -c \"create user app password 'pass'\" \
         && sudo -u postgres psql -c 'alter database mydb owner to app' && sudo -u postgres psql -lqt | grep -w mydb").await;
     assert_eq!(done["exit_code"], 0, "{done}");
+    // The driver is named: SQLAlchemy 2.1 takes another one for `postgresql://` than the seed installs.
     let source = "from flask import Flask, jsonify\n\
         from sqlalchemy import create_engine, Column, Integer, String\n\
         from sqlalchemy.orm import sessionmaker, declarative_base\n\
         app = Flask(__name__)\n\
-        engine = create_engine('postgresql://app:pass@localhost/mydb')\n\
+        engine = create_engine('postgresql+psycopg2://app:pass@localhost/mydb')\n\
         Base = declarative_base()\n\
         class User(Base):\n    __tablename__ = 'users'\n    id = Column(Integer, primary_key=True)\n    name = Column(String(50))\n\
         Base.metadata.create_all(engine)\n\

@@ -16,6 +16,8 @@ use crate::store::{Index, Listing, StoreError, Tx, WriteStore};
 
 /// Commands of one page, and of one project that are removed in one round before the others have their turn.
 const COMMANDS: u32 = 200;
+/// Commands after whose removal a round looks at no further project: each takes some requests, and a round has minutes.
+const ROUND: u32 = 1_000;
 /// Pages of one project that are looked at in one round.
 const PAGES: u32 = 5;
 /// A project is looked at again after this time at the earliest: a look that finds one command costs as much as one that
@@ -61,6 +63,9 @@ pub(crate) async fn sweep(
         let mut listing = Listing::of(partition, "").from_index(Index::Sweep).page(most, None);
         listing.up_to = Some(keys::sweep_up_to(now));
         for listed in store.list::<Upkeep>(listing).await?.items {
+            if gone >= ROUND {
+                return Ok(gone);
+            }
             // The index may lag: the record itself decides. A project that is gone has none, and gets none.
             let found: Option<Upkeep> = store.get(&keys::upkeep(&listed.project_id)).await?;
             if let Some(found) = found.filter(|found| found.due <= now) {
@@ -102,8 +107,10 @@ async fn project(
             break;
         }
         if gone >= COMMANDS || page == PAGES {
-            // There may be more: the next round goes on with this project.
-            next = now;
+            // There may be more: the next round goes on with this project, unless this one found nothing to do.
+            if gone > 0 {
+                next = now;
+            }
             break;
         }
     }
