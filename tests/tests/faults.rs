@@ -113,7 +113,9 @@ async fn a_provider_that_goes_away_makes_the_status_stale_and_loses_nothing() {
         // Without a certain list of VMs none is taken for a stray, and the round goes on.
         provider.set(Mode::Down);
         let app = &stack.app;
-        let counts = cleanup::sweep(&app.store, &app.objects, &app.workflow, &app.vm, &System).await.unwrap();
+        let kept = cleanup::Kept::default();
+        let swept = cleanup::sweep(&app.store, &app.objects, &app.workflow, &app.vm, &System, &kept).await;
+        let counts = swept.unwrap();
         assert_eq!((counts.strays, counts.errors), (0, 1), "{counts:?}");
         // A service's start that cannot be asked for says so; it is known, and started once the provider is back.
         let late =

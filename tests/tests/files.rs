@@ -2,6 +2,8 @@
 //! test decides what happens when: which event comes first, twice or late, when a workspace is saved, when a VM is lost.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "files/deleted.rs"]
+mod deleted;
 #[path = "files/faults.rs"]
 mod faults;
 #[path = "files/large.rs"]

@@ -41,16 +41,20 @@ stories! {
     use_is_counted_and_given_back: fair_use::counted;
     a_limit_holds_exactly_under_many_callers: fair_use::exact;
     commands_over_the_limit_are_refused_without_a_trace: fair_use::commands;
+    commands_of_agents_count_and_a_model_over_the_limit_is_told_to_wait: fair_use::agents;
     vms_and_conversations_over_the_limit_are_refused: fair_use::running;
     storage_is_limited_and_given_back: fair_use::storage;
     a_service_waits_for_those_it_depends_on: services::dependencies;
     a_port_that_is_taken_is_told: services::port_taken;
     a_service_is_started_again_by_its_policy: services::restarts;
     a_port_opens_by_a_link_until_it_is_revoked: services::links;
+    web_sockets_pass_through_a_services_url: services::web_socket;
+    a_paused_vm_has_no_urls_and_a_link_brings_it_back: services::paused;
     files_go_both_ways: files::both_ways;
     the_workspace_outlives_its_vm: files::outlive_the_vm;
     an_upload_in_parts_is_one_file: files::in_parts;
     versions_are_kept_and_brought_back: files::versions;
+    a_deleted_file_is_listed_and_brought_back: files::deleted;
     links_and_permission_bits_are_kept: files::links_and_modes;
     the_workspace_is_downloaded_as_one_archive: files::archive;
     a_secret_is_set_and_never_read_back: secrets::crud;
@@ -91,6 +95,58 @@ async fn a_commands_stream_is_taken_up_again_where_it_was_left() {
         assert!(text.contains("\"data\":\"second\\n\",\"offset\":6"), "{text}");
         assert!(!text.contains("\"data\":\"first") && text.contains("\"status\":\"exited\""), "{text}");
         while stream.chunk().await.unwrap().is_some() {}
+    })
+    .await;
+}
+
+/// More services than a VM has processes for: each is refused or has a state that is true, the VM goes on, and the next
+/// try works.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a thousand services: make test-full"]
+async fn a_thousand_services_each_run_or_say_why_not() {
+    use futures::StreamExt;
+    with_stack(async |api: Api| {
+        let path = api.project("a thousand").await;
+        let services = format!("{path}/services");
+        fair_use::set(&api, json!({"services": 1_000})).await;
+        api.shell(&path, "true").await;
+        let answers: Vec<_> = futures::stream::iter(0..1_001)
+            .map(|n| {
+                let asked = json!({"name": format!("s{n}"), "command": "sleep 100000", "wait_secs": 0});
+                api.post(&services, asked)
+            })
+            .buffer_unordered(16)
+            .collect()
+            .await;
+        let mut refused = std::collections::BTreeMap::<String, usize>::new();
+        for answer in answers.iter().filter(|answer| answer.status != 201) {
+            *refused.entry(answer.body["code"].as_str().unwrap().to_owned()).or_default() += 1;
+            assert!(answer.body["detail"].is_string(), "{}", answer.body);
+        }
+        let mut states = std::collections::BTreeMap::<String, usize>::new();
+        let listed = api.get(&services).await.expect(200);
+        for service in listed["items"].as_array().unwrap() {
+            let state = service["status"].as_str().unwrap();
+            *states.entry(state.to_owned()).or_default() += 1;
+            assert_eq!(service["reason"].is_string(), state == "failed", "{service}");
+        }
+        assert_eq!(states.values().sum::<usize>(), fair_use::limit(&api, "services").await.1 as usize);
+        let told = format!("{states:?}, refused {refused:?}");
+        assert!(states["running"] + states.get("starting").copied().unwrap_or(0) >= 200, "{told}");
+        assert!(refused.get("limit_reached").copied().unwrap_or(0) <= 1, "{told}");
+        // They are stopped like any others, and then there is room again.
+        let all = listed["items"].as_array().unwrap().clone();
+        futures::stream::iter(all)
+            .for_each_concurrent(16, async |service| {
+                let id = service["service_id"].as_str().unwrap();
+                api.delete(&format!("{services}/{id}")).await.expect(200);
+            })
+            .await;
+        assert_eq!(fair_use::limit(&api, "services").await.1, 0, "{told}");
+        let one = json!({"name": "one", "command": "echo up; sleep 1000", "ready": {"log_line": "up"}});
+        api.post(&services, one).await.expect(201);
+        services::until(&api, &path, "one", "running").await;
+        assert_eq!(api.shell(&path, "pgrep -c -x sleep").await, "1\n", "{told}");
     })
     .await;
 }

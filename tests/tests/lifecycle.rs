@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use pvm_application::cleanup::{self, Counts};
+use pvm_application::cleanup::{self, Counts, Kept};
 use pvm_application::ports::{Clock, CreateVm, FindVm, Machine, NewId, NewVm, StartExecution, WorkflowError};
-use pvm_application::store::{Purge, ReadStore, WriteStore};
+use pvm_application::store::{Purge, ReadStore, Tx, WriteStore};
 use pvm_application::{keys, projects};
 use pvm_domain::Timestamp;
 use pvm_domain::event::LogId;
@@ -54,7 +54,9 @@ impl NewId for Later {
 
 async fn sweep(stack: &Stack, clock: &Later) -> Counts {
     let app = &stack.app;
-    let counts = cleanup::sweep(&app.store, &app.objects, &app.workflow, &app.vm, clock).await.unwrap();
+    let kept = Kept::default();
+    let counts =
+        cleanup::sweep(&app.store, &app.objects, &app.workflow, &app.vm, clock, &kept).await.unwrap();
     assert_eq!(counts.errors, 0, "{counts:?}");
     counts
 }
@@ -175,6 +177,97 @@ async fn only_vms_of_our_own_deployment_that_nobody_owns_are_ended() {
         );
         assert_eq!(status(&api, &path).await["vm_status"], "active");
         assert_eq!(sweep(&stack, &clock).await.strays, 0);
+    })
+    .await;
+}
+
+const DAY: i64 = 86_400;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_commands_and_deleted_files_go_while_the_project_lives_on() {
+    use pvm_application::ports::DeleteObject;
+    with_clock(async |stack: Arc<Stack>, api: Api, clock: Later| {
+        let path = api.project("old").await;
+        let project = id_of(&path);
+        let long =
+            api.run(&path, json!({"command": "seq 1 200000; echo kept > kept.txt; echo x > gone.txt"})).await;
+        let id = long["command_id"].as_str().unwrap().to_owned();
+        while api.get(&format!("{path}/files")).await.expect(200)["items"].as_array().unwrap().len() < 2 {}
+        api.shell(&path, "rm gone.txt").await;
+        let deleted = loop {
+            let listed = api.get(&format!("{path}/files?deleted=true")).await.expect(200);
+            if let Some(one) = listed["items"].as_array().unwrap().first() {
+                break one.clone();
+            }
+        };
+        assert_eq!(deleted["path"], "gone.txt");
+        assert!(deleted["deleted_at"].is_string(), "{deleted}");
+
+        let counts = sweep(&stack, clock.by(6 * DAY)).await;
+        assert_eq!((counts.commands, counts.deleted_files), (0, 0), "before their time");
+        let counts = sweep(&stack, clock.by(8 * DAY)).await;
+        assert_eq!((counts.commands, counts.deleted_files), (0, 1), "{counts:?}");
+        assert_eq!(api.get(&format!("{path}/files?deleted=true")).await.expect(200)["items"], json!([]));
+        assert_eq!(sweep(&stack, clock.by(29 * DAY)).await.commands, 0);
+        api.get(&format!("{path}/vm/commands/{id}")).await.expect(200);
+        let counts = sweep(&stack, clock.by(31 * DAY)).await;
+        assert_eq!(counts.commands, 2, "{counts:?}");
+        api.get(&format!("{path}/vm/commands/{id}")).await.problem(404, "not_found");
+        let prefix = format!("c/{project}/");
+        assert_eq!(
+            stack.app.objects.delete_prefix(&prefix, 100).await.unwrap(),
+            0,
+            "its output went with it"
+        );
+        assert_eq!(sweep(&stack, clock.by(40 * DAY)).await.commands, 0);
+        while status(&api, &path).await["vm_status"] != "none" {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        // The project is as it was, on a new VM.
+        assert_eq!(
+            api.shell(&path, "cat kept.txt; ls gone.txt 2>&1 || true").await.lines().next(),
+            Some("kept")
+        );
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_old_commands_go_in_bounded_batches() {
+    with_clock(async |stack: Arc<Stack>, api: Api, clock: Later| {
+        use pvm_domain::command::{Command, CommandSpec, CommandStatus, KeptOutput};
+        let path = api.project("many").await;
+        let project = id_of(&path);
+        let command = |finished_at| Command {
+            project_id: project.clone(),
+            command_id: System.new_id(),
+            spec: CommandSpec::new("true"),
+            status: if finished_at { CommandStatus::Exited } else { CommandStatus::Running },
+            epoch: None,
+            kill_requested: false,
+            exit_code: Some(0),
+            signal: None,
+            stdout: KeptOutput::default(),
+            stderr: KeptOutput::default(),
+            duration_ms: None,
+            created_at: System.now(),
+            finished_at: finished_at.then(|| System.now()),
+            version: 0,
+        };
+        for _ in 0..10 {
+            let tx = (0..50).fold(Tx::new(), |tx, n| tx.create(&mut command(n > 0)));
+            stack.app.store.commit(tx).await.unwrap();
+        }
+        // One whose end nobody noted may still run for a day.
+        let rounds = [sweep(&stack, clock.by(30 * DAY + 600)).await, sweep(&stack, &clock).await];
+        let gone: Vec<u32> = rounds.iter().map(|counts| counts.commands).collect();
+        assert!(gone.iter().all(|gone| (1..=400).contains(gone)), "{gone:?}");
+        let mut all: u32 = gone.iter().sum();
+        for _ in 0..5 {
+            all += sweep(&stack, &clock).await.commands;
+        }
+        assert_eq!(all, 490);
+        assert_eq!(sweep(&stack, clock.by(32 * DAY)).await.commands, 10);
     })
     .await;
 }

@@ -233,9 +233,16 @@ async fn the_seeds_lines_do_what_they_say() {
     with_base(async |api: Api, path: String| quick(&api, &path).await).await;
 }
 
+/// Starts a service and waits for it to run, longer than one answer does: the machine may have much else to do.
+async fn started(api: &Api, path: &str, asked: Value) -> Value {
+    let name = asked["name"].as_str().unwrap().to_owned();
+    let made = api.post(&format!("{path}/services"), asked).await.expect(201);
+    assert_ne!(made["status"], "failed", "{made}");
+    pvm_tests::scenarios::services::until(api, path, &name, "running").await
+}
+
 /// The seed's own example: a Python API on PostgreSQL, both of them services.
 async fn python_api(api: &Api, path: &str) {
-    let services = format!("{path}/services");
     let postgres = json!({
         "name": "postgres", "user": "root", "port": 5432, "ready_timeout_secs": 120, "wait_secs": 20,
         "command": "cluster=$(ls -d /etc/postgresql/*/main); version=$(basename \"$(dirname \"$cluster\")\"); \
@@ -244,16 +251,16 @@ async fn python_api(api: &Api, path: &str) {
             -c config_file=$cluster/postgresql.conf",
     });
     run(api, path, "sudo systemctl stop postgresql 2>/dev/null; sudo pkill -x postgres; true").await;
-    let made = api.post(&services, postgres).await.expect(201);
-    assert_eq!(made["status"], "running", "{made}");
+    started(api, path, postgres).await;
     let done = run(api, path, "sudo -u postgres createdb mydb && sudo -u postgres psql -c \"create user app password 'pass'\" \
         && sudo -u postgres psql -c 'alter database mydb owner to app' && sudo -u postgres psql -lqt | grep -w mydb").await;
     assert_eq!(done["exit_code"], 0, "{done}");
+    // The driver is named: SQLAlchemy 2.1 takes another one for `postgresql://` than the seed installs.
     let source = "from flask import Flask, jsonify\n\
         from sqlalchemy import create_engine, Column, Integer, String\n\
         from sqlalchemy.orm import sessionmaker, declarative_base\n\
         app = Flask(__name__)\n\
-        engine = create_engine('postgresql://app:pass@localhost/mydb')\n\
+        engine = create_engine('postgresql+psycopg2://app:pass@localhost/mydb')\n\
         Base = declarative_base()\n\
         class User(Base):\n    __tablename__ = 'users'\n    id = Column(Integer, primary_key=True)\n    name = Column(String(50))\n\
         Base.metadata.create_all(engine)\n\
@@ -265,9 +272,8 @@ async fn python_api(api: &Api, path: &str) {
     let written = api.run(path, json!({"command": "cat > app.py", "stdin": source})).await;
     assert_eq!(written["exit_code"], 0, "{written}");
     let asked = json!({"name": "api", "command": "python app.py", "port": 5000, "depends_on": ["postgres"],
-        "ready": {"http_path": "/users"}, "wait_secs": 20});
-    let made = api.post(&services, asked).await.expect(201);
-    assert_eq!(made["status"], "running", "{made}");
+        "ready": {"http_path": "/users"}, "ready_timeout_secs": 120, "wait_secs": 20});
+    let made = started(api, path, asked).await;
     let mut url = url::Url::parse(made["url"].as_str().unwrap()).unwrap();
     url.set_path("/users");
     let (status, body) = fetch(api, url.as_str()).await;
@@ -283,14 +289,9 @@ async fn python_api(api: &Api, path: &str) {
 async fn servers(api: &Api, path: &str) {
     let done = run(api, path, "python -m venv /tmp/lab && /tmp/lab/bin/pip install -q jupyterlab").await;
     assert_eq!(done["exit_code"], 0, "{done}");
-    let services = format!("{path}/services");
     let lab = json!({"name": "jupyter", "port": 8888, "ready": {"http_path": "/api"}, "ready_timeout_secs": 120, "wait_secs": 20,
         "command": "exec /tmp/lab/bin/jupyter lab --ip=0.0.0.0 --port=$PORT --no-browser --ServerApp.token= --ServerApp.password="});
-    let made = api.post(&services, lab).await.expect(201);
-    let made = match made["status"].as_str() {
-        Some("running") => made,
-        _ => pvm_tests::scenarios::services::until(api, path, "jupyter", "running").await,
-    };
+    let made = started(api, path, lab).await;
     let mut url = url::Url::parse(made["url"].as_str().unwrap()).unwrap();
     url.set_path("/api");
     let (status, body) = fetch(api, url.as_str()).await;
@@ -301,8 +302,7 @@ async fn servers(api: &Api, path: &str) {
     let done = run(api, path, line).await;
     assert_eq!(done["exit_code"], 0, "{done}");
     let node = json!({"name": "node", "command": "exec node server.js", "working_dir": "web", "port": 3000, "wait_secs": 20});
-    let made = api.post(&services, node).await.expect(201);
-    assert_eq!(made["status"], "running", "{made}");
+    let made = started(api, path, node).await;
     assert_eq!(fetch(api, made["url"].as_str().unwrap()).await, (200, "from node".to_owned()));
     // Both come back on a new VM, what was installed into the workspace with them.
     api.delete(&format!("{path}/vm")).await;

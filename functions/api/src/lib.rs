@@ -10,6 +10,7 @@ pub mod files;
 pub mod health;
 pub mod keys;
 pub mod limits;
+mod live;
 pub mod mcp;
 pub mod metadata;
 mod once;

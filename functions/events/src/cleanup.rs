@@ -1,18 +1,14 @@
 //! Clean-up by the clock.
 
-use pvm_application::cleanup::{self, Counts};
+use pvm_application::cleanup::{self, Counts, Kept};
 use pvm_application::error::AppResult;
-use pvm_application::files;
 use pvm_application::ports::{
     Ambient, ConnectVm, DeleteObject, EndVm, FindVm, GetObject, PutObject, RunCommands, SendTask,
     StartExecution, UploadParts, VmFiles,
 };
 use pvm_application::store::WriteStore;
 
-/// Files whose uploads are given up in one round, of each shard.
-const UPLOADS: u32 = 100;
-
-/// One bounded round of clean-up.
+/// One bounded round of clean-up, told by one line of the log.
 ///
 /// # Errors
 /// Of the store; trouble with one VM is logged and left to the next round.
@@ -22,6 +18,7 @@ pub async fn handle<S, O, W, V, A>(
     workflow: &W,
     vm: &V,
     ambient: &A,
+    kept: &Kept,
 ) -> AppResult<Counts>
 where
     S: WriteStore,
@@ -30,15 +27,8 @@ where
     V: ConnectVm + EndVm + FindVm + VmFiles + RunCommands,
     A: Ambient,
 {
-    let counts = cleanup::sweep(store, objects, workflow, vm, ambient).await?;
-    let uploads = match files::expire::sweep(store, objects, ambient, UPLOADS).await {
-        Ok(uploads) => uploads,
-        Err(error) => {
-            tracing::warn!(?error, "uploads that never came could not be given up");
-            0
-        }
-    };
-    // A field each, so that logs can be added up and watched by what was done.
+    let counts = cleanup::sweep(store, objects, workflow, vm, ambient, kept).await?;
+    // A field each: the template's metric filters read them by these names.
     tracing::info!(
         paused = counts.paused,
         ended = counts.ended,
@@ -47,8 +37,10 @@ where
         deletions = counts.deletions,
         runs = counts.runs,
         strays = counts.strays,
+        uploads = counts.uploads,
+        deleted_files = counts.deleted_files,
+        commands = counts.commands,
         errors = counts.errors,
-        uploads,
         "clean-up"
     );
     Ok(counts)

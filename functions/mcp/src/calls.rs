@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use pvm_application::error::{AppError, AppResult, ErrorCode};
+use pvm_application::fair_use;
 use pvm_application::idempotency::{self, Claim};
 use pvm_application::ports::{Clock, NewId, RequestSave, VmError};
 use pvm_application::ports_tools::{ToolContext, ToolProgress, ToolResult, Tools};
@@ -47,7 +48,7 @@ fn told(error: &AppError) -> CallToolResult {
     if let Some(source) = &error.source {
         tracing::warn!(code = error.code.as_str(), cause = %format!("{source:#}"), "a tool call failed");
     }
-    failed(error.detail.clone())
+    failed(error.for_model())
 }
 
 /// Whether a repeatable call is ours to run.
@@ -180,7 +181,10 @@ impl<P: Parts> ProjectServer<P> {
             .extensions
             .get::<http::request::Parts>()
             .and_then(|parts| parts.headers.get(&pvm_entry::request::IDEMPOTENCY_KEY)?.to_str().ok());
-        let Some(key) = header.filter(|_| !entry.definition.read_only) else { return Ok((fresh, false)) };
+        let Some(key) = header.filter(|_| !entry.definition.read_only) else {
+            self.store().commit(self.counted(entry, Tx::new()).await?).await?;
+            return Ok((fresh, false));
+        };
         let route = format!("mcp {} {}", self.project.project_id, entry.definition.name);
         let body = serde_json::to_vec(arguments).unwrap_or_default();
         let claim = Claim::new(&self.principal.owner, key, &route, &body)?;
@@ -189,12 +193,22 @@ impl<P: Parts> ProjectServer<P> {
             return Ok((known, true));
         }
         let mut record = claim.record(&fresh, self.now());
-        match self.store().commit(Tx::new().create(&mut record)).await {
+        // A repetition runs nothing, so only the first of the same request counts.
+        let tx = self.counted(entry, Tx::new().create(&mut record)).await?;
+        match self.store().commit(tx).await {
             Ok(_) => Ok((fresh, true)),
             // The same request came twice at once: the other one's id holds.
             Err(StoreError::Conflict { .. }) => Ok((known().await?.unwrap_or(fresh), true)),
             Err(other) => Err(other.into()),
         }
+    }
+
+    /// Counts a call that runs a command, within the limits of the project's owner.
+    async fn counted(&self, entry: &Entry, tx: Tx) -> AppResult<Tx> {
+        if !entry.definition.runs_command {
+            return Ok(tx);
+        }
+        fair_use::counting_a_command(self.store(), &self.project.owner, tx, self.now()).await
     }
 
     /// The VM, ready within what a request may take.

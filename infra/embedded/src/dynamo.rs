@@ -82,8 +82,12 @@ impl EmbeddedDynamo {
     pub async fn sweep_forever(&self) {
         loop {
             tokio::time::sleep(SWEEP).await;
-            if let Err(error) = self.sweep().await {
-                tracing::warn!(%error, "expired records could not be removed; they are tried again in an hour");
+            match self.sweep().await {
+                Ok(0) => {}
+                Ok(removed) => tracing::info!(removed, "records that had expired were removed"),
+                Err(error) => {
+                    tracing::warn!(%error, "expired records could not be removed; they are tried again in an hour");
+                }
             }
         }
     }

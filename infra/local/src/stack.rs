@@ -275,6 +275,7 @@ async fn sandboxd(config: &StackConfig, home: &Path, store: &Dynamo) -> anyhow::
     if let Some(dir) = &config.template_dir {
         server.template_dir.clone_from(dir);
     }
+    server.egress.ca_file.clone_from(&config.settings.egress_ca_file);
     if let Some(egress) = &config.egress {
         server.egress = egress.clone();
     }

@@ -142,6 +142,7 @@ async fn save(app: &App, project: &ProjectId) {
 }
 
 async fn sweep(app: Arc<App>, stop: CancellationToken, every: Duration) {
+    let kept = app.settings.kept();
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -149,8 +150,14 @@ async fn sweep(app: Arc<App>, stop: CancellationToken, every: Duration) {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let swept =
-            pvm_events::cleanup::handle(&app.store, &app.objects, &app.workflow, &app.vm, &app.ambient);
+        let swept = pvm_events::cleanup::handle(
+            &app.store,
+            &app.objects,
+            &app.workflow,
+            &app.vm,
+            &app.ambient,
+            &kept,
+        );
         tokio::select! {
             () = stop.cancelled() => return,
             swept = swept => if let Err(error) = swept {

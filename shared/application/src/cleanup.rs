@@ -1,5 +1,6 @@
 //! Clean-up by the clock: VMs that idle are paused, VMs paused for long are saved and ended, operations whose start or
-//! end was lost are taken up again, deletions go on, VMs that nobody owns are ended. One call does a bounded batch.
+//! end was lost are taken up again, deletions go on, VMs that nobody owns are ended, what was kept long enough goes
+//! (uploads that never came, files that the VM deleted, old commands). One call does a bounded batch.
 
 use jiff::SignedDuration;
 use pvm_domain::command::CommandStatus;
@@ -10,17 +11,48 @@ use pvm_domain::vm::{VmLease, VmStatus};
 
 use crate::commands;
 use crate::error::{AppResult, ErrorCode};
+use crate::files;
 use crate::keys;
 use crate::ports::{
     Ambient, ConnectVm, DeleteObject, EndVm, FindVm, GetObject, PutObject, RequestSave, RunCommands,
-    SendTask, StartExecution, VmError, VmFiles,
+    SendTask, StartExecution, UploadParts, VmError, VmFiles,
 };
 use crate::runs;
 use crate::store::{Index, Listing, Record, WriteStore};
+use crate::upkeep;
 use crate::vm::{end, lease, ready};
 
 /// Records looked at by one call, per shard.
 const BATCH: u32 = 25;
+/// Files whose uploads are given up, and deleted files that are forgotten, by one call, per shard.
+const FILES: u32 = 100;
+
+/// How long things are kept that nobody needs any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Ended commands with their whole output.
+    pub commands: SignedDuration,
+    /// Files that the VM deleted, with their versions.
+    pub deleted_files: SignedDuration,
+}
+
+impl Kept {
+    /// So many days; commands at least [`limits::COMMANDS_KEPT_MIN_DAYS`].
+    pub fn days(commands: u64, deleted_files: u64) -> Self {
+        // More than a century is for ever, and stays far from the end of the calendar.
+        let days = |count: u64| SignedDuration::from_hours(count.min(36_500).cast_signed() * 24);
+        Self {
+            commands: days(commands.max(limits::COMMANDS_KEPT_MIN_DAYS)),
+            deleted_files: days(deleted_files),
+        }
+    }
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self::days(limits::COMMANDS_KEPT_DAYS, limits::DELETED_FILES_KEPT_DAYS)
+    }
+}
 
 /// What a call did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -39,6 +71,12 @@ pub struct Counts {
     pub runs: u32,
     /// VMs that no project owns, ended.
     pub strays: u32,
+    /// Uploads that never came and were given up.
+    pub uploads: u32,
+    /// Files that the VM deleted long ago and that were forgotten.
+    pub deleted_files: u32,
+    /// Old commands removed with their output.
+    pub commands: u32,
     /// Things that went wrong and are left to the next call.
     pub errors: u32,
 }
@@ -53,10 +91,11 @@ pub async fn sweep<S, O, W, V, A>(
     workflow: &W,
     vm: &V,
     ambient: &A,
+    kept: &Kept,
 ) -> AppResult<Counts>
 where
     S: WriteStore,
-    O: PutObject + GetObject + DeleteObject,
+    O: PutObject + GetObject + DeleteObject + UploadParts,
     W: StartExecution + SendTask,
     V: ConnectVm + EndVm + FindVm + VmFiles + RunCommands,
     A: Ambient,
@@ -77,15 +116,27 @@ where
             counts.deletions += 1;
         }
     }
-    match strays(store, vm, ambient).await {
-        Ok(count) => counts.strays = count,
-        // "Unknown" is never taken for "none": without a certain listing nothing is ended.
-        Err(error) => {
-            tracing::warn!(error = ?error, "the provider did not list its VMs");
-            counts.errors += 1;
-        }
-    }
+    // "Unknown" is never taken for "none": without a certain listing nothing is ended.
+    let ended = strays(store, vm, ambient).await;
+    counts.strays = counts.of("VMs of nobody", ended);
+    let given_up = files::expire::sweep(store, objects, ambient, FILES).await;
+    counts.uploads = counts.of("uploads that never came", given_up);
+    let forgotten = files::deleted::sweep(store, objects, ambient, kept.deleted_files, FILES).await;
+    counts.deleted_files = counts.of("deleted files", forgotten);
+    let removed = upkeep::sweep(store, objects, ambient, kept.commands, BATCH).await;
+    counts.commands = counts.of("old commands", removed);
     Ok(counts)
+}
+
+impl Counts {
+    /// How many there were; a failure is counted and logged, and the other parts go on.
+    fn of(&mut self, what: &str, outcome: AppResult<u32>) -> u32 {
+        outcome.unwrap_or_else(|error| {
+            tracing::warn!(what, error = ?error, "clean-up could not deal with a part");
+            self.errors += 1;
+            0
+        })
+    }
 }
 
 async fn due<R: Record, S: WriteStore, A: Ambient>(

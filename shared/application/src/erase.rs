@@ -3,7 +3,7 @@
 
 use pvm_domain::conversation::{Conversation, Message};
 use pvm_domain::event::LogId;
-use pvm_domain::file::ProjectFile;
+use pvm_domain::file::{DeletedFile, FileVersion, ProjectFile};
 use pvm_domain::ids::{ConversationId, ProjectId};
 use pvm_domain::project::Project;
 use pvm_domain::service::Service;
@@ -15,12 +15,12 @@ use crate::ports::{
     Ambient, DeleteObject, KeepSecrets, RunCommands, SendTask, StartExecution, StopExecution,
 };
 use crate::ports_tools::Tools;
-use crate::store::{Index, Listing, Purge, ReadStore, Tx, WriteStore};
+use crate::store::{Index, Listing, Purge, ReadStore, Record, Tx, WriteStore};
 
 /// Things removed by one call.
 const BATCH: u32 = 1_000;
-/// Records removed by one transaction, each with a write of its own beside that of its counter.
-const COUNTED: u32 = 45;
+/// Counted records removed by one transaction, each with a write of its own beside that of the counter.
+const COUNTED: u32 = 90;
 /// Conversations looked at together.
 const LISTED: u32 = 100;
 
@@ -110,8 +110,11 @@ pub async fn records(store: &impl WriteStore, project_id: &ProjectId) -> AppResu
         return Ok(true);
     }
     // What is counted in the owner's name is given back in the transaction that removes it.
-    let counted = counted_records(store, project_id).await?;
-    if counted {
+    if counted::<Service>(store, project_id, "SVC#").await?
+        || counted::<ProjectFile>(store, project_id, "F#").await?
+        || counted::<FileVersion>(store, project_id, "FV#").await?
+        || counted::<DeletedFile>(store, project_id, "GONE#").await?
+    {
         return Ok(true);
     }
     // Everything else of the partition first, so that an interrupted deletion is still found by its mark.
@@ -125,16 +128,15 @@ pub async fn records(store: &impl WriteStore, project_id: &ProjectId) -> AppResu
 }
 
 /// Removes a batch of records that count towards their owner's limits. Answers whether there were any.
-async fn counted_records(store: &impl WriteStore, project_id: &ProjectId) -> AppResult<bool> {
-    let partition = keys::project_partition(project_id);
-    let listing = |prefix: &str| Listing::of(partition.as_str(), prefix).page(COUNTED, None);
-    let services = store.list::<Service>(listing("SVC#")).await?.items;
-    let files = store.list::<ProjectFile>(listing("F#")).await?.items;
-    let tx = services.iter().fold(Tx::new(), Tx::delete);
-    let tx = files.iter().fold(tx, Tx::delete);
-    let any = !tx.is_empty();
-    store.commit(tx).await?;
-    Ok(any)
+async fn counted<R: Record>(
+    store: &impl WriteStore,
+    project_id: &ProjectId,
+    prefix: &str,
+) -> AppResult<bool> {
+    let listing = Listing::of(keys::project_partition(project_id), prefix).page(COUNTED, None);
+    let found = store.list::<R>(listing).await?.items;
+    store.commit(found.iter().fold(Tx::new(), Tx::delete)).await?;
+    Ok(!found.is_empty())
 }
 
 /// Removes text pieces of messages, which would outlive their conversation for two hours otherwise.

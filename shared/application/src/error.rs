@@ -109,6 +109,18 @@ impl AppError {
         self
     }
 
+    /// What a model is told: what happened, and how long to wait before it tries again.
+    pub fn for_model(&self) -> String {
+        match self.retry_after.filter(|_| self.code == ErrorCode::LimitReached) {
+            Some(wait) => format!(
+                "{} Nothing was done. Wait {} seconds before you try again.",
+                self.detail,
+                wait.as_secs().max(1)
+            ),
+            None => self.detail.clone(),
+        }
+    }
+
     /// The same error, with its cause for the log.
     #[must_use]
     pub fn because(mut self, source: impl Into<anyhow::Error>) -> Self {

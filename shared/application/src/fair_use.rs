@@ -70,6 +70,20 @@ pub(crate) fn one_command(tx: Tx, owner: &OwnerId, now: Timestamp) -> Tx {
     tx.count(keys::usage_in_minute(owner, resource, now), used, now.checked_add(MINUTE_KEPT).ok())
 }
 
+/// Adds a command to the count of this minute, within the limits of `owner`: the commit fails where they are reached.
+///
+/// # Errors
+/// Of the store.
+pub async fn counting_a_command(
+    store: &impl ReadStore,
+    owner: &OwnerId,
+    tx: Tx,
+    now: Timestamp,
+) -> AppResult<Tx> {
+    let limits = limits_of(store, owner).await?;
+    Ok(one_command(tx, owner, now).within(&limits))
+}
+
 /// What the caller may use, and uses now.
 ///
 /// # Errors

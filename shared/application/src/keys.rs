@@ -70,6 +70,10 @@ pub fn file_tombstone(project: &ProjectId, path: &WorkspacePath) -> Key {
 pub fn file_version(project: &ProjectId, file: &FileId, number: u64) -> Key {
     key(project_partition(project), format!("{}{number:010}", file_versions(file)))
 }
+/// A file that the VM deleted and that can be had back.
+pub fn deleted_file(project: &ProjectId, file: &FileId) -> Key {
+    key(project_partition(project), format!("GONE#{file}"))
+}
 /// How the sort keys of a file's earlier versions start.
 pub fn file_versions(file: &FileId) -> String {
     format!("FV#{file}#")
@@ -113,6 +117,10 @@ pub fn edit(project: &ProjectId, path_hash: &str) -> Key {
 /// A command.
 pub fn command(project: &ProjectId, command: &CommandId) -> Key {
     key(project_partition(project), format!("CMD#{command}"))
+}
+/// When a project's old commands are next looked for.
+pub fn upkeep(project: &ProjectId) -> Key {
+    key(project_partition(project), "UPKEEP")
 }
 /// A tool call that outlived the request that made it.
 pub fn tool_job(project: &ProjectId, call: &str) -> Key {
@@ -231,6 +239,10 @@ pub enum Sweep {
     Deletion,
     /// Files with announced uploads, by when the first of these is given up.
     Upload,
+    /// Projects, by when their old commands are looked for.
+    Upkeep,
+    /// Files that the VM deleted, by when that was.
+    DeletedFile,
 }
 
 /// GSI2 partition of one shard of a sweep.
@@ -240,6 +252,8 @@ pub fn sweep_partition(sweep: Sweep, shard: u32) -> String {
         Sweep::Run => "RUN",
         Sweep::Deletion => "DEL",
         Sweep::Upload => "UPL",
+        Sweep::Upkeep => "KEEP",
+        Sweep::DeletedFile => "GONE",
     };
     format!("SWEEP#{name}#{shard}")
 }

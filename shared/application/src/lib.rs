@@ -28,4 +28,5 @@ pub mod services;
 pub mod signing;
 pub mod store;
 pub mod tool_jobs;
+mod upkeep;
 pub mod vm;

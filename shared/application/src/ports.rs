@@ -415,7 +415,13 @@ pub trait ConnectVm: Send + Sync {
     ) -> impl Future<Output = Result<VmInfo, VmError>> + Send;
     /// The boot id of its kernel or init: a new one means that its processes were lost.
     fn boot_id(&self, vm_id: &str) -> impl Future<Output = Result<String, VmError>> + Send;
-    /// The URL of a port of the VM, with a signed link's query where it is private.
+    /// Makes sure that links can be signed, asking the VM's server only where what signs them is not known yet. Wakes a
+    /// paused VM: for ready ones only.
+    fn know_links(&self, vm_id: &str) -> impl Future<Output = Result<(), VmError>> + Send {
+        let _ = vm_id;
+        std::future::ready(Ok(()))
+    }
+    /// The URL of a port of the VM, with a signed link's query where it is private. See [`ConnectVm::know_links`].
     fn port_url(&self, vm_id: &str, port: u16) -> String;
     /// As [`ConnectVm::port_url`], good for `secs` seconds where the server has links that expire.
     fn port_link(&self, vm_id: &str, port: u16, _secs: u64) -> String {

@@ -29,6 +29,8 @@ pub struct ToolDefinition {
     pub idempotent: bool,
     /// It works inside the VM, which must be ready first.
     pub needs_vm: bool,
+    /// It runs a program in the VM for its caller: each call counts as a command of the minute (fair use).
+    pub runs_command: bool,
     /// It may change files of the workspace, which are saved afterwards.
     pub may_change_files: bool,
 }

@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 use pvm_domain::archive::Archive;
 use pvm_domain::command::Command;
 use pvm_domain::fair_use::{OwnerLimits, Resource};
-use pvm_domain::file::{FilePointer, FileVersion, Manifest, ProjectFile, WorkspaceLink};
+use pvm_domain::file::{DeletedFile, FilePointer, FileVersion, Manifest, ProjectFile, WorkspaceLink};
 use pvm_domain::key::ApiKey;
 use pvm_domain::project::{Member, Project};
 use pvm_domain::secret::SecretRef;
@@ -42,7 +42,13 @@ record!(ProjectFile, "file", |r| keys::file(&r.project_id, &r.path),
         .map(|until| keys::sweep(keys::Sweep::Upload, until, r.file_id.as_str())),
     count: { let bytes = r.stored_bytes(); r.counted.count(Resource::StorageBytes, r.owner.as_ref(), bytes) },
     uncount: r.counted.uncount(Resource::StorageBytes, r.owner.as_ref()));
-record!(FileVersion, "file_version", |r| keys::file_version(&r.project_id, &r.file_id, r.number));
+record!(FileVersion, "file_version", |r| keys::file_version(&r.project_id, &r.file_id, r.number),
+    count: r.counted.count(Resource::StorageBytes, r.owner.as_ref(), r.size),
+    uncount: r.counted.uncount(Resource::StorageBytes, r.owner.as_ref()));
+record!(DeletedFile, "deleted_file", |r| keys::deleted_file(&r.file.project_id, &r.file.file_id),
+    sweep: Some(keys::sweep(keys::Sweep::DeletedFile, r.deleted_at, r.file.file_id.as_str())),
+    count: r.counted.count(Resource::StorageBytes, r.file.owner.as_ref(), r.file.size),
+    uncount: r.counted.uncount(Resource::StorageBytes, r.file.owner.as_ref()));
 record!(WorkspaceLink, "link", |r| keys::link(&r.project_id, &r.path));
 record!(Archive, "archive", |r| keys::archive(&r.project_id, &r.archive_id),
     expires: Some(r.expires_at()));

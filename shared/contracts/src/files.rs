@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use pvm_domain::archive::ArchiveStatus;
-use pvm_domain::file::{FileVersion, ProjectFile, SyncStatus, WorkspacePath};
+use pvm_domain::file::{DeletedFile, FileVersion, ProjectFile, SyncStatus, WorkspacePath};
 use pvm_domain::ids::{ArchiveId, FileId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -76,8 +76,17 @@ pub struct File {
     /// When its bytes last changed.
     #[schemars(schema_with = "crate::time::time")]
     pub updated_at: Timestamp,
+    /// When it was found that the VM deleted it; `null` for a file that is there.
+    #[schemars(schema_with = "crate::time::time_or_null")]
+    pub deleted_at: Option<Timestamp>,
     /// Counts the changes of the record; the `ETag`.
     pub version: u64,
+}
+
+impl From<DeletedFile> for File {
+    fn from(deleted: DeletedFile) -> Self {
+        Self { deleted_at: Some(deleted.deleted_at), version: deleted.version, ..Self::from(deleted.file) }
+    }
 }
 
 impl From<ProjectFile> for File {
@@ -92,6 +101,7 @@ impl From<ProjectFile> for File {
             sync_error: file.sync_error,
             created_at: file.created_at,
             updated_at: file.updated_at,
+            deleted_at: None,
             version: file.version,
         }
     }
@@ -154,7 +164,7 @@ pub struct Version {
     pub sha256: Option<String>,
     /// Permission bits as an octal text.
     pub mode: String,
-    /// Whether it is the current one.
+    /// Whether it is the current one; a file that the VM deleted has none.
     pub current: bool,
     /// When it became current.
     #[schemars(schema_with = "crate::time::time")]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PutSecret {
-    /// The one host that gets it: a name such as `git.example.com`, with `:port` where that is not 443.
+    /// The one host that gets it, over HTTPS only: a name such as `git.example.com`, with `:port` where that is not 443.
     #[schemars(length(min = 1, max = 260))]
     pub host: String,
     /// The header that carries it, such as `authorization`.

@@ -65,7 +65,8 @@ pub struct Service {
     pub reason: Option<String>,
     /// The port it listens on, if any.
     pub port: Option<u16>,
-    /// Where its port is reached from outside; a private link that expires. `null` without a port or a VM.
+    /// Where its port is reached from outside; a private link that expires. `null` without a port, and while the VM is
+    /// paused or away: `POST .../links` brings it back and makes one.
     pub url: Option<String>,
     /// Where it runs.
     pub working_dir: String,

@@ -21,9 +21,9 @@ pub enum Resource {
     ConversationsRunning,
     /// Services that exist.
     Services,
-    /// Bytes of current file versions.
+    /// Bytes of files: of their current and earlier versions, and of deleted ones while they are kept.
     StorageBytes,
-    /// Commands accepted within one minute of the clock.
+    /// Commands accepted within one minute of the clock, tool calls that run one included.
     CommandsPerMinute,
 }
 
@@ -75,7 +75,9 @@ impl Resource {
             Self::VmsRunning => "pause or end a VM that you do not need",
             Self::ConversationsRunning => "wait for a conversation's run to end, or cancel one",
             Self::Services => "stop a service that you do not need",
-            Self::StorageBytes => "delete files that you do not need",
+            Self::StorageBytes => {
+                "delete files that you do not need; their earlier versions and those that the VM deleted count too"
+            }
             Self::CommandsPerMinute => "send fewer commands; several lines can go into one",
         }
     }

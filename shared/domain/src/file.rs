@@ -188,8 +188,53 @@ impl ProjectFile {
             sha256: self.sha256.clone(),
             mode: self.mode,
             created_at: self.updated_at,
+            owner: self.owner.clone(),
+            counted: Counted::default(),
             version: 0,
         })
+    }
+}
+
+/// A file that the VM deleted, with everything that was known of it. It can be had back until it is forgotten.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeletedFile {
+    /// The file as it was; its versions and objects are kept under its id.
+    pub file: ProjectFile,
+    /// When it was found to be gone.
+    pub deleted_at: Timestamp,
+    /// Whether it is being forgotten: from then on nobody finds it.
+    pub erasing: bool,
+    /// The bytes it is counted as.
+    #[serde(default)]
+    pub counted: Counted,
+    /// Counts the changes of this record.
+    pub version: u64,
+}
+
+impl DeletedFile {
+    /// What is kept of `file`.
+    pub fn of(file: ProjectFile, deleted_at: Timestamp) -> Self {
+        Self { file, deleted_at, erasing: false, counted: Counted::default(), version: 0 }
+    }
+
+    /// The file as it comes back: at the path it had, with the bytes of `wanted` as a new version. No VM has it yet.
+    pub fn restored(self, wanted: &FileVersion, now: Timestamp) -> ProjectFile {
+        let object_version = self.file.next_version();
+        ProjectFile {
+            object_version,
+            restored_from: Some(wanted.object),
+            size: wanted.size,
+            sha256: wanted.sha256.clone(),
+            mode: wanted.mode,
+            uploads: Vec::new(),
+            sync_status: SyncStatus::Pending,
+            sync_error: None,
+            vm_copy: None,
+            updated_at: now,
+            counted: Counted::default(),
+            version: 0,
+            ..self.file
+        }
     }
 }
 
@@ -214,6 +259,12 @@ pub struct FileVersion {
     pub mode: u32,
     /// When it became current.
     pub created_at: Timestamp,
+    /// The project's owner, in whose name its bytes are counted.
+    #[serde(default)]
+    pub owner: Option<OwnerId>,
+    /// The bytes it is counted as.
+    #[serde(default)]
+    pub counted: Counted,
     /// Counts the changes of this record.
     pub version: u64,
 }
@@ -322,6 +373,46 @@ pub struct FilePointer {
 mod tests {
     use super::*;
     use crate::ids::PrefixedId;
+
+    #[test]
+    fn a_deleted_file_comes_back_as_a_new_version_that_no_vm_has() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let upload = |version| OpenUpload {
+            version,
+            size: 9,
+            sha256: None,
+            mode: 0o644,
+            parts_id: None,
+            until: at(9),
+        };
+        let file = ProjectFile {
+            project_id: ProjectId::from_parts(1, 2),
+            file_id: FileId::from_parts(3, 4),
+            path: WorkspacePath::parse("path", "a").unwrap(),
+            size: 3,
+            sha256: Some("cc".into()),
+            mode: 0o755,
+            object_version: 3,
+            restored_from: None,
+            uploads: vec![upload(5)],
+            sequencer: None,
+            sync_status: SyncStatus::Synced,
+            sync_error: None,
+            vm_copy: Some(VmCopy { vm_id: "vm".into(), sha256: "cc".into(), mode: None }),
+            created_at: at(0),
+            updated_at: at(1),
+            owner: None,
+            counted: Counted::default(),
+            version: 8,
+        };
+        let wanted = FileVersion { number: 2, object: 1, size: 1, ..file.as_version().unwrap() };
+        let back = DeletedFile::of(file.clone(), at(2)).restored(&wanted, at(3));
+        // The number of an upload that was announced and never came is not used again: its object may still come.
+        assert_eq!((back.object_version, back.restored_from, back.size), (6, Some(1), 1));
+        assert_eq!((&back.path, &back.file_id), (&file.path, &file.file_id));
+        assert!(back.vm_copy.is_none() && back.uploads.is_empty());
+        assert_eq!((back.sync_status, back.version), (SyncStatus::Pending, 0));
+    }
 
     #[test]
     fn paths_are_normalised_and_confined() {

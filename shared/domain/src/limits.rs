@@ -47,6 +47,13 @@ pub const UPLOAD_GRACE_SECS: u64 = 3600;
 pub const UPLOADS_OPEN: usize = 10;
 /// Earlier versions of a file that are kept.
 pub const FILE_VERSIONS: usize = 20;
+/// A file that the VM deleted is kept this many days, with its earlier versions, unless set otherwise: long enough to
+/// notice, short enough not to fill a store with what builds leave behind.
+pub const DELETED_FILES_KEPT_DAYS: u64 = 7;
+/// The record of an ended command and its whole output are kept this many days unless set otherwise.
+pub const COMMANDS_KEPT_DAYS: u64 = 30;
+/// The shortest such time, in days: a repeated request must still find the command that the first one made.
+pub const COMMANDS_KEPT_MIN_DAYS: u64 = 2;
 /// An archive of a workspace is kept this long, in seconds.
 pub const ARCHIVE_SECS: u64 = 86_400;
 /// An archive that is not ready after this time has failed, in seconds: the function that builds one ends before.
@@ -90,7 +97,7 @@ pub const VMS_RUNNING: u64 = 100;
 pub const CONVERSATIONS_RUNNING: u64 = 200;
 /// Services of one owner unless set otherwise.
 pub const SERVICES: u64 = 500;
-/// Bytes of one owner's files unless set otherwise (100 GiB).
+/// Bytes of one owner's files, earlier versions included, unless set otherwise (100 GiB).
 pub const STORAGE_BYTES: u64 = 100 * 1024 * 1024 * 1024;
 /// Commands of one owner in a minute unless set otherwise: a hundred a second, more than two cores run.
 pub const COMMANDS_PER_MINUTE: u64 = 6_000;
@@ -128,6 +135,9 @@ pub const TICKET_SECS: u64 = 60;
 const _: () = assert!(HTTP_INLINE_WAIT_SECS < 29);
 const _: () = assert!(STEP_INLINE_WAIT_SECS < COMMAND_TIMEOUT_DEFAULT_SECS);
 const _: () = assert!(COMMAND_TIMEOUT_DEFAULT_SECS <= COMMAND_TIMEOUT_MAX_SECS);
+const _: () = assert!(IDEMPOTENCY_SECS < COMMANDS_KEPT_MIN_DAYS * 86_400);
+const _: () = assert!(COMMAND_TIMEOUT_MAX_SECS < COMMANDS_KEPT_MIN_DAYS * 86_400);
+const _: () = assert!(COMMANDS_KEPT_MIN_DAYS <= COMMANDS_KEPT_DAYS);
 const _: () = assert!(TURNS_DEFAULT <= TURNS_MAX);
 const _: () = assert!(UPLOAD_INLINE_BYTES * 4 / 3 < 6 * 1024 * 1024);
 const _: () = assert!(UPLOAD_PART_BYTES * UPLOAD_PARTS < UPLOAD_PARTS_BYTES);

@@ -211,6 +211,14 @@ settings! {
     stream_responses: bool = "PVM_STREAM_RESPONSES", "true";
     /// Names this install in the metadata of its VMs: clean-up touches no others.
     deployment_id: String = "PVM_DEPLOYMENT_ID", "local";
+    /// Days that the record of an ended command and its whole output are kept, at least 2; a day later they are gone.
+    commands_kept_days: u64 = "PVM_COMMANDS_KEPT_DAYS", "30";
+    /// Days that a file that was deleted inside the VM can be had back with its earlier versions; they count as storage.
+    deleted_files_kept_days: u64 = "PVM_DELETED_FILES_KEPT_DAYS", "7";
+    /// PEM file of authorities that the egress proxy trusts besides the host's, for secrets of hosts with a private one.
+    egress_ca_file: Option<PathBuf> = "PVM_EGRESS_CA_FILE", "";
+    /// Private ranges that VMs may reach all the same, with commas between, such as a package mirror's `10.1.2.3/32`.
+    egress_allow_cidrs: Vec<String> = "PVM_EGRESS_ALLOW_CIDRS", "";
     /// Owners that may set the limits of fair use of others, with commas between.
     operators: Vec<String> = "PVM_OPERATORS", "";
     /// Folder of an embedded install whose `*.md` files are agents; read at the start.
@@ -264,6 +272,11 @@ impl Settings {
         Self::from_lookup(|name| std::env::var(name).ok())
     }
 
+    /// How long clean-up keeps things.
+    pub fn kept(&self) -> pvm_application::cleanup::Kept {
+        pvm_application::cleanup::Kept::days(self.commands_kept_days, self.deleted_files_kept_days)
+    }
+
     /// Names among `given` that look like ours and are not: misspelt ones, worth a warning.
     pub fn unknown<'a>(given: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
         let known = |name: &str| Self::VARIABLES.iter().any(|variable| variable.name == name);
@@ -292,6 +305,7 @@ mod tests {
         assert_eq!(settings.http_addr.port(), 8787);
         assert_eq!(settings.log_format, LogFormat::Terminal);
         assert!(settings.bucket.is_none() && settings.cors_origins.is_empty());
+        assert_eq!(settings.kept(), pvm_application::cleanup::Kept::default());
     }
 
     #[test]

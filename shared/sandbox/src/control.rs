@@ -241,6 +241,10 @@ impl ConnectVm for VmClient {
         }
     }
 
+    async fn know_links(&self, vm_id: &str) -> Result<(), VmError> {
+        self.access(vm_id).await.map(|_| ())
+    }
+
     fn port_url(&self, vm_id: &str, port: u16) -> String {
         self.port_link(vm_id, port, LINK_SECS)
     }

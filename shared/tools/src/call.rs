@@ -107,7 +107,7 @@ impl From<AppError> for Stop {
             Code::Internal => Self::Vm(VmError::Unavailable(
                 error.source.unwrap_or_else(|| AppErrorText(error.detail).into()),
             )),
-            _ => Self::error(error.detail),
+            _ => Self::error(error.for_model()),
         }
     }
 }

@@ -34,6 +34,8 @@ pub(crate) struct Spec {
     /// It reaches beyond the VM, to hosts of the internet.
     pub(crate) open_world: bool,
     pub(crate) needs_vm: bool,
+    /// It runs a program in the VM for its caller, which counts as a command.
+    pub(crate) runs_command: bool,
     pub(crate) may_change_files: bool,
     /// It often takes longer than a client waits.
     pub(crate) long: bool,
@@ -64,6 +66,7 @@ impl Entry {
                 destructive: spec.destructive,
                 idempotent: spec.effect != Effect::Acts,
                 needs_vm: spec.needs_vm,
+                runs_command: spec.runs_command,
                 may_change_files: spec.may_change_files,
             },
             title: spec.title,

@@ -29,6 +29,7 @@ pub(crate) const SPEC: Spec = Spec {
     destructive: true,
     open_world: true,
     needs_vm: true,
+    runs_command: true,
     may_change_files: true,
     long: true,
 };

@@ -24,6 +24,7 @@ pub(crate) const SPEC: Spec = Spec {
     destructive: false,
     open_world: false,
     needs_vm: true,
+    runs_command: true,
     may_change_files: false,
     long: false,
 };

@@ -19,6 +19,7 @@ pub(crate) const SPEC: Spec = Spec {
     destructive: false,
     open_world: false,
     needs_vm: false,
+    runs_command: false,
     may_change_files: false,
     long: false,
 };

@@ -29,6 +29,7 @@ pub(crate) const SPEC: Spec = Spec {
     destructive: false,
     open_world: false,
     needs_vm: true,
+    runs_command: false,
     may_change_files: true,
     long: false,
 };

@@ -25,6 +25,7 @@ pub(crate) const SPEC: Spec = Spec {
     destructive: true,
     open_world: false,
     needs_vm: true,
+    runs_command: false,
     may_change_files: true,
     long: false,
 };

@@ -90,6 +90,69 @@ pub async fn commands(api: &Api) {
     assert_eq!(api.shell(&path, "cat ran").await, "ran\n");
 }
 
+/// Agents' and MCP clients' commands are commands of the minute too: over the limit the model is told to wait, and the
+/// run goes on.
+pub async fn agents(api: &Api) {
+    let path = api.project("agents' commands").await;
+    api.shell(&path, "true").await;
+    set(api, json!({"commands_per_minute": 0})).await;
+    let ask = async |message: &str| {
+        let asked = json!({"agent_ids": ["dev_agent"], "initial_message": message});
+        let made = api.post(&format!("{path}/conversations"), asked).await.expect(201);
+        let events = format!("{path}/conversations/{}/events", made["conversation_id"].as_str().unwrap());
+        api.events_until(&events, |event| event["type"] == "run.finished").await
+    };
+    let ended = |events: &[Value]| {
+        let finished = events.iter().find(|event| event["type"] == "tool.finished");
+        finished.unwrap_or_else(|| panic!("no call ended: {events:?}"))["data"].clone()
+    };
+    let events = ask("/vm echo ran >> agent-ran").await;
+    let told = ended(&events);
+    assert_eq!(told["status"], "failed", "{told}");
+    let text = told.to_string();
+    assert!(text.contains("commands_per_minute") && text.contains("Wait "), "{text}");
+    let finished = events.last().unwrap();
+    assert_eq!(finished["data"]["outcome"], "completed", "the run is none the worse: {finished}");
+    let refused = call_tool(api, &path, "execute_command", json!({"command": "echo ran >> mcp-ran"})).await;
+    assert_eq!(refused["isError"], true, "{refused}");
+    assert!(refused.to_string().contains("Wait "), "{refused}");
+    // What only looks at files or at what runs already is no command.
+    let read = call_tool(api, &path, "list_directory", json!({"path": "."})).await;
+    assert_ne!(read["isError"], true, "{read}");
+
+    set(api, json!({"commands_per_minute": null})).await;
+    let minute = || jiff::Timestamp::now().as_second() / 60;
+    let (began, before) = (minute(), limit(api, "commands_per_minute").await.1);
+    assert_eq!(ended(&ask("/vm echo ran >> agent-ran").await)["status"], "done");
+    let ran = call_tool(api, &path, "execute_command", json!({"command": "echo ran >> mcp-ran"})).await;
+    assert_ne!(ran["isError"], true, "{ran}");
+    let after = limit(api, "commands_per_minute").await.1;
+    // With a new minute counting begins anew, so only the same minute can be compared.
+    if minute() == began {
+        assert_eq!(after, before + 2, "each counts once, and what was refused does not");
+    }
+    assert_eq!(api.shell(&path, "cat agent-ran mcp-ran").await, "ran\nran\n");
+}
+
+/// Calls a tool by MCP, in the stateless form; answers its result.
+async fn call_tool(api: &Api, project: &str, name: &str, arguments: Value) -> Value {
+    const REVISION: &str = "2026-07-28";
+    let meta = json!({"io.modelcontextprotocol/protocolVersion": REVISION,
+        "io.modelcontextprotocol/clientCapabilities": {},
+        "io.modelcontextprotocol/clientInfo": {"name": "scenario", "version": "1"}});
+    let message = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call",
+        "params": {"name": name, "arguments": arguments, "_meta": meta}});
+    let request = api.request(Method::POST, &format!("{project}/mcp")).json(&message);
+    let request = request.header("accept", "application/json, text/event-stream");
+    let request = request.header("mcp-protocol-version", REVISION);
+    let request = request.header("mcp-method", "tools/call").header("mcp-name", name);
+    let text = request.send().await.unwrap().text().await.unwrap();
+    let lines = text.lines().map(|line| line.strip_prefix("data:").unwrap_or(line).trim());
+    let mut messages = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let found = messages.find(|message| message["id"] == 1);
+    found.unwrap_or_else(|| panic!("no answer: {text}"))["result"].clone()
+}
+
 /// VMs and conversations that run: the next one is refused until one ends.
 pub async fn running(api: &Api) {
     let (one, two) = (api.project("one").await, api.project("two").await);
@@ -143,6 +206,13 @@ pub async fn storage(api: &Api) {
     api.delete(&format!("{files}/{}", first["file_id"].as_str().unwrap())).await;
     assert_eq!(limit(api, "storage_bytes").await.1, 400);
     assert_eq!(api.get(&files).await.expect(200)["items"].to_string().matches("two").count(), 0);
+    // An earlier version counts as long as it is kept.
+    upload("one", 100).await.expect(201);
+    upload("one", 200).await.expect(201);
+    assert_eq!(limit(api, "storage_bytes").await.1, 700);
+    let listed = api.get(&format!("{files}?prefix=one")).await.expect(200);
+    api.delete(&format!("{files}/{}", listed["items"][0]["file_id"].as_str().unwrap())).await;
+    assert_eq!(limit(api, "storage_bytes").await.1, 400);
     // What the VM wrote is saved whatever the limit says, so that nothing is lost; it counts all the same.
     api.shell(&path, "head -c 5000 /dev/zero > big").await;
     while limit(api, "storage_bytes").await.1 < 5_400 {

@@ -205,6 +205,51 @@ pub async fn versions(api: &Api) {
     api.get(&format!("{one}/versions")).await.problem(404, "not_found");
 }
 
+/// A file that is deleted inside the VM is listed as such, and comes back with its versions; deleting it for good ends that.
+pub async fn deleted(api: &Api) {
+    let path = api.project("deleted").await;
+    let files = format!("{path}/files");
+    let gone = async || {
+        let listed = api.get(&format!("{files}?deleted=true&prefix=no")).await.expect(200);
+        listed["items"].as_array().unwrap().clone()
+    };
+    api.shell(&path, "printf one > notes.txt; printf x > other.txt").await;
+    let file = recorded(api, &path, "notes.txt").await;
+    assert_eq!(file["deleted_at"], json!(null));
+    let one = format!("{files}/{}", file["file_id"].as_str().unwrap());
+    api.shell(&path, "rm notes.txt other.txt").await;
+    let found = loop {
+        if let Some(found) = gone().await.first() {
+            break found.clone();
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    };
+    assert_eq!((&found["path"], &found["file_id"]), (&json!("notes.txt"), &file["file_id"]));
+    assert!(found["deleted_at"].is_string(), "{found}");
+    api.get(&one).await.problem(404, "not_found");
+    let versions = api.get(&format!("{one}/versions")).await.expect(200);
+    let version = &versions["items"][0];
+    assert_eq!((&version["size"], &version["current"]), (&json!(3), &json!(false)), "{versions}");
+    let number = version["number"].as_u64().unwrap();
+    let shown = api.get(&format!("{one}/versions/{number}")).await.expect(200);
+    let download = api.http.get(shown["download"]["url"].as_str().unwrap()).send().await.unwrap();
+    assert_eq!(download.text().await.unwrap(), "one");
+    let back = api.post(&format!("{one}/versions/{number}/restore"), json!({})).await.expect(200);
+    assert_eq!((&back["path"], &back["deleted_at"]), (&json!("notes.txt"), &json!(null)));
+    synced(api, &path, file["file_id"].as_str().unwrap()).await;
+    assert_eq!(api.shell(&path, "cat notes.txt").await, "one");
+    assert!(gone().await.is_empty());
+
+    api.shell(&path, "rm notes.txt").await;
+    while gone().await.is_empty() {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(api.delete(&one).await.status, 204);
+    assert!(gone().await.is_empty());
+    api.get(&format!("{one}/versions")).await.problem(404, "not_found");
+    api.get(&format!("{files}?deleted=maybe")).await.refuses("deleted");
+}
+
 /// Without a VM a file stays pending; with one it is synced soon.
 async fn synced_or_no_vm(api: &Api, file: &str) {
     assert!(matches!(api.get(file).await.expect(200)["sync_status"].as_str(), Some("pending" | "synced")));

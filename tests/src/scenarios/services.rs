@@ -142,6 +142,107 @@ pub async fn links(api: &Api) {
     api.post(&links, json!({})).await.problem(409, "conflict");
 }
 
+/// A WebSocket server of Python's own library: it sends back what it gets, and says which path it was asked for.
+const WEB_SOCKET: &str = r#"
+import base64, hashlib, http.server, os, struct
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        if self.headers.get("Upgrade", "").lower() != "websocket":
+            self.send_response(200); self.send_header("Content-Length", "5"); self.end_headers(); self.wfile.write(b"plain"); return
+        key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        self.send_response(101); self.send_header("Upgrade", "websocket"); self.send_header("Connection", "Upgrade")
+        self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()); self.end_headers()
+        self.frame(1, self.path.encode())
+        while True:
+            head = self.rfile.read(2)
+            kind, size = head[0] & 15, head[1] & 127
+            if size == 126: size = struct.unpack(">H", self.rfile.read(2))[0]
+            elif size == 127: size = struct.unpack(">Q", self.rfile.read(8))[0]
+            mask = self.rfile.read(4)
+            data = bytes(b ^ mask[i % 4] for i, b in enumerate(self.rfile.read(size)))
+            self.frame(kind, data)
+            if kind == 8: self.close_connection = True; return
+    def frame(self, kind, data):
+        size = bytes([len(data)]) if len(data) < 126 else b"\x7e" + struct.pack(">H", len(data)) if len(data) < 65536 else b"\x7f" + struct.pack(">Q", len(data))
+        self.wfile.write(bytes([128 | kind]) + size + data); self.wfile.flush()
+http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"#;
+
+/// WebSockets pass through a service's URL and through a link, both ways, of any size; without a link they do not.
+pub async fn web_socket(api: &Api) {
+    use futures::{SinkExt, StreamExt};
+    use tokio_tungstenite::tungstenite::{Error, Message};
+    let path = api.project("web socket").await;
+    let services = format!("{path}/services");
+    let written = api.run(&path, json!({"command": "cat > ws.py", "stdin": WEB_SOCKET})).await;
+    assert_eq!(written["exit_code"], 0, "{written}");
+    let asked = json!({"name": "ws", "command": "python3 ws.py", "port": 8000, "ready": {"http_path": "/"}});
+    api.post(&services, asked).await.expect(201);
+    let made = until(api, &path, "ws", "running").await;
+    let own = made["url"].as_str().unwrap().to_owned();
+    let links = format!("{services}/{}/links", made["service_id"].as_str().unwrap());
+    let link = api.post(&links, json!({})).await.expect(201)["url"].as_str().unwrap().to_owned();
+    for url in [own, link] {
+        let mut socket = open_socket(&url, "/chat").await.unwrap();
+        // What the service sends first comes without being asked for. It sees its own path and no token.
+        assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("/chat"));
+        for size in [5, 1_000, 100_000] {
+            let sent = Message::binary(vec![b'x'; size]);
+            socket.send(sent.clone()).await.unwrap();
+            assert_eq!(socket.next().await.unwrap().unwrap(), sent);
+        }
+        socket.send(Message::text("h\u{e9}llo")).await.unwrap();
+        assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("h\u{e9}llo"));
+        socket.close(None).await.unwrap();
+        assert!(matches!(socket.next().await, Some(Ok(Message::Close(_))) | None));
+        let bare = url.split('?').next().unwrap();
+        match open_socket(bare, "/chat").await {
+            Err(Error::Http(answer)) => assert_eq!(answer.status(), 403),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+type Socket = tokio_tungstenite::WebSocketStream<tokio::net::TcpStream>;
+
+/// Opens a WebSocket at `path` of a service's URL. `*.localhost` is this machine, whatever the resolver thinks.
+async fn open_socket(url: &str, path: &str) -> Result<Socket, tokio_tungstenite::tungstenite::Error> {
+    let mut url = url::Url::parse(url).unwrap();
+    url.set_path(path);
+    let port = url.port_or_known_default().unwrap();
+    let host = url.host_str().unwrap().to_owned();
+    let stream = if host.ends_with(".localhost") {
+        tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap()
+    } else {
+        tokio::net::TcpStream::connect((host, port)).await.unwrap()
+    };
+    let request = url.as_str().replacen("http", "ws", 1);
+    tokio_tungstenite::client_async(request, stream).await.map(|(socket, _)| socket)
+}
+
+/// A service's URL is told while its VM is there to answer; while it is paused there is none, and a link brings it back.
+pub async fn paused(api: &Api) {
+    let path = api.project("paused").await;
+    let services = format!("{path}/services");
+    api.shell(&path, "echo here > index.html").await;
+    let made = api.post(&services, json!({"name": "web", "command": SERVER, "port": 8000})).await.expect(201);
+    let running = until(api, &path, "web", "running").await;
+    assert!(running["url"].as_str().unwrap().contains("pvm_token="), "{running}");
+    api.post(&format!("{path}/vm/pause"), json!({})).await;
+    while api.get(&format!("{path}/status")).await.expect(200)["vm_status"] != "paused" {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let listed = api.get(&services).await.expect(200);
+    assert_eq!((&listed["items"][0]["name"], &listed["items"][0]["url"]), (&json!("web"), &json!(null)));
+    let status = api.get(&format!("{path}/status")).await.expect(200);
+    assert_eq!(status["services"][0]["url"], json!(null), "{status}");
+    let links = format!("{services}/{}/links", made["service_id"].as_str().unwrap());
+    let link = api.post(&links, json!({})).await.expect(201);
+    until(api, &path, "web", "running").await;
+    assert_eq!(fetch(api, link["url"].as_str().unwrap()).await, (200, "here\n".to_owned()));
+}
+
 /// Waits until the service `name` has this status.
 pub async fn until(api: &Api, path: &str, name: &str, status: &str) -> serde_json::Value {
     loop {

@@ -49,10 +49,13 @@ stories! {
     a_port_that_is_taken_is_told: |aws| services::port_taken(&aws.api);
     a_service_is_started_again_by_its_policy: |aws| services::restarts(&aws.api);
     a_port_opens_by_a_link_until_it_is_revoked: |aws| services::links(&aws.api);
+    web_sockets_pass_through_a_services_url: |aws| services::web_socket(&aws.api);
+    a_paused_vm_has_no_urls_and_a_link_brings_it_back: |aws| services::paused(&aws.api);
     files_go_both_ways: |aws| files::both_ways(&aws.api);
     the_workspace_outlives_its_vm: |aws| files::outlive_the_vm(&aws.api);
     an_upload_in_parts_is_one_file: |aws| files::in_parts(&aws.api);
     versions_are_kept_and_brought_back: |aws| files::versions(&aws.api);
+    a_deleted_file_is_listed_and_brought_back: |aws| files::deleted(&aws.api);
     links_and_permission_bits_are_kept: |aws| files::links_and_modes(&aws.api);
     the_workspace_is_downloaded_as_one_archive: |aws| files::archive(&aws.api);
     a_secret_is_set_and_never_read_back: |aws| secrets::crud(&aws.api);

@@ -153,7 +153,7 @@ async fn both_versions_are_kept_where_both_sides_changed_a_file() {
     let Rig { store, principal, project_id, .. } = &rig;
     let versions =
         pvm_application::files::history::list(store, principal, project_id, &file.file_id).await.unwrap();
-    assert!(versions.iter().any(|version| version.size == 4), "{versions:?}");
+    assert!(versions.all.iter().any(|version| version.size == 4), "{versions:?}");
     rig.stop().await;
 }
 
@@ -274,6 +274,7 @@ async fn only_the_newest_versions_are_kept_with_their_objects() {
     let Rig { store, principal, project_id, objects, .. } = &rig;
     let versions =
         pvm_application::files::history::list(store, principal, project_id, &file.file_id).await.unwrap();
+    let versions = versions.all;
     assert_eq!(versions.len(), 21);
     use pvm_application::ports::GetObject as _;
     for version in &versions {

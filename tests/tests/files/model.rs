@@ -4,11 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use pvm_application::error::ErrorCode;
+use pvm_application::fair_use;
 use pvm_application::files::sync::ObjectCreated;
 use pvm_application::files::upload::{Announced, Way};
-use pvm_application::files::{history, restore, save};
+use pvm_application::files::{deleted, history, restore, save};
 use pvm_application::ports::{EntryKind, GetObject as _, NewContent, NewEntry, VmFiles as _};
-use pvm_domain::file::{ProjectFile, object_key};
+use pvm_domain::fair_use::Resource;
+use pvm_domain::file::{DeletedFile, ProjectFile, object_key};
 use pvm_entry::System;
 use sha2::{Digest, Sha256};
 
@@ -68,10 +71,15 @@ impl World {
         bytes
     }
 
+    async fn deleted(&self) -> Vec<DeletedFile> {
+        let Rig { store, principal, project_id, .. } = &self.rig;
+        deleted::list(store, principal, project_id, "", 1_000, None).await.unwrap().items
+    }
+
     async fn versions(&self, file: &ProjectFile) -> Vec<String> {
         let all =
             history::list(&self.rig.store, &self.rig.principal, &self.rig.project_id, &file.file_id).await;
-        all.unwrap().into_iter().filter_map(|version| version.sha256).collect()
+        all.unwrap().all.into_iter().filter_map(|version| version.sha256).collect()
     }
 
     /// Everything that is stored of the file at `path` may be gone from now on.
@@ -108,7 +116,7 @@ impl World {
 
     async fn step(&mut self) {
         let path = self.random.path();
-        let kind = self.random.below(14);
+        let kind = self.random.below(15);
         self.told.push(format!("{kind} {path}"));
         match kind {
             0 | 1 => {
@@ -143,7 +151,6 @@ impl World {
             6 => {
                 let there = self.rig.sh(&format!("[ -f '{path}' ] && echo yes || true")).await;
                 if there == "yes\n" {
-                    self.excuse(path).await;
                     self.excuse_unsaved(path);
                     self.rig.sh(&format!("rm '{path}'")).await;
                 }
@@ -154,10 +161,7 @@ impl World {
                 let there = self.rig.sh(&format!("[ -f '{path}' ] && echo yes || true")).await;
                 if there == "yes\n" && to != path {
                     // Where a file is known at the new path, that one gets the bytes, and this one is gone.
-                    self.excuse(to).await;
                     self.excuse_unsaved(to);
-                    self.excuse(path).await;
-
                     self.rig.sh(&format!("mkdir -p \"$(dirname '{to}')\" && mv '{path}' '{to}'")).await;
                     if let Some(bytes) = self.unsaved.remove(path) {
                         self.unsaved.insert(to.to_owned(), bytes);
@@ -189,6 +193,21 @@ impl World {
                     self.save().await;
                 }
             }
+            13 => {
+                let gone = self.deleted().await;
+                if gone.is_empty() {
+                    return;
+                }
+                let file = &gone[self.random.below(gone.len())].file;
+                let Rig { store, principal, project_id, .. } = &self.rig;
+                let versions = history::list(store, principal, project_id, &file.file_id).await.unwrap().all;
+                let number = versions[self.random.below(versions.len())].number;
+                let back =
+                    restore::restore(store, &ByHand, &System, principal, project_id, &file.file_id, number)
+                        .await;
+                // Another file may have its path.
+                assert!(back.is_ok() || back.unwrap_err().code == ErrorCode::Conflict);
+            }
             _ => {
                 if let Some(file) = self.rig.records().await.get(path).filter(|file| file.object_version > 0)
                 {
@@ -198,7 +217,7 @@ impl World {
                         &self.rig.project_id,
                         &file.file_id,
                     );
-                    let versions = versions.await.unwrap();
+                    let versions = versions.await.unwrap().all;
                     let number = versions[self.random.below(versions.len())].number;
                     let Rig { store, principal, project_id, .. } = &self.rig;
                     restore::restore(store, &ByHand, &System, principal, project_id, &file.file_id, number)
@@ -275,16 +294,23 @@ impl World {
             links.iter().map(|link| (link.path.as_str(), Some(link.target.as_str()))).collect();
         assert_eq!(in_vm, stored, "links");
         let mut kept = BTreeSet::new();
-        for file in records.values().filter(|file| file.object_version > 0) {
+        let gone = self.deleted().await.into_iter().map(|deleted| deleted.file);
+        let mut counted = 0;
+        for file in records.values().filter(|file| file.object_version > 0).cloned().chain(gone) {
             let Rig { store, principal, project_id, objects, .. } = &self.rig;
-            for version in history::list(store, principal, project_id, &file.file_id).await.unwrap() {
+            for version in history::list(store, principal, project_id, &file.file_id).await.unwrap().all {
                 let bytes =
                     objects.get(&object_key(project_id, &file.file_id, version.object)).await.unwrap();
                 let sha256 = hex::encode(Sha256::digest(&bytes));
                 assert_eq!(version.sha256.as_ref(), Some(&sha256), "an object is what its record says");
                 kept.insert(sha256);
+                counted += version.size;
             }
         }
+        // Whoever was counted twice or not given back would show here.
+        let shares = fair_use::get(&self.rig.store, &System, &self.rig.principal).await.unwrap();
+        let share = shares.into_iter().find(|share| share.resource == Resource::StorageBytes).unwrap();
+        assert_eq!(share.used, counted, "what is counted as storage is what is kept");
         let lost: Vec<&String> = self
             .durable
             .iter()

@@ -15,6 +15,7 @@ mod tables;
 mod template;
 mod tools;
 mod translated;
+mod watched;
 
 use std::path::{Path, PathBuf};
 

@@ -2,7 +2,7 @@
 
 use lambda_http::Request;
 use pvm_application::error::AppResult;
-use pvm_application::files::{get, history};
+use pvm_application::files::history;
 use pvm_application::ports::{Clock, PresignObject};
 use pvm_application::store::ReadStore;
 use pvm_contracts::files::{Version, VersionDownload};
@@ -24,8 +24,8 @@ pub async fn handle(
     let project_id = request::path_id(&request, "project_id")?;
     let file_id = request::path_id(&request, "file_id")?;
     let number = version_number(&request)?;
-    let (found, way) = history::get(store, objects, &principal, &project_id, &file_id, number).await?;
-    let current = get::load(store, &project_id, &file_id).await?.object_version == number;
+    let (found, current, way) =
+        history::get(store, objects, &principal, &project_id, &file_id, number).await?;
     let shown = VersionDownload { version: Version::new(found, current), download: signed(way, clock) };
     Ok(reply::ok(&shown))
 }

@@ -8,7 +8,7 @@ use pvm_contracts::files::Version;
 use pvm_entry::request::{self, Query};
 use pvm_entry::{Reply, principal, reply};
 
-/// Lists the versions of a file, newest first, all in one page.
+/// Lists the versions of a file, newest first, all in one page; of one that the VM deleted too.
 ///
 /// # Errors
 /// Of the request and the use case.
@@ -18,6 +18,9 @@ pub async fn handle(store: &impl ReadStore, request: Request) -> AppResult<Reply
     let file_id = request::path_id(&request, "file_id")?;
     Query::of(&request, &[])?;
     let found = history::list(store, &principal, &project_id, &file_id).await?;
-    let shown = found.into_iter().enumerate().map(|(place, version)| Version::new(version, place == 0));
+    let shown = found.all.into_iter().map(|version| {
+        let current = found.current == Some(version.number);
+        Version::new(version, current)
+    });
     Ok(reply::list(shown.collect(), None))
 }

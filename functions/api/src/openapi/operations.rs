@@ -328,9 +328,16 @@ fn file(name: &str) -> Option<Operation> {
         "list-files" => about("List files by path")
             .paged()
             .text("prefix", "Only paths that start with this.")
+            .text(
+                "deleted",
+                "`true` lists the files that the VM deleted and that can still be had back, instead.",
+            )
             .answers::<List<File>>(200, "One page of them."),
         "get-file" => about("Show a file with a presigned download").answers::<Download>(200, "The file."),
-        "delete-file" => about("Delete a file, in the VM too").answers_nothing("It is gone."),
+        "delete-file" => {
+            about("Delete a file for good, in the VM too; of one that the VM deleted, what is kept")
+                .answers_nothing("It is gone.")
+        }
         "complete-upload" => about("Complete an upload in parts")
             .once()
             .takes::<CompleteUpload>()
@@ -338,13 +345,17 @@ fn file(name: &str) -> Option<Operation> {
         "abort-upload" => {
             about("Give an upload in parts up").answers_nothing("It is over, its parts are gone.")
         }
-        "list-file-versions" => about("List the versions of a file, the current one first")
-            .answers::<List<Version>>(200, "All that are kept, in one page."),
+        "list-file-versions" => {
+            about("List the versions of a file, the current one first; of one that the VM deleted too")
+                .answers::<List<Version>>(200, "All that are kept, in one page.")
+        }
         "get-file-version" => about("Show a version of a file with a presigned download")
             .answers::<VersionDownload>(200, "The version."),
-        "restore-file-version" => about("Make an earlier version of a file the newest one, in the VM too")
-            .once()
-            .answers::<File>(200, "The file as it is now."),
+        "restore-file-version" => about(
+            "Make an earlier version of a file the newest one, in the VM too; brings a deleted file back",
+        )
+        .once()
+        .answers::<File>(200, "The file as it is now."),
         "create-archive" => about("Ask for all files as one tar.zst")
             .once()
             .answers::<Archive>(202, "It is being built; ask for it by its id."),

@@ -11,9 +11,12 @@ async fn main() -> Outcome {
     let objects = start.objects()?;
     let workflow = start.workflow()?;
     let vm = start.vm().await?;
+    let kept = start.settings.kept();
+    let kept = &kept;
     start
         .step(|_: IgnoredAny| async {
-            cleanup::handle(store, objects, workflow, vm, &System).await.map(|_| ()).map_err(StepError::from)
+            let counts = cleanup::handle(store, objects, workflow, vm, &System, kept).await;
+            counts.map(|_| ()).map_err(StepError::from)
         })
         .await
 }

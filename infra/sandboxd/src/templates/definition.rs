@@ -12,6 +12,7 @@ const FILES: &[(&str, &str)] = &[
     ("hostname", include_str!("../../../templates/files/hostname")),
     ("hosts", include_str!("../../../templates/files/hosts")),
     ("machine-id", include_str!("../../../templates/files/machine-id")),
+    ("npmrc", include_str!("../../../templates/files/npmrc")),
     ("pip.conf", include_str!("../../../templates/files/pip.conf")),
     ("profile.sh", include_str!("../../../templates/files/profile.sh")),
     ("resolv.conf", include_str!("../../../templates/files/resolv.conf")),

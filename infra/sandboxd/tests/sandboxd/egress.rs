@@ -167,6 +167,22 @@ async fn socks_proxy(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_secret_does_not_leave_the_machine_in_clear_text() {
+    let lab = Lab::with(Lab::open_loopback).await;
+    let server = echo_server().await;
+    let (proxy, _) = socks_proxy(server).await;
+    // By way of the proxy the name is a host somewhere else: who listens on the way would read along.
+    let rules =
+        json!({"private.example": [{"transform": {"headers": {"authorization": "Bearer s3cret-value"}}}]});
+    let network = json!({"egressProxy": {"address": proxy.to_string()}, "rules": rules});
+    let sandbox = lab.create_with(json!({"network": network})).await;
+    let seen = lab.sh(&sandbox, "curl -s -H 'x-mine: sent' http://private.example/path").await;
+    assert!(seen.stdout.starts_with("GET /path") && seen.stdout.contains("x-mine: sent"), "{seen:?}");
+    assert!(!seen.stdout.contains("s3cret"), "{seen:?}");
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn everything_goes_through_the_proxy_that_the_rules_name() {
     let lab = Lab::with(Lab::open_loopback).await;
     let server = echo_server().await;

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::authorize::authorize;
 use crate::error::{AppError, AppResult, ErrorCode};
+use crate::files::deleted;
 use crate::files::sync::InVm;
 use crate::keys;
 use crate::ports::{Ambient, DeleteObject, VmError, VmFiles};
@@ -28,7 +29,7 @@ pub(crate) struct Tombstone {
 }
 record!(Tombstone, "file_tombstone", |r| keys::file_tombstone(&r.project_id, &r.path));
 
-/// Deletes a file: record, stored versions, and the VM's copy.
+/// Deletes a file for good: record, stored versions, and the VM's copy. Of one that the VM deleted it forgets what is kept.
 ///
 /// # Errors
 /// `not_found`; of the stores or the VM.
@@ -43,7 +44,16 @@ pub async fn delete<S: WriteStore, O: DeleteObject, V: VmFiles, A: Ambient>(
 ) -> AppResult<()> {
     authorize(store, principal, project_id, Scope::Write).await?;
     for _ in 0..8 {
-        let file = super::get::load(store, project_id, file_id).await?;
+        let file = match super::get::load(store, project_id, file_id).await {
+            Err(error) if error.code == ErrorCode::NotFound => {
+                let kept = deleted::load(store, project_id, file_id).await?.ok_or(error)?;
+                if deleted::forget(store, objects, kept).await? {
+                    return Ok(());
+                }
+                continue;
+            }
+            found => found?,
+        };
         let mut tombstone = file.vm_copy.clone().map(|copy| Tombstone {
             project_id: project_id.clone(),
             path: file.path.clone(),
@@ -54,7 +64,7 @@ pub async fn delete<S: WriteStore, O: DeleteObject, V: VmFiles, A: Ambient>(
         if let Some(tombstone) = &mut tombstone {
             tx = tx.overwrite(tombstone);
         }
-        tx = tx.append(&LogId::Project(project_id.clone()), deleted(&file, ambient));
+        tx = tx.append(&LogId::Project(project_id.clone()), event_of(&file, ambient));
         match store.commit(tx).await {
             Ok(_) => {}
             Err(StoreError::Conflict { .. }) => continue,
@@ -70,7 +80,7 @@ pub async fn delete<S: WriteStore, O: DeleteObject, V: VmFiles, A: Ambient>(
     Err(AppError::new(ErrorCode::Conflict, "Others keep changing this file; try again."))
 }
 
-fn deleted<A: Ambient>(file: &ProjectFile, ambient: &A) -> NewEvent {
+fn event_of<A: Ambient>(file: &ProjectFile, ambient: &A) -> NewEvent {
     let data = json!({"file_id": file.file_id, "path": file.path, "change": "deleted", "origin": "user"});
     NewEvent::new(EventType::FileChanged, ambient.now(), data)
 }

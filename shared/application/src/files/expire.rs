@@ -19,7 +19,7 @@ pub async fn sweep<S: WriteStore, A: Ambient>(
     objects: &impl UploadParts,
     ambient: &A,
     most: u32,
-) -> AppResult<usize> {
+) -> AppResult<u32> {
     let mut given_up = 0;
     for shard in 0..keys::SWEEP_SHARDS {
         let partition = keys::sweep_partition(keys::Sweep::Upload, shard);
@@ -41,7 +41,7 @@ async fn give_up<S: WriteStore, A: Ambient>(
     objects: &impl UploadParts,
     ambient: &A,
     mut file: ProjectFile,
-) -> AppResult<usize> {
+) -> AppResult<u32> {
     let now = ambient.now();
     let (late, open): (Vec<_>, Vec<_>) = file.uploads.iter().cloned().partition(|upload| upload.until <= now);
     for upload in &late {
@@ -64,7 +64,7 @@ async fn give_up<S: WriteStore, A: Ambient>(
     };
     let tx = tx.require(keys::project(&file.project_id), crate::store::Condition::Present);
     match store.commit(tx.append(&log, event)).await {
-        Ok(_) => Ok(late.len()),
+        Ok(_) => Ok(u32::try_from(late.len()).unwrap_or(u32::MAX)),
         // It arrived at this moment, or the project is gone.
         Err(StoreError::Conflict { .. }) => Ok(0),
         Err(other) => Err(other.into()),

@@ -14,9 +14,9 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::error::AppResult;
+use crate::files::deleted;
 use crate::files::plan::FromVm;
 use crate::files::save::{Outcome, Piece, SMALL, Side};
-use crate::keys;
 use crate::ports::{Ambient, DeleteObject, GetObject, ObjectError, PutObject, VmError, VmFiles};
 use crate::store::{Tx, WriteStore};
 
@@ -164,7 +164,7 @@ where
         let event = self.changed(&file, "modified");
         let mut piece = self.equal(&mut file, mode).with(event, self).counted(saved(1));
         if let Some(mut before) = before {
-            piece.tx = piece.tx.overwrite(&mut before);
+            piece.tx = piece.tx.create(&mut before);
         }
         piece.then_prune = Some(Box::new(file));
         Ok(Some(piece))
@@ -227,11 +227,8 @@ where
     }
 
     fn gone(&self, file: &ProjectFile) -> Piece {
-        let tx = Tx::new().delete(file).remove(keys::file_pointer(self.project_id, &file.file_id));
         let counts = Outcome { forgotten: 1, ..Outcome::default() };
-        let mut piece = Piece::of(tx).with(self.changed(file, "deleted"), self).counted(counts);
-        piece.then_forget = Some(file.file_id.clone());
-        piece
+        Piece::of(deleted::keep(file, self.ambient)).with(self.changed(file, "deleted"), self).counted(counts)
     }
 
     fn link(&self, known: Option<WorkspaceLink>, path: WorkspacePath, target: String) -> Piece {
@@ -268,7 +265,7 @@ fn saved(count: usize) -> Outcome {
 
 impl Piece {
     pub(super) fn of(tx: Tx) -> Self {
-        Self { tx, counts: Outcome::default(), then_forget: None, else_forget: None, then_prune: None }
+        Self { tx, counts: Outcome::default(), else_forget: None, then_prune: None }
     }
 
     fn counted(mut self, counts: Outcome) -> Self {

@@ -1,4 +1,4 @@
-//! Earlier versions of a file: listed, downloaded, pruned. Objects never change, so a version is a record that names
+//! Earlier versions of a file, one that the VM deleted included: listed, downloaded, pruned. Objects never change, so a version is a record that names
 //! the object of its bytes.
 
 use std::collections::HashSet;
@@ -11,11 +11,11 @@ use pvm_domain::limits;
 use pvm_domain::project::Scope;
 
 use crate::authorize::authorize;
-use crate::error::{AppError, AppResult};
-use crate::files::get::load;
+use crate::error::{AppError, AppResult, ErrorCode};
+use crate::files::{deleted, get};
 use crate::keys;
 use crate::ports::{DeleteObject, PresignObject, Presigned};
-use crate::store::{Listing, ReadStore, Tx, WriteStore};
+use crate::store::{Listing, ReadStore, StoreError, Tx, WriteStore};
 
 /// Earlier versions, oldest first.
 pub(super) async fn earlier(
@@ -27,7 +27,35 @@ pub(super) async fn earlier(
     Ok(store.list(listing).await?.items)
 }
 
-/// The current version and the earlier ones that are kept, newest first.
+/// A file with its versions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Versions {
+    /// The versions, newest first.
+    pub all: Vec<FileVersion>,
+    /// Number of the current one; `None` for a file that the VM deleted.
+    pub current: Option<u64>,
+}
+
+/// The file, or what it was before the VM deleted it; and the number of its current version where it has one.
+async fn known(
+    store: &impl ReadStore,
+    project_id: &ProjectId,
+    file_id: &FileId,
+) -> AppResult<(ProjectFile, Option<u64>)> {
+    match get::load(store, project_id, file_id).await {
+        Ok(file) => {
+            let current = (file.object_version > 0).then_some(file.object_version);
+            Ok((file, current))
+        }
+        Err(error) if error.code == ErrorCode::NotFound => {
+            let deleted = deleted::find(store, project_id, file_id).await?.ok_or(error)?;
+            Ok((deleted.file, None))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The current version and the earlier ones that are kept, newest first; of a file that the VM deleted all that it had.
 ///
 /// # Errors
 /// `not_found`; of the store.
@@ -36,13 +64,13 @@ pub async fn list(
     principal: &Principal,
     project_id: &ProjectId,
     file_id: &FileId,
-) -> AppResult<Vec<FileVersion>> {
+) -> AppResult<Versions> {
     authorize(store, principal, project_id, Scope::Read).await?;
-    let file = load(store, project_id, file_id).await?;
+    let (file, current) = known(store, project_id, file_id).await?;
     let mut all = earlier(store, project_id, file_id).await?;
     all.extend(file.as_version());
     all.reverse();
-    Ok(all)
+    Ok(Versions { all, current })
 }
 
 /// One version of a file, the current one included.
@@ -61,7 +89,7 @@ pub(super) async fn version(
     store.get(&key).await?.ok_or_else(|| AppError::not_found("version of the file"))
 }
 
-/// A version with a download that is good for 15 minutes.
+/// A version, whether it is the current one, and a download that is good for 15 minutes.
 ///
 /// # Errors
 /// `not_found`; of the stores.
@@ -72,14 +100,15 @@ pub async fn get(
     project_id: &ProjectId,
     file_id: &FileId,
     number: u64,
-) -> AppResult<(FileVersion, Presigned)> {
+) -> AppResult<(FileVersion, bool, Presigned)> {
     authorize(store, principal, project_id, Scope::Read).await?;
-    let file = load(store, project_id, file_id).await?;
+    let (file, current) = known(store, project_id, file_id).await?;
     let found = version(store, &file, number).await?;
     let name = found.path.as_str().rsplit('/').next().unwrap_or("file").to_owned();
     let good_for = Duration::from_secs(limits::PRESIGNED_SECS);
     let key = object_key(project_id, file_id, found.object);
-    Ok((found, objects.presign_get(&key, &name, good_for).await?))
+    let download = objects.presign_get(&key, &name, good_for).await?;
+    Ok((found, current == Some(number), download))
 }
 
 /// Forgets the earlier versions of a file that is gone.
@@ -89,9 +118,18 @@ pub(super) async fn forget(
     file_id: &FileId,
 ) -> AppResult<()> {
     for old in earlier(store, project_id, file_id).await? {
-        store.commit(Tx::new().remove(keys::file_version(project_id, file_id, old.number))).await?;
+        remove(store, &old).await?;
     }
     Ok(())
+}
+
+/// Removes a version's record and gives its bytes back to its owner, which happens once: whoever comes second finds that
+/// it is gone.
+async fn remove(store: &impl WriteStore, old: &FileVersion) -> AppResult<()> {
+    match store.commit(Tx::new().delete(old)).await {
+        Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
+        Err(other) => Err(other.into()),
+    }
 }
 
 /// Forgets the oldest versions beyond the number that is kept, and objects that no version needs any more. The object
@@ -115,9 +153,7 @@ pub async fn prune(
         if !needed.contains(&old.object) {
             objects.delete(&object_key(&file.project_id, &file.file_id, old.object)).await?;
         }
-        store
-            .commit(Tx::new().remove(keys::file_version(&file.project_id, &file.file_id, old.number)))
-            .await?;
+        remove(store, &old).await?;
     }
     Ok(())
 }

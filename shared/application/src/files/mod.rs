@@ -1,6 +1,7 @@
 //! Files of a project: stored first, then made equal in the VM, both ways.
 
 pub mod delete;
+pub mod deleted;
 pub mod expire;
 mod from_vm;
 pub mod get;

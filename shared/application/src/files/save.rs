@@ -72,7 +72,7 @@ pub struct Outcome {
     pub saved: usize,
     /// Files, links and permission bits written into the VM.
     pub pushed: usize,
-    /// Records removed because the VM deleted the file or link.
+    /// Files and links that the VM deleted: the files can be had back for a while.
     pub forgotten: usize,
     /// Files that are elsewhere now.
     pub moved: usize,
@@ -298,8 +298,6 @@ pub(super) struct Side<'a, S, O, V, A> {
 pub(super) struct Piece {
     pub(super) tx: Tx,
     pub(super) counts: Outcome,
-    /// The file that is gone once it is committed, with all its versions.
-    pub(super) then_forget: Option<FileId>,
     /// The file that never was where it cannot be committed.
     pub(super) else_forget: Option<FileId>,
     /// The file that has a new version once it is committed.
@@ -334,7 +332,7 @@ where
             if done {
                 outcome.add(piece.counts);
             }
-            if let Some(file_id) = if done { piece.then_forget } else { piece.else_forget } {
+            if let Some(file_id) = piece.else_forget.filter(|_| !done) {
                 self.objects.delete_prefix(&format!("p/{}/{file_id}/", self.project_id), 1_000).await?;
                 history::forget(self.store, self.project_id, &file_id).await?;
             }

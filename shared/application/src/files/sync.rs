@@ -147,7 +147,7 @@ where
         let data = json!({"file_id": file.file_id, "path": file.path, "kept_as_version": version});
         let event = NewEvent::new(EventType::FileConflict, self.ambient.now(), data);
         let log = LogId::Project(self.project_id.clone());
-        let tx = Tx::new().update(file).overwrite(&mut kept).append(&log, event);
+        let tx = Tx::new().update(file).create(&mut kept).append(&log, event);
         match self.store.commit(tx).await {
             Ok(_) => Ok(()),
             Err(StoreError::Conflict { .. }) => {
@@ -257,7 +257,7 @@ where
         let event = NewEvent::new(EventType::FileChanged, self.ambient.now(), data);
         let mut tx = Tx::new().update(file).append(&LogId::Project(self.project_id.clone()), event);
         if let Some(mut before) = arrived.flatten() {
-            tx = tx.overwrite(&mut before);
+            tx = tx.create(&mut before);
         }
         match self.store.commit(tx).await {
             Ok(_) => Ok(()),

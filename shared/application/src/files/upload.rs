@@ -104,7 +104,7 @@ pub async fn inline<S: WriteStore, O: PutObject, A: Ambient>(
         let before = arrived(&mut file, &open, size, sha256.clone(), ambient);
         let mut tx = Tx::new().update(&mut file);
         if let Some(mut before) = before {
-            tx = tx.overwrite(&mut before);
+            tx = tx.create(&mut before);
         }
         match store.commit(tx).await {
             Ok(_) => return Ok(file),

@@ -17,6 +17,7 @@ use crate::keys;
 use crate::ports::{Ambient, StartExecution};
 use crate::projects::{ProjectView, viewed};
 use crate::store::{ReadStore, StoreError, Tx, WriteStore};
+use crate::upkeep::Upkeep;
 use crate::vm::{lease, provision, ready};
 
 /// A project as asked for.
@@ -60,7 +61,8 @@ pub async fn create<S: WriteStore, A: Ambient>(
     if let Some(known) = replayed(store, claim, ambient.now()).await? {
         return made_before(store, &known).await;
     }
-    let mut tx = Tx::new().create(&mut project);
+    let mut upkeep = Upkeep::of(&project.project_id, project.created_at);
+    let mut tx = Tx::new().create(&mut project).create(&mut upkeep);
     if let Some(claim) = claim {
         tx = tx.create(&mut claim.record(&project.project_id, ambient.now()));
     }

@@ -13,6 +13,7 @@ use pvm_contracts::steps::{RunToolInput, RunToolOutput, ToolState};
 use pvm_domain::Timestamp;
 use pvm_domain::conversation::{Approval, ApprovalStatus, CallOrigin, CallResult, CallStatus, Run, ToolCall};
 use pvm_domain::event::{EventType, LogId, NewEvent};
+use pvm_domain::ids::OwnerId;
 use pvm_domain::limits;
 use pvm_domain::project::Project;
 use serde_json::json;
@@ -22,6 +23,7 @@ use super::in_vm::{context_of, kill, to_result};
 use super::step::TRIES;
 use super::{calls, family, meter, shell};
 use crate::error::{AppError, AppResult, ErrorCode};
+use crate::fair_use;
 use crate::keys;
 use crate::ports::{Ambient, ConnectVm, RequestSave, RunCommands, StartExecution, VmError};
 use crate::ports_tools::{ToolContext, ToolDefinition, ToolProgress, Tools};
@@ -82,6 +84,8 @@ where
 struct Place {
     context: ToolContext,
     vm: Option<ReadyVm>,
+    /// The project's owner, in whose name commands are counted.
+    owner: Option<OwnerId>,
 }
 
 struct Work<'a, S, W, V, T, R, A> {
@@ -246,6 +250,11 @@ where
         definition.is_some_and(|tool| tool.read_only || tool.idempotent)
     }
 
+    /// Whether it counts as a command of the minute.
+    fn runs_command(&self, call: &ToolCall) -> bool {
+        call.origin == CallOrigin::VmLine || self.definition(&call.name).is_some_and(|tool| tool.runs_command)
+    }
+
     /// A lane's worktree is outside of the workspace until it is merged, so lanes ask for no save.
     fn may_change_files(&self, call: &ToolCall) -> bool {
         call.origin == CallOrigin::VmLine
@@ -263,19 +272,22 @@ where
             None
         };
         let project: Option<Project> = self.store.get(&keys::project(&run.project_id)).await?;
+        let owner = project.as_ref().map(|project| project.owner.clone());
         let vm_id = ready.as_ref().map(|vm| vm.vm_id.clone()).unwrap_or_default();
         let context = ToolContext {
             epoch: ready.as_ref().map_or(0, |vm| vm.epoch),
             env: project.map(|project| project.env).unwrap_or_default(),
             ..context_of(run, call, &vm_id)
         };
-        Ok(Place { context, vm: ready })
+        Ok(Place { context, vm: ready, owner })
     }
 
-    /// Claims the call for this VM before anything is started. `None` where somebody else was faster.
+    /// Claims the call for this VM before anything is started. `None` where somebody else was faster, or where the owner
+    /// runs too much: the model is then told to wait.
     async fn claim(&self, mut call: ToolCall, place: &Place) -> AppResult<Option<ToolCall>> {
         let now = self.ambient.now();
         let first = call.status == CallStatus::Planned;
+        let planned = call.clone();
         call.status = CallStatus::Claimed;
         call.epoch = place.vm.as_ref().map(|vm| vm.epoch);
         call.vm_id = place.vm.as_ref().map(|vm| vm.vm_id.clone());
@@ -292,9 +304,18 @@ where
             let event = NewEvent::new(EventType::ToolStarted, now, data).by(&call.agent_id);
             tx = tx.append(&LogId::Conversation(call.conversation_id.clone()), event);
         }
+        // Started again in another VM it is the same call, which was counted.
+        if let Some(owner) = place.owner.as_ref().filter(|_| first && self.runs_command(&call)) {
+            tx = fair_use::counting_a_command(self.store, owner, tx, now).await?;
+        }
         match self.store.commit(tx).await {
             Ok(_) => Ok(Some(call)),
             Err(StoreError::Conflict { .. }) => Ok(None),
+            Err(error @ StoreError::Limit { .. }) => {
+                let text = AppError::from(error).for_model();
+                self.end(planned, CallStatus::Failed, calls::error(text)).await?;
+                Ok(None)
+            }
             Err(other) => Err(other.into()),
         }
     }

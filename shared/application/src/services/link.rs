@@ -50,8 +50,7 @@ pub async fn link<S: WriteStore, A: Ambient>(
         return Err(AppError::new(ErrorCode::Conflict, detail));
     };
     let ready = ready::ready(store, workflow, vm, ambient, project_id, VM_WITHIN).await?;
-    // Asking the VM anything learns the token that links are signed with.
-    vm.boot_id(&ready.vm_id).await?;
+    vm.know_links(&ready.vm_id).await?;
     let good_for = SignedDuration::from_secs(secs.cast_signed());
     let until = ambient.now().saturating_add(good_for).unwrap_or_else(|_| ambient.now());
     Ok((vm.port_link(&ready.vm_id, port, secs), until))

@@ -22,13 +22,14 @@ use pvm_domain::ids::{ProjectId, ServiceId};
 use pvm_domain::key::Principal;
 use pvm_domain::project::Scope;
 use pvm_domain::service::Service;
+use pvm_domain::vm::VmLease;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::authorize::authorize;
 use crate::error::{AppError, AppResult};
 use crate::keys;
-use crate::ports::{Ambient, Clock, ConnectVm, RunCommands};
+use crate::ports::{Ambient, Clock, ConnectVm, RunCommands, VmError};
 use crate::records::record;
 use crate::store::{Listing, ReadStore, Tx, WriteStore};
 use crate::vm::{lease, ready};
@@ -61,7 +62,8 @@ pub async fn records(store: &impl ReadStore, project_id: &ProjectId) -> AppResul
     }
 }
 
-/// All services of a project, as the VM says they are, with their URLs.
+/// All services of a project, as the VM says they are, with the URLs that open them now: none while the VM is paused or
+/// away (`link` brings it back and makes one).
 ///
 /// # Errors
 /// Of authorization, the store or the VM.
@@ -80,12 +82,32 @@ pub async fn list<S: WriteStore, V: ConnectVm + RunCommands, A: Ambient>(
     {
         return Err(error);
     }
-    let url = |service: &Service| Some(vm.port_url(lease.vm_id.as_deref()?, service.port?));
-    Ok(services
-        .into_iter()
-        .map(|service| (url(&service), service))
-        .map(|(url, service)| (service, url))
-        .collect())
+    let urls = urls(vm, &lease, &services).await?;
+    Ok(services.into_iter().zip(urls).collect())
+}
+
+/// The URL of each service that has a port, where the VM is there to answer.
+///
+/// # Errors
+/// Of the VM's server, where it has to be asked for what signs links.
+pub(crate) async fn urls(
+    vm: &impl ConnectVm,
+    lease: &VmLease,
+    services: &[Service],
+) -> Result<Vec<Option<String>>, VmError> {
+    let none = || vec![None; services.len()];
+    let Some(ready) = ready::ready_of(lease) else { return Ok(none()) };
+    if services.iter().all(|service| service.port.is_none()) {
+        return Ok(none());
+    }
+    match vm.know_links(&ready.vm_id).await {
+        Ok(()) => {}
+        // Whoever uses it next finds out and gets a new one.
+        Err(VmError::Gone) => return Ok(none()),
+        Err(error) => return Err(error),
+    }
+    let url = |service: &Service| service.port.map(|port| vm.port_url(&ready.vm_id, port));
+    Ok(services.iter().map(url).collect())
 }
 
 /// One service, as recorded.

@@ -126,7 +126,7 @@ where
         let id: ServiceId = id.parse().map_err(|_| AppError::not_found("service"))?;
         let service = super::load(store, project_id, &id).await?;
         let lease = lease::load(store, ambient, project_id).await?;
-        let url = lease.vm_id.as_deref().zip(service.port).map(|(vm_id, port)| vm.port_url(vm_id, port));
+        let url = super::urls(vm, &lease, std::slice::from_ref(&service)).await?.pop().flatten();
         return Ok((service, url));
     }
     // A name that cannot be waited for is told before a VM is woken for it.

@@ -57,7 +57,7 @@ pub struct ProjectStatus {
     pub project: Project,
     /// Its VM.
     pub lease: VmLease,
-    /// Its services, with the URL of each that has a port.
+    /// Its services, with the URL of each that has a port, while the VM is there to answer.
     pub services: Vec<(Service, Option<String>)>,
     /// Its files.
     pub files: FileCounts,
@@ -156,9 +156,10 @@ pub async fn status<S: WriteStore, V: ConnectVm + RunCommands, A: Ambient>(
         seen
     };
     let last_activity = lease.last_activity.max(project.updated_at);
-    let url = |service: &Service| Some(vm.port_url(lease.vm_id.as_deref()?, service.port?));
-    let with_url = seen.services.into_iter().map(|service| (url(&service), service));
-    let services = with_url.map(|(url, service)| (service, url)).collect();
+    // A VM that does not answer gives no links either, and the document none.
+    let urls = if seen.stale { None } else { services::urls(vm, &lease, &seen.services).await.ok() };
+    let urls = urls.unwrap_or_default().into_iter().chain(std::iter::repeat(None));
+    let services = seen.services.into_iter().zip(urls).collect();
     let running = lease.started_at.filter(|_| lease.is_running());
     Ok(ProjectStatus {
         traits: lease.vm_id.as_deref().map(|vm_id| vm.traits(vm_id)).unwrap_or_default(),

@@ -25,6 +25,7 @@ impl FakeTools {
             read_only,
             destructive: false,
             idempotent: read_only,
+            runs_command: false,
             needs_vm: true,
             may_change_files: !read_only,
         };
