@@ -41,7 +41,7 @@ test-full: ## Run everything, the heavy cases too
 test-real-model: ## A conversation with a real model on this machine (builds llama.cpp once)
 	scripts/real-model.sh
 
-test-aws: tools ## Deploy the AWS form on an emulator and tell its stories there
+test-aws: tools ## Of the tests only the AWS form, deployed on an emulator
 	cargo test --workspace --test aws_shaped
 
 fuzz: ## Run each fuzz target for a minute (PVM_FUZZ_SECONDS)
