@@ -3,7 +3,6 @@
 use std::future::Future;
 
 use bytes::Bytes;
-use futures::Stream;
 use serde::{Deserialize, Serialize};
 
 use super::ByteStream;
