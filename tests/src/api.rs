@@ -148,13 +148,14 @@ impl Api {
     pub async fn events_until(&self, path: &str, enough: impl Fn(&Value) -> bool) -> Vec<Value> {
         let mut all: Vec<Value> = Vec::new();
         let mut after = 0;
-        // 30 polls of up to 20 s: a bound for a hang, not a timing.
-        for _ in 0..30 {
+        // 30 polls of up to 20 s that bring nothing: a bound for a hang, not a timing.
+        let mut silent = 0;
+        while silent < 30 {
             let page = self.get(&format!("{path}?after={after}&wait=20")).await.expect(200);
             after = page["next_after"].as_u64().unwrap();
-            all.extend(
-                page["events"].as_array().unwrap().iter().filter(|event| event["seq"].is_u64()).cloned(),
-            );
+            let events = page["events"].as_array().unwrap();
+            silent += u32::from(events.is_empty());
+            all.extend(events.iter().filter(|event| event["seq"].is_u64()).cloned());
             if all.iter().any(&enough) {
                 return all;
             }

@@ -49,15 +49,17 @@ impl Program {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut said = Vec::new();
         let address = lines
             .by_ref()
             .map_while(Result::ok)
+            .inspect(|line| said.push(line.clone()))
             .find_map(|line| {
                 let line: serde_json::Value = serde_json::from_str(&line).ok()?;
                 let fields = line.get("fields").unwrap_or(&line);
                 fields.get("address")?.as_str()?.parse().ok()
             })
-            .expect("the program says where it listens");
+            .unwrap_or_else(|| panic!("the program ended without saying where it listens: {said:#?}"));
         // Read on, so that the program never waits for a reader.
         std::thread::spawn(move || lines.for_each(drop));
         Self { child, address }

@@ -82,7 +82,7 @@ async fn what_a_killed_test_left_is_removed_with_its_processes() {
     let sandbox = lab.create().await;
     let mark = format!("sleep 61{}", std::process::id());
     lab.spawn(&sandbox, "user", &format!("exec {mark}")).await;
-    assert!(is_running(&mark));
+    eventually("it runs", async || is_running(&mark)).await;
     program.kill();
     assert!(is_running(&mark), "sandboxes outlive their server");
     sweep(parent.path()).await;
