@@ -29,7 +29,7 @@ pub fn config(home: &Path) -> StackConfig {
     let mut config = StackConfig::new(settings(home));
     config.build_base = false;
     config.egress = Some(open_loopback());
-    config.sweep_every = Duration::from_secs(3600);
+    config.sweep_every = Duration::from_hours(1);
     config
 }
 

@@ -31,7 +31,7 @@ async fn connect(api: &Api, path: &str) -> Result<Terminal, u16> {
             let mut terminal = Terminal { socket, seen: String::new(), id: String::new() };
             let ready = terminal.told().await;
             assert_eq!(ready["type"], "ready", "{ready}");
-            terminal.id = ready["terminal_id"].as_str().unwrap().to_owned();
+            terminal.id = ready["terminal_id"].as_str().unwrap().into();
             Ok(terminal)
         }
         Err(Error::Http(answer)) => Err(answer.status().as_u16()),
@@ -55,7 +55,7 @@ impl Terminal {
     /// Reads until the output has `text`.
     async fn until(&mut self, text: &str) {
         // A bound for a hang, not a timing. Over all of it: the server's pings come as long as it lives.
-        let patience = tokio::time::Instant::now() + Duration::from_secs(120);
+        let patience = tokio::time::Instant::now() + Duration::from_mins(2);
         while !self.seen.contains(text) {
             let next = tokio::time::timeout_at(patience, self.socket.next()).await;
             let Ok(next) = next else { panic!("waited for {text:?} in {:?}", self.seen) };

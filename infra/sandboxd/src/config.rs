@@ -14,7 +14,7 @@ use crate::egress::EgressSettings;
 /// Where the server listens unless told otherwise: this machine only.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8788);
 /// Longest time a sandbox may be given in one go: what E2B's larger plan allows.
-pub const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+pub const MAX_TIMEOUT: Duration = Duration::from_hours(24);
 /// Limits of a sandbox whose template names none.
 pub const DEFAULT_LIMITS: LaunchLimits =
     LaunchLimits { cpu_count: 2, memory_mb: 2048, disk_mb: 10 * 1024, pids: 2048 };

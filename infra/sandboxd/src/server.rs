@@ -29,7 +29,7 @@ use crate::templates::{Catalog, Templates};
 use crate::{control, envd_image, proxy};
 
 /// How long a client may take to send the head of a request: half-open connections go away.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long open connections may take to finish at shutdown.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Extended attribute that shows whether a file system can hold overlay layers.

@@ -9,7 +9,7 @@ use serde_json::Value;
 /// Connecting takes this long at most.
 const CONNECT: Duration = Duration::from_secs(5);
 /// A stream without a byte for this long has stalled. Models that think before they speak send pings meanwhile.
-pub(crate) const SILENCE: Duration = Duration::from_secs(120);
+pub(crate) const SILENCE: Duration = Duration::from_mins(2);
 /// The most of an error's body that is read, in bytes.
 const ERROR_BYTES: usize = 64 * 1024;
 /// The most of an answer's text or arguments that is taken, in bytes: more is a model that has lost its way.

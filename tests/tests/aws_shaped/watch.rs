@@ -40,8 +40,8 @@ pub(crate) async fn cleanup(aws: &AwsStack) {
     let made = made.send().await.unwrap().error_for_status().unwrap();
     let made: Value = made.json().await.unwrap();
     let url = format!("{}/sandboxes/{}", aws.e2b_url, made["sandboxID"].as_str().unwrap());
-    // The clock ticks every minute; three ticks are a bound for a hang.
-    for _ in 0..360 {
+    // The clock ticks every minute; eight ticks are a bound for a hang.
+    for _ in 0..960 {
         let status = http.get(&url).header("x-api-key", &aws.e2b_key).send().await.unwrap().status();
         if status == 404 {
             return;

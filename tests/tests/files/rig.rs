@@ -260,7 +260,7 @@ impl Rig {
             user: user.to_owned(),
             timeout_secs: Some(600),
         };
-        let wait = std::time::Duration::from_secs(300);
+        let wait = std::time::Duration::from_mins(5);
         let done = self.vm.start_run(&self.vm_id, &spec, wait).await.unwrap();
         let err = String::from_utf8_lossy(&done.stderr.data);
         assert_eq!(done.exit_code, Some(0), "{line}: {done:?} {err}");

@@ -473,7 +473,7 @@ impl Blocks {
         loop {
             if let Some((block, rest)) = self.rest.split_once("\n\n") {
                 let block = block.to_owned();
-                self.rest = rest.to_owned();
+                self.rest = rest.into();
                 return Some(block);
             }
             let frame = within(self.body.frame()).await?;

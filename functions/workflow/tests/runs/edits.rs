@@ -54,7 +54,7 @@ async fn two_agents_at_one_file_both_hear_of_it_once() {
     assert_eq!(conflicts(&one).await, ["overwritten", "stale_write"]);
     assert_eq!(conflicts(&two).await, ["overwritten", "stale_write"]);
     // Later it is no race any more.
-    rig.clock.advance(Duration::from_secs(120));
+    rig.clock.advance(Duration::from_mins(2));
     note(writer(&two, "designer_agent", "6"), written("v4", "v6"), false).await;
     assert_eq!(conflicts(&one).await.len(), 2);
 }

@@ -27,8 +27,7 @@ impl Client {
     }
 
     async fn json(&self, request: reqwest::RequestBuilder, what: &str) -> anyhow::Result<Value> {
-        let answer =
-            request.timeout(Duration::from_secs(60)).send().await.with_context(|| what.to_owned())?;
+        let answer = request.timeout(Duration::from_mins(1)).send().await.with_context(|| what.to_owned())?;
         let status = answer.status();
         let body = answer.text().await?;
         ensure!(status.is_success(), "{what}: {status}: {body}");

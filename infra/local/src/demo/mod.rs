@@ -21,7 +21,7 @@ const OFFLINE: &str = "Build a web app with user authentication from the Python 
 const CSV: &[u8] = include_bytes!("../../demo/seattle-weather.csv");
 const CSV_DAYS: usize = 1461;
 /// How long the conversation may take: a venv and two packages from a registry on a busy machine.
-const RUN_WITHIN: Duration = Duration::from_secs(600);
+const RUN_WITHIN: Duration = Duration::from_mins(10);
 
 /// What the demo works with.
 #[derive(Debug, Clone)]
@@ -78,7 +78,7 @@ async fn main_job(client: &Client, options: &Options) -> anyhow::Result<()> {
 }
 
 async fn in_project(client: &Client, base: &str) -> anyhow::Result<()> {
-    let status = until(Duration::from_secs(120), "the VM to become active", async || {
+    let status = until(Duration::from_mins(2), "the VM to become active", async || {
         let status = client.get(&format!("{base}/status")).await?;
         match text(&status, "vm_status")? {
             "active" => Ok(Some(status)),

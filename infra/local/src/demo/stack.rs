@@ -101,7 +101,7 @@ impl Stack {
         let Some(child) = &mut self.child else { return Ok(()) };
         let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) else { return Ok(()) };
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGINT)?;
-        tokio::time::timeout(Duration::from_secs(60), child.wait())
+        tokio::time::timeout(Duration::from_mins(1), child.wait())
             .await
             .context("the stack did not stop")??;
         Ok(())

@@ -18,7 +18,7 @@ use crate::body::{self, Body};
 use crate::engine::Sandbox;
 
 /// How long a client may take to send the head of a request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Serves one connection from inside.
 pub(super) async fn connection(egress: &Arc<Egress>, sandbox: &Arc<Sandbox>, stream: UnixStream) {

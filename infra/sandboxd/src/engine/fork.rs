@@ -228,4 +228,4 @@ impl Engine {
 }
 
 /// Age from which an unused layer is surely nobody's.
-const YOUNG_LAYER: std::time::Duration = std::time::Duration::from_secs(3600);
+const YOUNG_LAYER: std::time::Duration = std::time::Duration::from_hours(1);

@@ -106,6 +106,7 @@ impl Engine {
     }
 
     /// A sandbox whose processes go on after they stood still: clients need fresh connections.
+    #[expect(clippy::unused_self, reason = "beside its siblings, which need the engine")]
     fn run_again(&self, sandbox: &Arc<Sandbox>, runtime: &Arc<Runtime>) -> Result<(), EngineError> {
         let step = "resuming the sandbox";
         let fresh =
@@ -183,6 +184,7 @@ impl Engine {
     }
 
     /// Sets what happens when a sandbox's time is over: a pause, or its removal.
+    #[expect(clippy::unused_self, reason = "beside its siblings, which need the engine")]
     pub(crate) fn set_auto_pause(
         &self,
         sandbox: &Arc<Sandbox>,
@@ -194,6 +196,7 @@ impl Engine {
     }
 
     /// Replaces a sandbox's labels.
+    #[expect(clippy::unused_self, reason = "beside its siblings, which need the engine")]
     pub(crate) fn set_metadata(
         &self,
         sandbox: &Arc<Sandbox>,

@@ -51,7 +51,7 @@ async fn a_disk_filler_is_ended_until_it_makes_room() {
     let filler = "i=0; while :; do i=$((i+1)); dd if=/dev/zero of=/tmp/f$i bs=1M count=8 status=none; sleep 0.02; done";
     let response = lab.start_process(&sandbox, "user", filler).await;
     // It would never end by itself.
-    let output = tokio::time::timeout(Duration::from_secs(60), lab.events(response)).await.unwrap();
+    let output = tokio::time::timeout(Duration::from_mins(1), lab.events(response)).await.unwrap();
     assert_ne!(output.exit, Some(0));
     let upload = lab.envd(&sandbox, http::Method::POST, "/files?path=/tmp/more", "x").await;
     assert_eq!(upload.status, 507, "{}", upload.text());
@@ -91,7 +91,7 @@ async fn a_flood_of_files_is_ended() {
     let before = free();
     let flood = "mkdir -p /tmp/flood; exec /usr/bin/python3 -c '\nimport os\ni = 0\nwhile True:\n i += 1\n open(f\"/tmp/flood/{i}\", \"w\").close()\n'";
     let response = lab.start_process(&sandbox, "user", flood).await;
-    let output = tokio::time::timeout(Duration::from_secs(120), lab.events(response)).await.unwrap();
+    let output = tokio::time::timeout(Duration::from_mins(2), lab.events(response)).await.unwrap();
     assert_ne!(output.exit, Some(0), "{output:?}");
     assert!(before.saturating_sub(free()) < 4 << 20, "the machine has files left");
     let other = lab.create().await;

@@ -135,7 +135,7 @@ fn head(sandbox: &Sandbox, path: &str, length: usize, more: &str) -> String {
 /// Everything up to the end of the connection.
 async fn read_all(stream: &mut TcpStream) -> String {
     let mut text = String::new();
-    tokio::time::timeout(Duration::from_secs(60), stream.read_to_string(&mut text)).await.unwrap().ok();
+    tokio::time::timeout(Duration::from_mins(1), stream.read_to_string(&mut text)).await.unwrap().ok();
     text
 }
 

@@ -18,7 +18,7 @@ use crate::store::WriteStore;
 use crate::vm::{lease, ready};
 
 /// The VM may need this long to wake.
-const VM_WITHIN: Duration = Duration::from_secs(60);
+const VM_WITHIN: Duration = Duration::from_mins(1);
 /// What the ids of terminals start with.
 const PREFIX: &str = "term_";
 

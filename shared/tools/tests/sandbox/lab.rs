@@ -128,7 +128,7 @@ impl Lab {
     }
 
     pub(crate) async fn fails(&self, name: &str, arguments: Value) -> String {
-        let result = self.within(&self.context(), name, &arguments, Duration::from_secs(60)).await;
+        let result = self.within(&self.context(), name, &arguments, Duration::from_mins(1)).await;
         assert!(result.is_error, "{name}: {}", result.text);
         result.text
     }

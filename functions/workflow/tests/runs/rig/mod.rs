@@ -510,7 +510,7 @@ impl Rig {
 
     /// What the clean-up does for runs, half an hour later.
     pub(crate) async fn sweep(&self) -> u32 {
-        self.clock.advance(std::time::Duration::from_secs(1800));
+        self.clock.advance(std::time::Duration::from_mins(30));
         runs::sweep(&self.store, &self.flow, &self.ambient).await.unwrap()
     }
 

@@ -19,11 +19,11 @@ use crate::envd::EnvdError;
 use crate::templates::StartCommand;
 
 /// How long one step may take.
-const STEP_TIMEOUT: Duration = Duration::from_secs(3600);
+const STEP_TIMEOUT: Duration = Duration::from_hours(1);
 /// How long one call waits for a step's end.
 const STEP_POLL: Duration = Duration::from_secs(20);
 /// How long a start command's own check may need until it succeeds.
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
+const READY_TIMEOUT: Duration = Duration::from_mins(1);
 /// Pause between two checks.
 const READY_EVERY: Duration = Duration::from_millis(250);
 /// User that a build's commands run as until a step says otherwise.
