@@ -10,6 +10,7 @@ use std::fs::{OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 
@@ -58,6 +59,11 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
+/// How long another process may have the store before it counts as taken.
+const LOCK_WITHIN: Duration = Duration::from_secs(2);
+/// When to look again.
+const LOCK_AGAIN: Duration = Duration::from_millis(20);
+
 /// The store of one engine.
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -73,10 +79,15 @@ impl Store {
         // The store holds task tokens, which are secrets. SQLite gives its side files the mode of this one.
         let private = |path: &Path| OpenOptions::new().create(true).append(true).mode(0o600).open(path);
         let lock = private(&lock_path).map_err(|error| refused(error.to_string()))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(StoreError::InUse(path.to_owned())),
-            Err(TryLockError::Error(error)) => return Err(refused(error.to_string())),
+        // A process that was killed while it started another shares the lock with that until it runs its own program.
+        let patience = Instant::now() + LOCK_WITHIN;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if Instant::now() < patience => std::thread::sleep(LOCK_AGAIN),
+                Err(TryLockError::WouldBlock) => return Err(StoreError::InUse(path.to_owned())),
+                Err(TryLockError::Error(error)) => return Err(refused(error.to_string())),
+            }
         }
         private(path).map_err(|error| refused(error.to_string()))?;
         let connection = Connection::open(path).map_err(|error| refused(error.to_string()))?;

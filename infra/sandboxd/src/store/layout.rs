@@ -15,10 +15,17 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
 use crate::isolation::mode::{self, Isolation};
+
+/// How long another server may have the folder before it counts as taken.
+const LOCK_WITHIN: Duration = Duration::from_secs(2);
+/// When to look again.
+const LOCK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The right to use the state folder, until dropped.
 #[derive(Debug)]
@@ -54,13 +61,18 @@ impl Layout {
         Ok(layout)
     }
 
-    /// Takes the folder for this server; nothing when another one has it.
+    /// Takes the folder for this server; nothing when another one has it. A server that was killed while it started a
+    /// process shares the lock with that until it runs its own program, so an answer of "taken" is waited out.
     pub(crate) fn lock(&self) -> io::Result<Option<Lock>> {
         let file = File::options().create(true).truncate(false).write(true).open(self.root.join("lock"))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Lock(file))),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(error) => Err(error.into()),
+        let patience = Instant::now() + LOCK_WITHIN;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Some(Lock(file))),
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < patience => sleep(LOCK_AGAIN),
+                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 

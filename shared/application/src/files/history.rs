@@ -68,6 +68,8 @@ pub async fn list(
     authorize(store, principal, project_id, Scope::Read).await?;
     let (file, current) = known(store, project_id, file_id).await?;
     let mut all = earlier(store, project_id, file_id).await?;
+    // What was read as current may have become an earlier version between the two reads: the file's record decides.
+    all.retain(|earlier| current.is_none_or(|current| earlier.number < current));
     all.extend(file.as_version());
     all.reverse();
     Ok(Versions { all, current })
