@@ -1,5 +1,5 @@
-//! Every step of the machine fails once and twice by each of the errors that its state retries: nothing of it is to be
-//! seen in the end. Which errors those are is read from the shipped machine.
+//! Every step of the machine fails once and twice, by every error that its state retries (each error in one of the two
+//! ways): nothing of it is to be seen in the end. Which errors those are is read from the shipped machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,20 +19,16 @@ fn retried() -> BTreeMap<String, BTreeSet<String>> {
 
 fn collect(states: &Value, steps: &mut BTreeMap<String, BTreeSet<String>>) {
     for state in states.as_object().unwrap().values() {
-        collect_items(state, steps);
+        let items = &state["ItemProcessor"]["States"];
+        if items.is_object() {
+            collect(items, steps);
+        }
         let Some(function) = state["Parameters"]["FunctionName"].as_str() else { continue };
         let errors = state["Retry"].as_array().unwrap().iter();
         let errors = errors.flat_map(|retrier| retrier["ErrorEquals"].as_array().unwrap());
         let errors: BTreeSet<String> = errors.map(|error| error.as_str().unwrap().to_owned()).collect();
         let kept = steps.entry(step_name(function)).or_insert_with(|| errors.clone());
         kept.retain(|error| errors.contains(error));
-    }
-}
-
-fn collect_items(state: &Value, steps: &mut BTreeMap<String, BTreeSet<String>>) {
-    let items = &state["ItemProcessor"]["States"];
-    if items.is_object() {
-        collect(items, steps);
     }
 }
 
