@@ -17,6 +17,8 @@ exec 9>"$tools/.lock"
 flock 9
 
 wanted=$(cat "$lists"/*.txt "$lists/package.json" "$here/aws-tools.sh" | sha256sum | cut -c1-16)
+# What was left out for want of npm is made up for when there is one.
+command -v npm >/dev/null || wanted=$wanted-without-npm
 if [ "$(cat "$tools/.installed" 2>/dev/null)" != "$wanted" ]; then
   command -v python3 >/dev/null || need "python3 is missing: apt-get install python3 python3-venv"
   python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || need "python3 is older than 3.10"

@@ -14,7 +14,7 @@ command -v cc >/dev/null || need "no C compiler: apt-get install build-essential
 [ -e /proc/self/ns/user ] || need "this kernel has no user namespaces, which sandboxes need"
 
 missing=()
-for pair in mmdebstrap:mmdebstrap uidmap:newuidmap python3-venv:/usr/lib/python3*/venv zstd:zstd; do
+for pair in mmdebstrap:mmdebstrap uidmap:newuidmap python3-venv:/usr/lib/python3*/venv zstd:zstd git:git npm:npm; do
   name=${pair%%:*} probe=${pair#*:}
   case $probe in
     /*) compgen -G "$probe" >/dev/null || missing+=("$name") ;;

@@ -34,7 +34,9 @@ if [ $status = 124 ]; then
   echo "test result: FAILED. a suite that hangs: 0 passed; 1 failed; 0 ignored" | tee -a "$log"
 fi
 
-# The AWS form: all programs of the template, deployed on an emulator that runs them as programs of this machine.
+# The AWS form: all programs of the template, deployed on an emulator that runs them as programs of this machine. In full
+# SAM builds them, as it does for a deployment; otherwise they are linked from what the suites above have compiled.
+[ $full = yes ] && export PVM_AWS_BUILD=lambda-ci
 if [ "$(uname -m)" = x86_64 ]; then
   timeout --foreground --kill-after=30 $aws_limit cargo test --workspace --test aws_shaped -- "${extra[@]}" 2>&1 | tee -a "$log" || status=$?
 fi

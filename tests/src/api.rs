@@ -12,6 +12,10 @@ pub struct Api {
     pub url: String,
     /// The key that requests carry; empty for none.
     pub key: String,
+    /// Whose key that is.
+    pub owner: String,
+    /// Key of the install's operator; `None` where the owner operates it.
+    pub operator_key: Option<String>,
 }
 
 /// An answer.
@@ -61,10 +65,24 @@ impl Answer {
 }
 
 impl Api {
-    /// A client of the API at `url` with `key`.
+    /// A client of an embedded install's API at `url` with `key`, whose owner operates the install.
     pub fn new(url: &str, key: &str) -> Self {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { http, url: url.to_owned(), key: key.to_owned() }
+        let (url, key, owner) = (url.to_owned(), key.to_owned(), "local".to_owned());
+        Self { http, url, key, owner, operator_key: None }
+    }
+
+    /// The same API with the key of another owner; this client's key becomes the operator's.
+    #[must_use]
+    pub fn operating(&self, owner: &str, key: &str) -> Self {
+        let (owner, operator_key) = (owner.to_owned(), Some(self.key.clone()));
+        Self { key: key.to_owned(), owner, operator_key, ..self.clone() }
+    }
+
+    /// The same API with the operator's key.
+    #[must_use]
+    pub fn operator(&self) -> Self {
+        self.with_key(self.operator_key.as_ref().unwrap_or(&self.key))
     }
 
     /// The same API with another key.

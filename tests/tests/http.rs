@@ -3,6 +3,8 @@
 
 #[path = "http/private_git.rs"]
 mod private_git;
+#[path = "http/strangers.rs"]
+mod strangers;
 
 use pvm_api::routes::{Auth, ROUTES};
 use pvm_domain::ids::OwnerId;

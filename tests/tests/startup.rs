@@ -85,6 +85,19 @@ fn a_full_disk_is_one_sentence() {
 }
 
 #[test]
+fn a_kernel_without_user_namespaces_is_one_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let pvm = serve(&folder.path().join("state"), "127.0.0.1:0");
+    // In a user namespace of its own the limit is that namespace's alone.
+    let mut command = Command::new("unshare");
+    command.args(["-Ur", "sh", "-c", "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" serve"]);
+    command.arg(pvm.get_program()).stdin(Stdio::null());
+    command.envs(pvm.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let said = refusal(&command.output().unwrap());
+    assert!(said.contains("max_user_namespaces"), "{said}");
+}
+
+#[test]
 fn keys_are_their_owners_logs_are_json_and_a_second_start_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let home = folder.path().join("state");

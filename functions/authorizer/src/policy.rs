@@ -1,6 +1,8 @@
 //! The Lambda authorizer's answers: who it is, and what API Gateway may let pass.
 
-use lambda_runtime::Diagnostic;
+use std::time::Instant;
+
+use lambda_runtime::{Diagnostic, LambdaEvent};
 use pvm_application::error::{AppError, ErrorCode};
 use pvm_application::ports::Clock;
 use pvm_application::store::ReadStore;
@@ -8,6 +10,7 @@ use pvm_domain::key::Principal;
 use pvm_entry::{principal, ticket};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use tracing::Instrument as _;
 
 use crate::authorizer::{Authorizer, Credentials};
 use crate::jwks::FetchJson;
@@ -40,6 +43,33 @@ pub struct Answer {
     principal_id: String,
     policy_document: Value,
     context: Map<String, Value>,
+}
+
+/// Answers an invocation, in a span of its own and with one line about it, which never names the token.
+///
+/// # Errors
+/// As [`answer`].
+pub async fn invoke<S: ReadStore, C: Clock, F: FetchJson>(
+    authorizer: &Authorizer<S, C, F>,
+    event: LambdaEvent<Event>,
+) -> Result<Answer, Diagnostic> {
+    let span = tracing::info_span!(
+        "authorize",
+        "function.name" = "authorizer",
+        "request.id" = event.context.request_id
+    );
+    async move {
+        let started = Instant::now();
+        let outcome = answer(authorizer, event.payload).await;
+        let duration_ms = started.elapsed().as_secs_f64() * 1000.0;
+        match &outcome {
+            Ok(answer) => tracing::info!(duration_ms, owner = answer.principal_id, "let in"),
+            Err(error) => tracing::info!(duration_ms, reason = error.error_type, "turned away"),
+        }
+        outcome
+    }
+    .instrument(span)
+    .await
 }
 
 /// Answers an event.

@@ -8,14 +8,10 @@ use pvm_aws::{Dynamo, FileSecrets, Objects, Workflows};
 use pvm_domain::ids::{ArchiveId, ProjectId};
 use pvm_e2b_wire::secret::Secret;
 use pvm_entry::{Settings, Signer, System, Wiring};
-use pvm_models::{BedrockClient, Library, ModelSettings, Models, Providers, Recording, Replay};
+use pvm_models::{BedrockClient, Library, ModelSettings, Models, Providers, Replay};
 use pvm_sandbox::{VmClient, VmClientConfig};
 use pvm_tools::Registry;
 use tokio::sync::mpsc::UnboundedSender;
-
-/// Recordings that ship with the program, for `make demo`.
-const RECORDINGS: [&str; 2] =
-    [include_str!("../demo/flask-app.json"), include_str!("../demo/standard-library-app.json")];
 
 /// The registry over this install's adapters.
 pub type Tools = Registry<Dynamo, Workflows, VmClient, System>;
@@ -125,23 +121,32 @@ pub fn build(parts: Parts) -> anyhow::Result<App> {
 /// The embedded door, unless the settings name another E2B.
 fn vm_config(parts: &Parts) -> VmClientConfig {
     let settings = &parts.settings;
-    let deployment = &settings.deployment_id;
-    let Some(key) = &settings.e2b_api_key else {
-        return VmClientConfig::local(parts.e2b_addr, Secret::new(parts.e2b_api_key.clone()), deployment);
-    };
-    let domain = settings.e2b_domain.as_deref().unwrap_or("e2b.app");
-    let mut config = VmClientConfig::cloud(domain, Secret::new(key.reveal()), deployment);
-    if let Some(url) = &settings.e2b_api_url {
-        config.api_url.clone_from(url);
+    match &settings.e2b_api_key {
+        // A shell in which E2B's SDK was pointed at the embedded door starts the next install as well.
+        Some(key) if !is_door(settings.e2b_api_url.as_deref(), parts.e2b_addr) => {
+            pvm_entry::vm_provider(settings, Secret::new(key.reveal()))
+        }
+        _ => {
+            let key = Secret::new(parts.e2b_api_key.clone());
+            VmClientConfig::local(parts.e2b_addr, key, &settings.deployment_id)
+        }
     }
-    config.sandbox_url.clone_from(&settings.e2b_sandbox_url);
-    config
+}
+
+/// Whether a URL leads to the door at `door`.
+fn is_door(url: Option<&str>, door: SocketAddr) -> bool {
+    let Some(url) = url.and_then(|url| url::Url::parse(url).ok()) else { return false };
+    let is_here = match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback() || door.ip() == ip,
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback() || door.ip() == ip,
+        None => false,
+    };
+    is_here && url.port_or_known_default() == Some(door.port())
 }
 
 fn models(settings: &Settings) -> anyhow::Result<ModelSettings> {
-    let recordings: Vec<Recording> =
-        RECORDINGS.iter().map(|text| serde_json::from_str(text)).collect::<Result<_, _>>()?;
-    let replay = Replay { library: Library::new(recordings), pace: Duration::ZERO };
+    let replay = Replay { library: Library::shipped()?, pace: Duration::ZERO };
     Ok(ModelSettings { default_model: settings.default_model.clone(), replay })
 }
 
@@ -188,5 +193,22 @@ impl Wiring for App {
     }
     fn ambient(&self) -> &System {
         &self.ambient
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_own_door_is_known_by_any_of_its_names() {
+        let door = SocketAddr::from(([127, 0, 0, 1], 8788));
+        for url in ["http://127.0.0.1:8788", "http://localhost:8788/", "http://[::1]:8788"] {
+            assert!(is_door(Some(url), door), "{url}");
+        }
+        for url in ["http://127.0.0.1:8789", "https://api.e2b.app", "http://10.0.0.5:8788", "8788"] {
+            assert!(!is_door(Some(url), door), "{url}");
+        }
+        assert!(!is_door(None, door));
     }
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
 mod files;
+mod start;
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -70,6 +71,7 @@ pub async fn run(rounds: usize) -> anyhow::Result<()> {
 
 impl Bench {
     async fn all(&mut self) -> anyhow::Result<()> {
+        self.starts().await?;
         let project = self.project().await?;
         self.command(&project, "true").await?;
         let path = project.clone();

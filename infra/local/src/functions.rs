@@ -1,6 +1,7 @@
 //! The step functions as the engine calls them: in process instead of as Lambdas, with the same time limits.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pvm_asl::{InvokeError, Invoker};
 use pvm_workflow::steps;
@@ -27,10 +28,16 @@ impl Invoker for Functions {
             let message = format!("there is no function {function_name}");
             return Err(InvokeError::new("Lambda.ResourceNotFoundException", message));
         };
-        // A task of its own, as a Lambda runs on its own: a panic is that function's failure, not the engine's.
-        match tokio::spawn((step.call)(Arc::clone(&self.app), payload)).await {
+        // Not in a task of its own: a step that is too late, or whose engine stops, is gone when this is dropped, so that
+        // it never runs beside its own retry.
+        let seconds = step.info.timeout_secs;
+        let call = (step.call)(Arc::clone(&self.app), payload);
+        match tokio::time::timeout(Duration::from_secs(seconds), call).await {
             Ok(answer) => answer.map_err(|error| InvokeError::new(error.name.as_str(), error.message)),
-            Err(panic) => Err(InvokeError::new("Lambda.Unknown", panic.to_string())),
+            // As Lambda names it.
+            Err(_) => {
+                Err(InvokeError::new("Sandbox.Timedout", format!("Task timed out after {seconds} seconds")))
+            }
         }
     }
 }

@@ -1,12 +1,15 @@
 //! The first keys of an embedded install, in files that only their owner can read.
 
+use std::fs::Permissions;
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt as _};
 use std::path::Path;
 
 use anyhow::Context;
 
-/// The secret in the file at `path`; made by `new` and stored with mode 0600 where there is none.
+const OWNER_ONLY: u32 = 0o600;
+
+/// The secret in the file at `path`, which others are kept from reading; made by `new` and stored with mode 0600 where there is none.
 ///
 /// # Errors
 /// The file cannot be read or written.
@@ -15,7 +18,11 @@ where
     E: std::error::Error + Send + Sync + 'static,
 {
     match std::fs::read_to_string(path) {
-        Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+        Ok(text) if !text.trim().is_empty() => {
+            std::fs::set_permissions(path, Permissions::from_mode(OWNER_ONLY))
+                .with_context(|| format!("{} cannot be kept from other users", path.display()))?;
+            return Ok(text.trim().to_owned());
+        }
         Ok(_) => {}
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
@@ -28,7 +35,7 @@ where
         .write(true)
         .create(true)
         .truncate(true)
-        .mode(0o600)
+        .mode(OWNER_ONLY)
         .open(&aside)
         .with_context(|| format!("cannot write {}", aside.display()))?;
     writeln!(file, "{secret}")?;
@@ -39,8 +46,6 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -49,6 +54,11 @@ mod tests {
         let path = dir.path().join("api-key");
         let first = read_or_make(&path, pvm_application::keys_admin::new_secret).unwrap();
         assert_eq!(read_or_make(&path, pvm_application::keys_admin::new_secret).unwrap(), first);
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(), OWNER_ONLY);
+        // Copied from elsewhere, or restored from a backup.
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        read_or_make(&path, pvm_application::keys_admin::new_secret).unwrap();
+        assert_eq!(mode(), OWNER_ONLY);
     }
 }

@@ -1,4 +1,4 @@
-//! Why a server did not start: each one sentence that says what to do.
+//! Why a server did not start: each one sentence that says what to do. What the system said is the error's source.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ pub enum StartError {
     #[error("{0} is in use: stop the program that listens there or choose another address")]
     AddressInUse(SocketAddr),
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}")]
     Listen {
         /// Which.
         address: SocketAddr,
@@ -36,9 +36,7 @@ pub enum StartError {
     #[error("the disk of {0} is full: free some space and start again")]
     DiskFull(PathBuf),
     /// The state folder's file system cannot hold overlay layers.
-    #[error(
-        "the file system of {path} cannot hold sandboxes ({source}): choose a state folder on ext4, xfs or btrfs"
-    )]
+    #[error("the file system of {path} cannot hold sandboxes; choose a state folder on ext4, xfs or btrfs")]
     UnfitFileSystem {
         /// The state folder.
         path: PathBuf,
@@ -47,13 +45,13 @@ pub enum StartError {
         source: io::Error,
     },
     /// No process in new namespaces.
-    #[error("sandboxes cannot be started on this machine: {0}")]
+    #[error("sandboxes cannot be started on this machine")]
     NoSandboxes(#[source] io::Error),
     /// No template can be used.
     #[error("no root file system for sandboxes is there: {0}")]
     NoTemplate(String),
     /// Anything else that the system refused.
-    #[error("{step}: {source}")]
+    #[error("{step}")]
     System {
         /// What was being done.
         step: &'static str,

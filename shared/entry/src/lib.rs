@@ -16,6 +16,7 @@ mod start;
 pub mod step;
 mod system;
 pub mod ticket;
+mod vm;
 mod wiring;
 
 pub use self::http::{Call, run_http, run_http_streaming};
@@ -26,4 +27,5 @@ pub use signer::Signer;
 pub use start::{Outcome, Start, Tools};
 pub use step::{StepError, StepErrorName, call_step};
 pub use system::System;
+pub use vm::vm_provider;
 pub use wiring::{App, Wiring};

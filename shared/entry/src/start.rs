@@ -14,7 +14,7 @@ use pvm_aws::{
 };
 use pvm_e2b_wire::secret::Secret as VmSecret;
 use pvm_models::{Library, ModelSettings, Models, Providers, Replay};
-use pvm_sandbox::{VmClient, VmClientConfig};
+use pvm_sandbox::VmClient;
 use pvm_tools::Registry;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -26,16 +26,13 @@ use crate::request::TakenWhole;
 use crate::settings::{BadSettings, Secret, Settings, required};
 use crate::signer::Signer;
 use crate::step::StepError;
-use crate::{System, http, logging, step};
+use crate::{System, http, logging, step, vm_provider};
 
 /// What `main` of a function returns.
 pub type Outcome = Result<(), lambda_http::Error>;
 
 /// The tools of agents over a function's adapters.
 pub type Tools = Registry<Dynamo, Workflows, VmClient, System>;
-
-/// E2B's own domain.
-const E2B_DOMAIN: &str = "e2b.app";
 
 /// A function that is starting.
 #[derive(Debug)]
@@ -137,17 +134,7 @@ impl Start {
             let secret = required(settings.e2b_key_secret.as_ref(), "PVM_E2B_KEY_SECRET")?;
             install_secrets::read(&self.base.secretsmanager(), secret).await?
         };
-        let domain = settings.e2b_domain.as_deref().unwrap_or(E2B_DOMAIN);
-        let mut config = VmClientConfig::cloud(domain, VmSecret::new(key), &settings.deployment_id);
-        if let Some(url) = &settings.e2b_api_url {
-            url.trim_end_matches('/').clone_into(&mut config.api_url);
-        }
-        config.sandbox_url.clone_from(&settings.e2b_sandbox_url);
-        // A server of one's own without TLS: ports of its sandboxes have none either.
-        if settings.e2b_sandbox_url.as_ref().is_some_and(|url| url.starts_with("http://")) {
-            "http".clone_into(&mut config.scheme);
-        }
-        Ok(forever(VmClient::new(config)?))
+        Ok(forever(VmClient::new(vm_provider(settings, VmSecret::new(key)))?))
     }
 
     /// Values of projects' secrets.

@@ -75,14 +75,16 @@ impl AwsStack {
         let port = free_port();
         let mut deploy = script(home);
         if std::env::var_os("PVM_AWS_BUILD").is_none() {
-            // The suite's own build has compiled all that the programs consist of; `make test-full` lets SAM build them.
+            // The suite's own build has compiled all that the programs consist of; `scripts/test.sh --full` has SAM build them.
             deploy.env("PVM_AWS_BUILD", "dev");
         }
         deploy
             .env("PVM_AWS_PORT", port.to_string())
             .env("PVM_AWS_E2B_API_URL", faults.url())
             .env("PVM_AWS_E2B_SANDBOX_URL", &e2b_url)
-            .env("PVM_AWS_E2B_KEY", &e2b_key);
+            .env("PVM_AWS_E2B_KEY", &e2b_key)
+            // Who has the key of the deployment sets the limits of others.
+            .env("PVM_AWS_PARAMETERS", "Operators=operator");
         let deployed = tokio::task::spawn_blocking(move || deploy.status().unwrap()).await.unwrap();
         assert!(deployed.success(), "scripts/deploy-local.sh failed; see {}", home.display());
         let read = |name: &str| std::fs::read_to_string(home.join(name)).unwrap();
@@ -119,7 +121,7 @@ impl AwsStack {
         let secret = keys_admin::new_secret().unwrap();
         let owner = OwnerId::parse(owner).unwrap();
         keys_admin::ensure(&store, &System, &owner, "story", &secret).await.unwrap();
-        Self { api: self.api.with_key(&secret), owner: owner.to_string(), ..self.clone() }
+        Self { api: self.api.operating(owner.as_str(), &secret), owner: owner.to_string(), ..self.clone() }
     }
 
     /// Stops an execution from outside, as an operator would in the console.

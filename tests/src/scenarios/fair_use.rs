@@ -31,12 +31,13 @@ pub async fn counted(api: &Api) {
     let key = api.post("/api/keys", json!({"name": "writer", "scope": "write"})).await.expect(201);
     let writer = api.with_key(key["api_key"].as_str().unwrap());
     let more = json!({"limits": {"services": 1_000_000}});
-    writer.put("/api/limits/local", more).await.problem(403, "forbidden");
+    writer.put(&format!("/api/limits/{}", api.owner), more).await.problem(403, "forbidden");
 }
 
-/// Sets a limit of the embedded install's owner, who operates it.
+/// Sets a limit of the caller, by the install's operator.
 pub async fn set(api: &Api, limits: Value) -> Value {
-    api.put("/api/limits/local", json!({"limits": limits})).await.expect(200)
+    let path = format!("/api/limits/{}", api.owner);
+    api.operator().put(&path, json!({"limits": limits})).await.expect(200)
 }
 
 /// Many callers at once get exactly as much as the limit allows; the others are told which limit it was and when to

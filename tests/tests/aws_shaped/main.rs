@@ -8,6 +8,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
 mod approvals;
+mod demo;
 mod faults;
 mod gateway;
 mod programs;
@@ -45,6 +46,11 @@ stories! {
     the_status_document_is_complete_and_true: |aws| projects::status(&aws.api);
     a_projects_vm_clocks_are_checked_and_kept: |aws| projects::clocks(&aws.api);
     use_is_counted_and_given_back: |aws| fair_use::counted(&aws.api);
+    a_limit_holds_exactly_under_many_callers: |aws| fair_use::exact(&aws.api);
+    commands_over_the_limit_are_refused_without_a_trace: |aws| fair_use::commands(&aws.api);
+    commands_of_agents_count_and_a_model_over_the_limit_is_told_to_wait: |aws| fair_use::agents(&aws.api);
+    vms_and_conversations_over_the_limit_are_refused: |aws| fair_use::running(&aws.api);
+    storage_is_limited_and_given_back: |aws| fair_use::storage(&aws.api);
     a_service_waits_for_those_it_depends_on: |aws| services::dependencies(&aws.api);
     a_port_that_is_taken_is_told: |aws| services::port_taken(&aws.api);
     a_service_is_started_again_by_its_policy: |aws| services::restarts(&aws.api);
@@ -83,6 +89,7 @@ stories! {
     the_gateway_tells_errors_as_we_do: |aws| gateway::problems(&aws);
     a_function_without_a_variable_says_which: |aws| programs::missing_variable(&aws);
     a_throttled_table_is_asked_again_and_told_with_a_time_to_come_back: |aws| programs::throttled(&aws);
+    the_demo_holds_unchanged: |aws| demo::holds(&aws);
     an_answer_is_streamed_with_its_prelude: |aws| programs::streams(&aws);
 }
 

@@ -122,6 +122,7 @@ pub(crate) async fn throttled(aws: &AwsStack) {
         ("PVM_TABLE_APP", "app"),
         ("PVM_TABLE_EVENTS", "events"),
         ("PVM_EARLY_CONNECTION", "false"),
+        ("PVM_LOG_FORMAT", "json"),
         ("AWS_ENDPOINT_URL", dynamodb.as_str()),
     ];
     let mut running = program(aws, "GetProjectFunction", &runtime, &settings).spawn().unwrap();
@@ -139,7 +140,19 @@ pub(crate) async fn throttled(aws: &AwsStack) {
     let problem: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
     assert_eq!(problem["code"], "unavailable", "{problem}");
     assert!(reads.load(Ordering::SeqCst) >= 3, "it was not tried again");
+
+    // An invocation is one line of its own in the log, within its span.
+    let mut log = running.stderr.take().unwrap();
     running.kill().await.unwrap();
+    let mut lines = String::new();
+    log.read_to_string(&mut lines).await.unwrap();
+    let lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let answered: Vec<Value> = lines.filter(|line| line["message"] == "answered").collect();
+    assert_eq!(answered.len(), 1, "{answered:?}");
+    assert_eq!(answered[0]["status"], 503, "{answered:?}");
+    assert!(answered[0]["duration_ms"].is_f64(), "{answered:?}");
+    assert_eq!(answered[0]["span"]["function.name"], "get-project", "{answered:?}");
+    assert_eq!(answered[0]["span"]["request.id"], "one", "{answered:?}");
 }
 
 /// What the emulator cannot show: the program streams, in the form that API Gateway takes.

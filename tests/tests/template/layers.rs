@@ -26,6 +26,30 @@ const SIDEWAYS: &[(&str, &[&str])] = &[("pvm-api", &["pvm-authorizer", "pvm-mcp"
 /// Not for crates below the adapters.
 const FAR: &[&str] = &["aws-", "reqwest", "lambda_", "hyper", "axum", "rusqlite", "dynoxide", "s3s"];
 
+/// Most lines between the braces of a handler: it decodes, calls a use case, and encodes.
+const HANDLER_LINES: usize = 25;
+
+#[test]
+fn handlers_are_short() {
+    let mut problems = Vec::new();
+    let mut seen = 0;
+    for path in ["functions/api/src", "functions/events/src"].into_iter().flat_map(crate::sources) {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut lines = text.lines().skip_while(|line| !line.starts_with("pub async fn handle"));
+        // The arguments end where the body begins.
+        if lines.by_ref().all(|line| !line.ends_with('{')) {
+            continue;
+        }
+        seen += 1;
+        let length = lines.take_while(|line| *line != "}").count();
+        if length > HANDLER_LINES {
+            problems.push(format!("{}: {length} lines", path.display()));
+        }
+    }
+    assert!(seen > 50, "only {seen} handlers were found");
+    crate::none(problems);
+}
+
 /// Names of the direct dependencies (not for tests) of each crate of ours.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let metadata = Command::new(env!("CARGO"))

@@ -133,6 +133,16 @@ fn errors_are_those_that_steps_raise_and_all_passing_ones_are_retried() {
 }
 
 #[test]
+fn a_step_in_process_may_take_as_long_as_its_lambda() {
+    let differs = |step: &&pvm_workflow::steps::StepInfo| {
+        TEMPLATE.functions.get(&id_of(step.name)).map(|function| function.timeout) != Some(step.timeout_secs)
+    };
+    super::none(
+        STEPS.iter().filter(differs).map(|step| format!("{}: {} s", step.name, step.timeout_secs)).collect(),
+    );
+}
+
+#[test]
 fn the_page_about_the_machines_has_the_times_of_the_template() {
     let page = super::text("statemachines/README.md");
     let mut problems = Vec::new();

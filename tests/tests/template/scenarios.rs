@@ -12,11 +12,6 @@ const IN_PROCESS_ONLY: &[(&str, &str)] = &[
         "the emulator does not know the binary media types of a template, so bytes stay in base64",
     ),
     ("commands::reconnect", "reads raw output too, which stays in base64 there"),
-    ("fair_use::exact", "sets limits as the embedded install's owner"),
-    ("fair_use::commands", "sets limits as the embedded install's owner"),
-    ("fair_use::agents", "sets limits as the embedded install's owner"),
-    ("fair_use::running", "sets limits as the embedded install's owner"),
-    ("fair_use::storage", "sets limits as the embedded install's owner"),
 ];
 
 /// The scenarios of `tests/src/scenarios`: public functions of one argument, the API.

@@ -15,5 +15,5 @@ async fn main() -> Outcome {
     let issuer = IssuerSettings::of(&start.settings)?.map(|settings| Issuer::new(settings, fetch));
     let authorizer = Authorizer::new(store.clone(), System, start.signer(store).await?.clone(), issuer);
     let authorizer = &authorizer;
-    run(service_fn(move |event: LambdaEvent<policy::Event>| policy::answer(authorizer, event.payload))).await
+    run(service_fn(move |event: LambdaEvent<policy::Event>| policy::invoke(authorizer, event))).await
 }

@@ -83,14 +83,32 @@ impl Run {
         left.iterations.retain(|path, _| !path.starts_with(&below));
     }
 
-    /// Stores a step, waiting as long as the store has trouble: a machine that cannot remember where it is
-    /// must not go on. None if the engine has stopped.
+    /// Stores a step. None if the engine has stopped.
     pub(super) async fn store(&self, step: Step) -> Option<Stored> {
-        const PAUSE: Duration = Duration::from_secs(1);
         let step = Arc::new(step);
+        self.persist(|| self.engine.store.step(Arc::clone(&step))).await
+    }
+
+    /// The answer that was kept for a token. None if the engine has stopped.
+    pub(super) async fn kept_answer(&self, token: &str) -> Option<Option<String>> {
+        self.persist(|| self.engine.store.kept_answer(token.to_owned())).await
+    }
+
+    /// Takes a token back, unless it has its answer, which is returned. None if the engine has stopped.
+    pub(super) async fn revoke_token(&self, token: &str) -> Option<Option<String>> {
+        self.persist(|| self.engine.store.revoke_token(token.to_owned())).await
+    }
+
+    /// Uses the store, waiting as long as it has trouble: a machine that cannot remember where it is must not
+    /// go on, and must not be forgotten either. None if the engine has stopped.
+    async fn persist<T, A>(&self, attempt: impl Fn() -> A) -> Option<T>
+    where
+        A: Future<Output = Result<T, StoreError>>,
+    {
+        const PAUSE: Duration = Duration::from_secs(1);
         loop {
-            match self.engine.store.step(Arc::clone(&step)).await {
-                Ok(stored) => return Some(stored),
+            match attempt().await {
+                Ok(answer) => return Some(answer),
                 Err(StoreError::Stopped) => return None,
                 Err(error) => {
                     tracing::error!(execution.name = self.name, %error, "a workflow waits for its store");

@@ -122,7 +122,7 @@ impl Branch {
         let (place, mut answered) = engine.waiting.enter(token);
         if is_left {
             // An answer that came before this branch was back waits in the store.
-            let kept = engine.store.kept_answer(token.to_owned()).await.map_err(|_| Interrupt::Gone)?;
+            let kept = self.run.kept_answer(token).await.ok_or(Interrupt::Gone)?;
             if let Some(answer) = kept.as_deref().and_then(|kept| serde_json::from_str(kept).ok()) {
                 return self.answered(task, answer);
             }
@@ -205,7 +205,7 @@ impl Branch {
         token: &str,
         failure: Option<Failure>,
     ) -> Result<Value, Interrupt> {
-        let kept = self.run.engine.store.revoke_token(token.to_owned()).await.map_err(|_| Interrupt::Gone)?;
+        let kept = self.run.revoke_token(token).await.ok_or(Interrupt::Gone)?;
         if let Some(answer) = kept.as_deref().and_then(|kept| serde_json::from_str(kept).ok()) {
             return self.answered(task, answer);
         }

@@ -97,6 +97,27 @@ async fn nobody_answering_is_a_timeout() {
 }
 
 #[tokio::test]
+async fn a_store_in_trouble_is_waited_for_when_a_token_is_taken_back() {
+    let (bed, _tokens) = bed(json!({}));
+    let engine = bed.open().await;
+    let arn = start(&engine, "a", json!({})).await;
+    bed.clock.settle().await;
+    let disk = rusqlite::Connection::open(bed.store_path()).unwrap();
+    disk.execute_batch(
+        "CREATE TRIGGER trouble BEFORE UPDATE OF task_token ON cursor
+         BEGIN SELECT RAISE(ABORT, 'the disk is full'); END",
+    )
+    .unwrap();
+    bed.clock.advance(Duration::from_secs(1000));
+    // Nothing tells that the attempt has failed; the execution must be running after any time.
+    let ended = tokio::time::timeout(Duration::from_millis(100), engine.wait_for_end(&arn)).await;
+    assert!(ended.is_err(), "{ended:?}");
+    disk.execute_batch("DROP TRIGGER trouble").unwrap();
+    let execution = engine.wait_for_end(&arn).await.unwrap();
+    assert_eq!(execution.error.as_deref(), Some("States.Timeout"));
+}
+
+#[tokio::test]
 async fn bad_tokens_and_answers_are_refused() {
     let (bed, tokens) = bed(json!({}));
     let engine = bed.open().await;

@@ -3,6 +3,7 @@
 
 mod client;
 mod print;
+mod seen;
 mod stack;
 
 use std::time::{Duration, Instant};
@@ -12,6 +13,9 @@ use serde_json::{Value, json};
 
 use client::Client;
 use print::{fact, say, step};
+use seen::Seen;
+use stack::Stack;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// The message that the recording with the package registry answers to.
 const ONLINE: &str = "Build a Flask web app with user authentication";
@@ -43,14 +47,22 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         "The models' words in this demo are a recording (provider `replay`, infra/local/demo/); all that the agents do is real.",
     );
     let started = Instant::now();
-    let stack = stack::find_or_start(&options).await?;
-    let client = Client::new(&stack.url, &stack.api_key)?;
-    let result = main_job(&client, &options).await;
+    let interrupted = interrupted()?;
+    tokio::pin!(interrupted);
+    // Dropped in the middle of it, a stack that is just being started ends.
+    let stack = tokio::select! {
+        found = stack::find_or_start(&options) => found?,
+        () = &mut interrupted => bail!("interrupted"),
+    };
+    let (result, keep) = tokio::select! {
+        result = main_job(&stack, options.keep) => (result, options.keep),
+        () = &mut interrupted => (Err(anyhow::anyhow!("interrupted")), false),
+    };
     match &result {
         Ok(()) => say(&format!("All facts hold ({:.0} s).", started.elapsed().as_secs_f64())),
         Err(error) => say(&format!("FAILED: {error:#}")),
     }
-    if options.keep {
+    if keep {
         stack.leave();
     } else {
         stack.stop().await?;
@@ -58,15 +70,30 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     result
 }
 
-async fn main_job(client: &Client, options: &Options) -> anyhow::Result<()> {
+/// Ends at the first Ctrl-C, request to end, or loss of the terminal.
+fn interrupted() -> anyhow::Result<impl Future<Output = ()>> {
+    let [mut interrupt, mut terminate, mut hangup] =
+        [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    })
+}
+
+async fn main_job(stack: &Stack, keep: bool) -> anyhow::Result<()> {
+    let client = &stack.client()?;
+    let has_base = stack.has_base().await;
     step("Create a project with its own VM");
     let project = client
         .post("/api/projects", &json!({"name": "AI Web App", "description": "Building a web app with agents", "auto_setup_vm": true}))
         .await?;
     let id = text(&project, "project_id")?.to_owned();
     let base = format!("/api/projects/{id}");
-    let result = in_project(client, &base).await;
-    if result.is_ok() && !options.keep {
+    let result = in_project(client, &base, has_base).await;
+    if result.is_ok() && !keep {
         step("Delete the project");
         client.delete(&base).await?;
         ensure!(client.status_of(&base).await? == 404, "the project is still there after its deletion");
@@ -77,7 +104,7 @@ async fn main_job(client: &Client, options: &Options) -> anyhow::Result<()> {
     result
 }
 
-async fn in_project(client: &Client, base: &str) -> anyhow::Result<()> {
+async fn in_project(client: &Client, base: &str, has_base: bool) -> anyhow::Result<()> {
     let status = until(Duration::from_mins(2), "the VM to become active", async || {
         let status = client.get(&format!("{base}/status")).await?;
         match text(&status, "vm_status")? {
@@ -87,6 +114,7 @@ async fn in_project(client: &Client, base: &str) -> anyhow::Result<()> {
         }
     })
     .await?;
+    ensure!(!has_base || status["template"] == "base", "the VM has the template {}", status["template"]);
     fact(&format!("the VM is active (template {}, isolation {})", status["template"], status["isolation"]));
 
     step("Upload a real CSV, which syncs into the VM");
@@ -118,25 +146,33 @@ async fn in_project(client: &Client, base: &str) -> anyhow::Result<()> {
             &json!({"agent_ids": ["dev_agent", "designer_agent"], "initial_message": message}),
         )
         .await?;
-    let finished = follow(client, base, text(&conversation, "conversation_id")?).await?;
+    let mut seen = Seen::default();
+    let finished = follow(client, base, text(&conversation, "conversation_id")?, &mut seen).await?;
     ensure!(finished["data"]["outcome"] == "completed", "the run ended with {}", finished["data"]);
 
     step("Check what the agents made");
+    seen.check()?;
     checks(client, base, online).await?;
     step("The status document");
     let status = client.get(&format!("{base}/status")).await?;
     say(&serde_json::to_string_pretty(&status)?);
     ensure!(status["files"]["total"].as_u64() >= Some(5), "too few files are recorded");
     ensure!(status["files"]["total"] == status["files"]["synced"], "not all files are synced");
+    let services = status["services"].as_array();
+    let is_told = services.is_some_and(|all| {
+        all.iter().any(|service| service["name"] == "web-app" && service["status"] == "running")
+    });
+    ensure!(is_told, "the status document does not tell of the running service");
     ensure!(status["last_activity"].is_string(), "last_activity is missing");
     Ok(())
 }
 
 /// Shows the events of the run as they stream; answers its `run.finished`.
-async fn follow(client: &Client, base: &str, conversation: &str) -> anyhow::Result<Value> {
+async fn follow(client: &Client, base: &str, conversation: &str, seen: &mut Seen) -> anyhow::Result<Value> {
     let path = format!("{base}/conversations/{conversation}/events");
     let work = client.events(&path, |event| {
         print::event(event);
+        seen.note(event);
         event["type"] == "run.finished"
     });
     tokio::time::timeout(RUN_WITHIN, work).await.context("the run did not finish in 10 minutes")?

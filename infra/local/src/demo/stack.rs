@@ -1,49 +1,49 @@
 //! Finding a running stack, or starting one for the time of the demo.
 
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use pvm_entry::Settings;
 use tokio::process::{Child, Command};
 
 use super::Options;
+use super::client::Client;
 use super::print::{say, step};
 
 /// A stack to work with.
 pub(super) struct Stack {
     pub(super) url: String,
-    pub(super) api_key: String,
+    /// Absent where the demo was not told: the key is then read from the state folder.
+    api_key: Option<String>,
+    key_file: PathBuf,
     child: Option<Child>,
+    is_elsewhere: bool,
 }
 
 /// The stack of the options, else the one at the default address, else one that is started here.
 ///
 /// # Errors
-/// Says what is missing.
+/// Says what is missing. A stack that was started is ended then, and also where this is dropped before it is done.
 pub(super) async fn find_or_start(options: &Options) -> anyhow::Result<Stack> {
     let settings = Settings::from_env()?;
-    if let Some(url) = &options.url {
-        let api_key = options.api_key.clone().context("PVM_URL is set: set PVM_API_KEY too")?;
-        return Ok(Stack { url: url.clone(), api_key, child: None });
-    }
-    let url = format!("http://{}", settings.http_addr);
-    let key_file = settings.home.join("api-key");
-    let read_key = || -> anyhow::Result<String> {
-        let text = std::fs::read_to_string(&key_file)
-            .with_context(|| format!("cannot read {}", key_file.display()))?;
-        Ok(text.trim().to_owned())
+    let mut stack = Stack {
+        url: format!("http://{}", settings.http_addr),
+        api_key: options.api_key.clone(),
+        key_file: settings.home.join("api-key"),
+        child: None,
+        is_elsewhere: options.url.is_some(),
     };
-    let mut child = None;
-    if healthy(&url).await {
-        step(&format!("Using the stack that runs at {url}"));
+    if let Some(url) = &options.url {
+        ensure!(stack.api_key.is_some(), "PVM_URL is set: set PVM_API_KEY too");
+        stack.url.clone_from(url);
+    } else if healthy(&stack.url).await {
+        step(&format!("Using the stack that runs at {}", stack.url));
     } else {
         step("Starting a stack for the demo (`make run` does the same)");
-        child = Some(start(&url).await?);
+        stack.child = Some(start(&stack.url).await?);
     }
-    let api_key = options.api_key.clone().map_or_else(read_key, Ok)?;
-    let stack = Stack { url, api_key, child };
-    wait_for_template().await?;
     Ok(stack)
 }
 
@@ -56,12 +56,12 @@ async fn healthy(url: &str) -> bool {
 
 async fn start(url: &str) -> anyhow::Result<Child> {
     let program = std::env::current_exe()?;
-    // A group of its own, so that Ctrl-C ends the demo first and the demo ends the stack.
+    // A group of its own: Ctrl-C ends the demo, and the demo ends the stack, which takes its time to save.
     let mut child = Command::new(program)
         .arg("serve")
         .stdin(Stdio::null())
         .process_group(0)
-        .kill_on_drop(false)
+        .kill_on_drop(true)
         .spawn()
         .context("cannot start the stack")?;
     let began = Instant::now();
@@ -80,16 +80,45 @@ async fn start(url: &str) -> anyhow::Result<Child> {
     }
 }
 
-/// The demo wants the full `base` system; building it once takes about half a minute.
-async fn wait_for_template() -> anyhow::Result<()> {
-    crate::template::ensure("base", None, |progress| say(&format!("  template base: {progress}"))).await
-}
-
 impl Stack {
+    /// A client with the stack's key.
+    ///
+    /// # Errors
+    /// The key cannot be read.
+    pub(super) fn client(&self) -> anyhow::Result<Client> {
+        let read = || std::fs::read_to_string(&self.key_file);
+        let key = self
+            .api_key
+            .clone()
+            .map_or_else(read, Ok)
+            .with_context(|| format!("cannot read {}", self.key_file.display()))?;
+        Client::new(&self.url, key.trim())
+    }
+
+    /// Waits until the full `base` system is there, which takes about half a minute once; true if VMs of this stack have
+    /// it. Without a mirror of Debian's packages VMs have the host's own programs.
+    pub(super) async fn has_base(&self) -> bool {
+        if self.is_elsewhere {
+            return false;
+        }
+        let show = |progress: &str| say(&format!("  template base: {progress}"));
+        match crate::template::ensure("base", None, show).await {
+            Ok(()) => true,
+            Err(error) => {
+                say(&format!(
+                    "  The template base cannot be built, so the VM has this machine's programs: {error:#}"
+                ));
+                false
+            }
+        }
+    }
+
     /// Leaves everything running.
     pub(super) fn leave(self) {
-        if let Some(child) = &self.child {
+        if let Some(child) = self.child {
             say(&format!("The stack stays up at {} (process {}).", self.url, child.id().unwrap_or_default()));
+            // Dropped, it would be killed.
+            std::mem::forget(child);
         }
     }
 

@@ -28,7 +28,7 @@ impl Isolation {
     pub(crate) fn current() -> Self {
         static FOUND: OnceLock<Isolation> = OnceLock::new();
         *FOUND.get_or_init(|| {
-            if rustix::process::geteuid().is_root() {
+            if rustix::process::geteuid().is_root() && maps_all_ids(&own_id_map()) {
                 Self::Range
             } else if has_subordinate_ids() {
                 Self::Subordinate
@@ -55,6 +55,16 @@ impl Isolation {
     pub(crate) fn is_root(self) -> bool {
         self == Self::Range
     }
+}
+
+fn own_id_map() -> String {
+    fs::read_to_string("/proc/self/uid_map").unwrap_or_default()
+}
+
+/// Whether this process's ids are the machine's: root of a user namespace, as in a rootless container, is a plain user
+/// to the kernel.
+fn maps_all_ids(map: &str) -> bool {
+    map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 fn has_subordinate_ids() -> bool {
@@ -168,6 +178,13 @@ pub(crate) fn chown(path: &Path, user: u32, group: u32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn root_of_a_user_namespace_is_a_plain_user() {
+        assert!(maps_all_ids("         0          0 4294967295\n"));
+        assert!(!maps_all_ids("         0       1000          1\n"));
+        assert!(!maps_all_ids("         0       1000          1\n         1     100000      65536\n"));
+    }
 
     #[test]
     fn a_large_enough_range_of_this_user_is_found_by_name_or_id() {
