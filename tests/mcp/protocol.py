@@ -281,6 +281,43 @@ def check_repeats(server):
     print("ok: a repeated request runs once")
 
 
+def check_cancellation(server):
+    def begin(name, headers, meta):
+        """Sends a call that runs for minutes and waits until it runs; answers its connection."""
+        params = {"name": "execute_command", "arguments": {"command": f"echo $$ > {name}.pid; exec sleep 300"}, **meta}
+        connection = http.client.HTTPConnection(HOST.hostname, HOST.port, timeout=120)
+        known = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json",
+                 "Accept": "application/json, text/event-stream"}
+        message = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params}
+        connection.request("POST", server.path, json.dumps(message), {**known, **headers})
+        waiting = {"command": f"until [ -s {name}.pid ]; do sleep 0.1; done"}
+        assert not server.tool("execute_command", waiting)["isError"], name
+        return connection
+
+    def is_over(name):
+        waiting = {"command": f"for i in $(seq 200); do kill -0 $(cat {name}.pid) || exit 0; sleep 0.1; done; exit 1"}
+        return not server.tool("execute_command", waiting)["isError"]
+
+    # In the stateless era whoever goes away takes the call back.
+    meta = {"_meta": {"io.modelcontextprotocol/protocolVersion": NEW, "io.modelcontextprotocol/clientCapabilities": {},
+                      "io.modelcontextprotocol/clientInfo": {"name": "driver", "version": "1"}}}
+    headers = {"MCP-Protocol-Version": NEW, "Mcp-Method": "tools/call", "Mcp-Name": "execute_command"}
+    begin("gone", headers, meta).close()
+    assert is_over("gone"), "a call goes on whose client went away"
+
+    # In the handshake era going away means nothing; the notification finds the call by its key.
+    key = {"Idempotency-Key": f"k-{time.time_ns()}", "MCP-Protocol-Version": OLD}
+    connection = begin("told", key, {})
+    note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 7}}
+    assert post(server.path, note, headers={**key, "Idempotency-Key": "another"})[0] == 202
+    assert post(server.path, note, headers=key)[0] == 202
+    assert is_over("told"), "a call goes on that was taken back"
+    ended = json.loads(connection.getresponse().read())["result"]
+    assert ended["isError"] and ended["structuredContent"]["status"] == "killed", ended
+    connection.close()
+    print("ok: calls are taken back")
+
+
 def check_bad_input(server):
     for name, arguments, part in [
         ("execute_command", {"command": 7, "nonsense": True}, "nonsense"),
@@ -317,6 +354,7 @@ with project("mcp protocol") as made:
     check_pages(server)
     check_prompts(server)
     check_repeats(server)
+    check_cancellation(server)
     check_progress(server)
     check_tasks(server)
     check_jobs(server)

@@ -104,6 +104,15 @@ async fn a_file_of_the_workspace_adds_an_agent_and_takes_none_over() {
         let detail = body["detail"].as_str().unwrap();
         assert!(detail.contains("agents/broken.md") && detail.contains("temprature"), "{body}");
 
+        // A misspelt tool would deny or ask for nothing.
+        for rules in ["denied_tools: [exekute_command]", "approvals:\n  \"execute_comand(*rm*)\": ask", "tools: [fly]"] {
+            let file = format!("---\nname: typo\nmodel: replay/demo\n{rules}\n---\n");
+            upload(&api, &project, "agents/typo.md", &file).await;
+            let body = api.post(&format!("{project}/conversations"), asked("typo")).await.problem(422, "invalid");
+            let detail = body["detail"].as_str().unwrap();
+            assert!(detail.contains("agents/typo.md") && detail.contains("the tools are"), "{body}");
+        }
+
         // A file cannot take a known agent's name.
         upload(&api, &project, "agents/dev_agent.md", "---\nname: dev_agent\nmodel: nobody/x\n---\nObey.\n").await;
         let (_, events) = finished(&api, &project, &["dev_agent"], "/vm echo hello").await;

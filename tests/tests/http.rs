@@ -10,8 +10,8 @@ use pvm_api::routes::{Auth, ROUTES};
 use pvm_domain::ids::OwnerId;
 use pvm_sandboxd::Shutdown;
 use pvm_tests::api::Api;
-use pvm_tests::scenarios::{commands, fair_use, files, input, projects, secrets, services};
-use pvm_tests::stack::{client, start, with_stack};
+use pvm_tests::scenarios::{commands, fair_use, files, input, mcp, projects, secrets, services};
+use pvm_tests::stack::{client, start, with_stack, with_stack_of};
 use serde_json::json;
 
 macro_rules! stories {
@@ -64,6 +64,7 @@ stories! {
     a_web_server_is_a_service: services::web_server;
     a_service_that_ends_at_once_has_failed_and_says_why: services::failure;
     services_come_back_on_a_new_vm: services::brought_back;
+    clients_of_both_eras_use_tools_and_resources: mcp::both_eras;
 }
 
 /// Reads an event stream until a block that `enough` accepts; answers all text up to then.
@@ -222,6 +223,38 @@ async fn the_e2b_door_shows_the_vms_of_projects_to_their_owner_only() {
         assert_eq!(list(key).await.status, 401, "{key}");
     }
     stack.shutdown(Shutdown::KillAll).await.unwrap();
+}
+
+/// RFC 9728: whoever comes without a good token is told where to get one, and finds it there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_mcp_client_without_a_token_is_led_to_the_issuer() {
+    let issuer = |settings: &mut pvm_entry::Settings| {
+        settings.oidc_issuer = Some("https://issuer.example".to_owned());
+        settings.oidc_audience = Some("pvm".to_owned());
+    };
+    with_stack_of(issuer, async |api: Api| {
+        let server = format!("{}/mcp", api.project("led").await);
+        for key in ["", "pvm_wrong"] {
+            let refused = api.with_key(key).post(&server, json!({})).await;
+            let challenge = refused.header("www-authenticate").unwrap().to_owned();
+            refused.problem(401, "unauthorized");
+            let link = challenge.split("resource_metadata=\"").nth(1).unwrap().split('"').next().unwrap();
+            assert!(challenge.starts_with("Bearer ") && challenge.contains("scope=\""), "{challenge}");
+            let path =
+                link.strip_prefix(&api.url).unwrap_or_else(|| panic!("{link} is not below {}", api.url));
+            let document = api.with_key("").get(path).await.expect(200);
+            assert_eq!(document["resource"], format!("{}{server}", api.url));
+            assert_eq!(document["authorization_servers"], json!(["https://issuer.example"]));
+        }
+        let whole = api.with_key("").get("/.well-known/oauth-protected-resource").await.expect(200);
+        assert_eq!(whole["resource"], api.url);
+        let other = api.with_key("").get("/api/projects").await;
+        assert!(
+            !other.header("www-authenticate").unwrap().contains("resource_metadata"),
+            "only MCP clients ask for it"
+        );
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

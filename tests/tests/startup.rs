@@ -103,6 +103,10 @@ fn keys_are_their_owners_logs_are_json_and_a_second_start_is_refused() {
     let home = folder.path().join("state");
     let mut command = serve(&home, "127.0.0.1:0");
     command.env("PVM_LOG_FORMAT", "json").stdout(Stdio::null()).stderr(Stdio::piped());
+    for name in ["OPENAI_API_KEY", "OPENAI_BASE_URL", "PVM_BEDROCK_REGION"] {
+        command.env_remove(name);
+    }
+    command.env("ANTHROPIC_API_KEY", "sk-hush-hush");
     let mut child = command.spawn().unwrap();
     // The last thing at a start is the line that says where it listens.
     let mut lines = Vec::new();
@@ -125,7 +129,9 @@ fn keys_are_their_owners_logs_are_json_and_a_second_start_is_refused() {
     let digits = e2b.trim().strip_prefix("e2b_").unwrap();
     assert!(digits.len() == 40 && digits.bytes().all(|b| b.is_ascii_hexdigit()), "E2B's form");
     let logged = format!("{lines:?}");
-    assert!(!logged.contains(digits), "a key is in the log");
+    assert!(!logged.contains(digits) && !logged.contains("sk-hush-hush"), "a key is in the log");
+    let last = lines.last().unwrap().to_string();
+    assert!(last.contains(r#""models":"replay, anthropic""#), "which providers are set up: {last}");
 
     let said = refusal(&serve(&home, "127.0.0.1:0").output().unwrap());
     assert!(said.contains("PVM_HOME"), "{said}");

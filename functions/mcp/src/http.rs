@@ -18,6 +18,7 @@ use rmcp::ServerHandler;
 use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 
+use crate::cancel;
 use crate::parts::Parts;
 use crate::server::ProjectServer;
 
@@ -80,6 +81,9 @@ pub async fn handle<P: Parts>(
     }
     let server = ProjectServer::new(mcp.clone(), project, principal, scope);
     let (parts, body) = request.into_parts();
+    if let Some(key) = cancel::key_of(&parts, &body) {
+        server.take_back(key).await;
+    }
     let body = Full::new(Bytes::from(body.to_vec()));
     Ok(respond(server, &doors, http::Request::from_parts(parts, body)).await)
 }

@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 mod calls;
+mod cancel;
 mod completions;
 mod http;
 mod jobs;

@@ -2,6 +2,9 @@
 //! what comes back goes out as lines. Both eras of the protocol pass: what the HTTP transport wants in headers is taken
 //! from the messages.
 
+mod events;
+mod lines;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,9 +14,13 @@ use base64::engine::general_purpose::STANDARD;
 use futures::StreamExt;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWrite, AsyncWriteExt};
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncBufRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
+
+use events::Events;
+use lines::Line;
 
 /// Where the version is in a message of the stateless era.
 const VERSION_META: &str = "io.modelcontextprotocol/protocolVersion";
@@ -21,8 +28,9 @@ const VERSION_META: &str = "io.modelcontextprotocol/protocolVersion";
 const TRIES: u32 = 3;
 /// How long requests under way may go on after the client closed its side.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
-/// The longest line, in bytes: what the server takes.
-const LINE_BYTES: usize = 6 * 1024 * 1024;
+/// The answer to a message that is longer than the server takes.
+const TOO_LONG: &str = "The message has more than 6 MiB, and nothing was done. Send less at once: write a large file in \
+    parts, with append.";
 
 /// The server that the bridge speaks to.
 #[derive(Debug, Clone)]
@@ -76,9 +84,9 @@ where
     R: AsyncBufRead + Unpin,
     W: AsyncWrite + Unpin + Send + 'static,
 {
-    let (out, mut lines) = mpsc::channel::<String>(64);
+    let (out, mut answers) = mpsc::channel::<String>(64);
     let writer = tokio::spawn(async move {
-        while let Some(line) = lines.recv().await {
+        while let Some(line) = answers.recv().await {
             output.write_all(line.as_bytes()).await?;
             output.write_all(b"\n").await?;
             output.flush().await?;
@@ -94,25 +102,8 @@ where
     });
     let mut tasks = tokio::task::JoinSet::new();
     let mut input = input;
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        if input.read_until(b'\n', &mut line).await? == 0 {
-            break;
-        }
-        let text = line.trim_ascii();
-        if text.is_empty() {
-            continue;
-        }
-        match serde_json::from_slice::<Value>(text) {
-            Ok(_) if text.len() > LINE_BYTES => {
-                shared.say(failure(&Value::Null, -32600, "The message is longer than 6 MiB.")).await;
-            }
-            Ok(message) => accept(&shared, &mut tasks, message).await,
-            Err(error) => {
-                shared.say(failure(&Value::Null, -32700, &format!("This is not JSON: {error}"))).await;
-            }
-        }
+    while let Some(line) = lines::next(&mut input).await? {
+        read(&shared, &mut tasks, line).await;
         while tasks.try_join_next().is_some() {}
     }
     let rest = async { while tasks.join_next().await.is_some() {} };
@@ -129,13 +120,30 @@ fn nonce() -> u128 {
     (u128::from(half()) << 64) | u128::from(half())
 }
 
+async fn read(shared: &Arc<Shared>, tasks: &mut tokio::task::JoinSet<()>, line: Line) {
+    match line {
+        Line::Whole(text) if text.trim_ascii().is_empty() => {}
+        Line::Whole(text) => match serde_json::from_slice::<Value>(&text) {
+            Ok(message) => accept(shared, tasks, message).await,
+            Err(error) => {
+                shared.say(failure(&Value::Null, -32700, &format!("This is not JSON: {error}"))).await;
+            }
+        },
+        Line::TooLong(Some(id)) => shared.say(failure(&id, -32600, TOO_LONG)).await,
+        // Nobody waits for an answer to it.
+        Line::TooLong(None) => {}
+    }
+}
+
 async fn accept(shared: &Arc<Shared>, tasks: &mut tokio::task::JoinSet<()>, message: Value) {
     let method = message["method"].as_str().unwrap_or_default();
     if method == "notifications/cancelled" {
         let id = message["params"]["requestId"].to_string();
         if let Some(task) = shared.take(&id) {
-            // Ending the request is how the HTTP transport cancels.
+            // Ending the request is how the newest HTTP transport cancels. In the older ones it means nothing, and behind
+            // a gateway nobody sees it: so the server is told as well, by the call's key.
             task.abort();
+            tasks.spawn(shared.clone().exchange(message));
         }
         return;
     }
@@ -191,7 +199,7 @@ impl Shared {
             response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let id = message.get("id").cloned();
         if kind.starts_with("text/event-stream") {
-            return self.pass_events(response).await;
+            return self.pass_events(response, id.as_ref()).await;
         }
         let body = response.bytes().await.map_err(|error| format!("The answer broke off: {error}"))?;
         let Some(id) = id else { return Ok(()) };
@@ -241,6 +249,12 @@ impl Shared {
         }
     }
 
+    /// The key of the call with this id, in JSON. Ids are any text, and two of them must never make one key.
+    fn key_of(&self, id: &str) -> String {
+        let hash = hex::encode(Sha256::digest(id));
+        format!("{:032x}-{}", self.nonce, &hash[..32])
+    }
+
     fn headers(&self, message: &Value) -> HeaderMap {
         let mut headers = self.endpoint.headers.clone();
         let mut put = |name: &'static str, value: &str| {
@@ -267,23 +281,34 @@ impl Shared {
                 put("mcp-name", name);
             }
         }
-        if let (Some(id), "tools/call") = (message.get("id"), method) {
-            put("idempotency-key", &format!("{:032x}-{}", self.nonce, header_key(&id.to_string())));
+        let call = match method {
+            "tools/call" => message.get("id"),
+            "notifications/cancelled" => params.get("requestId"),
+            _ => None,
+        };
+        if let Some(id) = call {
+            put("idempotency-key", &self.key_of(&id.to_string()));
         }
         headers
     }
 
-    /// Passes the messages of an event stream on as they come.
-    async fn pass_events(&self, response: reqwest::Response) -> Result<(), String> {
+    /// Passes the messages of an event stream on as they come. The stream of a request ends with its answer.
+    async fn pass_events(&self, response: reqwest::Response, id: Option<&Value>) -> Result<(), String> {
         let mut pieces = response.bytes_stream();
         let mut events = Events::default();
+        let mut is_answered = id.is_none();
         while let Some(piece) = pieces.next().await {
-            let piece = piece.map_err(|error| format!("The answer broke off: {}", error.without_url()))?;
+            let piece = match piece {
+                Ok(piece) => piece,
+                Err(_) if is_answered => break,
+                Err(error) => return Err(format!("The answer broke off: {}", error.without_url())),
+            };
             for message in events.take(&piece) {
+                is_answered |= message.get("method").is_none() && message.get("id") == id;
                 self.say(message).await;
             }
         }
-        Ok(())
+        if is_answered { Ok(()) } else { Err("The answer broke off: its stream ended before it.".to_owned()) }
     }
 }
 
@@ -301,108 +326,5 @@ fn header_text(value: &str) -> String {
     }
 }
 
-/// A request's id as part of a key.
-fn header_key(id: &str) -> String {
-    id.bytes().filter(u8::is_ascii_alphanumeric).take(64).map(char::from).collect()
-}
-
-/// Reads the messages out of an event stream, whatever pieces it comes in.
-#[derive(Debug, Default)]
-struct Events {
-    line: Vec<u8>,
-    data: Vec<u8>,
-}
-
-impl Events {
-    fn take(&mut self, piece: &[u8]) -> Vec<Value> {
-        let mut found = Vec::new();
-        for byte in piece {
-            if *byte != b'\n' {
-                self.line.push(*byte);
-                continue;
-            }
-            let line = std::mem::take(&mut self.line);
-            let line = line.strip_suffix(b"\r").unwrap_or(&line);
-            if line.is_empty() {
-                found.extend(serde_json::from_slice::<Value>(&std::mem::take(&mut self.data)).ok());
-            } else if let Some(data) = line.strip_prefix(b"data:") {
-                if !self.data.is_empty() {
-                    self.data.push(b'\n');
-                }
-                self.data.extend_from_slice(data.strip_prefix(b" ").unwrap_or(data));
-            }
-        }
-        found
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn events_are_read_in_any_pieces() {
-        let stream =
-            b"id: 1\nretry: 3\ndata:\n\n: comment\r\ndata: {\"a\":\r\ndata: 1}\r\n\r\ndata: {\"b\":2}\n\n";
-        for size in [1, 7, 100] {
-            let mut events = Events::default();
-            let found: Vec<Value> = stream.chunks(size).flat_map(|piece| events.take(piece)).collect();
-            assert_eq!(found, [json!({"a": 1}), json!({"b": 2})], "pieces of {size}");
-        }
-    }
-
-    #[test]
-    fn headers_carry_any_name() {
-        assert_eq!(header_text("read_file"), "read_file");
-        assert_eq!(header_text("é"), "=?base64?w6k=?=");
-        assert_eq!(header_text(" x"), "=?base64?IHg=?=");
-        assert!(header_text("=?base64?x?=").starts_with("=?base64?PT9i"));
-    }
-
-    fn shared() -> Shared {
-        let (out, _) = mpsc::channel(1);
-        Shared {
-            endpoint: Endpoint::new("http://127.0.0.1:1/", "key", "prj_x").unwrap(),
-            out,
-            agreed: Mutex::new(Some("2025-11-25".to_owned())),
-            under_way: Mutex::default(),
-            nonce: 7,
-        }
-    }
-
-    #[test]
-    fn the_headers_of_each_era_come_from_the_message() {
-        let shared = shared();
-        let old = shared.headers(&json!({"id": 1, "method": "tools/call", "params": {"name": "x"}}));
-        assert_eq!(old["mcp-protocol-version"], "2025-11-25");
-        assert!(old.get("mcp-method").is_none());
-        assert_eq!(old["idempotency-key"], format!("{:032x}-1", 7));
-        let new = json!({"id": 2, "method": "resources/read",
-                         "params": {"uri": "pvm://status", "_meta": {VERSION_META: "2026-07-28"}}});
-        let new = shared.headers(&new);
-        assert_eq!(new["mcp-protocol-version"], "2026-07-28");
-        assert_eq!(new["mcp-method"], "resources/read");
-        assert_eq!(new["mcp-name"], "pvm://status");
-        assert_eq!(shared.endpoint.url, "http://127.0.0.1:1/api/projects/prj_x/mcp");
-    }
-
-    #[test]
-    fn a_bad_address_is_refused_before_the_first_request() {
-        assert!(Endpoint::new("not a url", "key", "prj_x").is_err());
-        assert!(Endpoint::new("http://h", "bad\nkey", "prj_x").is_err());
-    }
-
-    #[tokio::test]
-    async fn what_cannot_be_answered_is_told_on_the_line_of_its_id() {
-        let endpoint = Endpoint::new("http://127.0.0.1:1", "key", "prj_x").unwrap();
-        let input = b"nonsense\n{\"jsonrpc\":\"2.0\",\"id\":\"a\",\"method\":\"tools/list\"}\n\n".as_slice();
-        let (mine, theirs) = tokio::io::duplex(65536);
-        run(endpoint, input, theirs).await.unwrap();
-        let mut lines = tokio::io::BufReader::new(mine).lines();
-        let first: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
-        assert_eq!(first["error"]["code"], -32700);
-        let second: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
-        assert_eq!(second["id"], "a");
-        assert!(second["error"]["message"].as_str().unwrap().contains("cannot be reached"), "{second}");
-    }
-}
+mod tests;

@@ -121,6 +121,9 @@ impl Code {
     }
 }
 
+/// Ends the message of a listing that is too long for one answer.
+pub const TOO_MANY_ENTRIES: &str = "list with a smaller depth";
+
 /// An error of a call: the body of a unary error answer, and the `error` of an [`EndStream`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{}: {message}", code.as_str())]
@@ -136,6 +139,16 @@ impl ConnectError {
     /// An error.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
+    }
+
+    /// Whether something is used up that waiting does not bring back. The code, which is E2B's, does not tell that from a
+    /// server that has too much to do; the message does.
+    pub fn is_lasting(&self) -> bool {
+        let message = self.message.to_ascii_lowercase();
+        self.code == Code::ResourceExhausted
+            && ["no space left on device", "quota exceeded", TOO_MANY_ENTRIES]
+                .iter()
+                .any(|text| message.contains(text))
     }
 
     /// Reads the error out of an HTTP answer that is not 200: a Connect body when there is one, else the

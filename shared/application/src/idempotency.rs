@@ -104,3 +104,17 @@ pub async fn replayed(
     }
     Ok(Some(found.resource))
 }
+
+/// The id of what was made with `key`, whatever the request was.
+///
+/// # Errors
+/// Of the store.
+pub async fn made_with(
+    store: &impl ReadStore,
+    owner: &OwnerId,
+    key: &str,
+    now: Timestamp,
+) -> AppResult<Option<String>> {
+    let known = store.get::<IdempotencyRecord>(&keys::idempotency(owner, &hash(&[key.as_bytes()]))).await?;
+    Ok(known.filter(|found| now < found.until).map(|found| found.resource))
+}

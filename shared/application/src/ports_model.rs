@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use pvm_domain::conversation::BlockPlace;
 use pvm_domain::ids::{ConversationId, RunId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -150,6 +151,15 @@ pub struct TokenUsage {
     pub cost_microusd: u64,
 }
 
+/// A block of the provider's own in an answer, such as reasoning with its signature.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OpaqueBlock {
+    /// What of the answer comes before it.
+    pub after: BlockPlace,
+    /// Its own form.
+    pub value: Value,
+}
+
 /// A model's answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelAnswer {
@@ -157,8 +167,8 @@ pub struct ModelAnswer {
     pub text: String,
     /// Calls it wants, in order.
     pub calls: Vec<WantedCall>,
-    /// Blocks to send back unchanged with this answer, before its text.
-    pub opaque: Vec<Value>,
+    /// Blocks to send back unchanged with this answer, each in its place.
+    pub opaque: Vec<OpaqueBlock>,
     /// Why it stopped.
     pub stop: Stop,
     /// What it used.
@@ -215,6 +225,16 @@ pub trait KnowModels: Send + Sync {
     /// # Errors
     /// `NotConfigured` says what is missing.
     fn facts(&self, model: &str) -> Result<ModelFacts, ModelError>;
+
+    /// Asks the provider whether it has `model`, so that a misspelt one is refused before it is used. A provider that
+    /// does not answer, or has no such question, refuses nothing.
+    ///
+    /// # Errors
+    /// `NotConfigured` where the provider says that there is none.
+    fn confirm(&self, model: &str) -> impl Future<Output = Result<(), ModelError>> + Send {
+        let _ = model;
+        async { Ok(()) }
+    }
 }
 
 /// Calls language models.

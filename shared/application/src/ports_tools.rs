@@ -5,6 +5,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use pvm_domain::ids::{ConversationId, ProjectId};
+use pvm_domain::limits;
+use pvm_domain::text::head_and_tail;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -33,6 +35,13 @@ pub struct ToolDefinition {
     pub runs_command: bool,
     /// It may change files of the workspace, which are saved afterwards.
     pub may_change_files: bool,
+}
+
+impl ToolDefinition {
+    /// The argument that a call is about: the first that is required.
+    pub fn subject(&self) -> Option<&str> {
+        self.input_schema["required"][0].as_str()
+    }
 }
 
 /// Where and for whom a call runs.
@@ -76,6 +85,17 @@ impl ToolResult {
     /// A failure that the model should read.
     pub fn error(text: impl Into<String>) -> Self {
         Self { is_error: true, text: text.into(), structured: None, output_path: None }
+    }
+
+    /// The result within its bounds: text cut in the middle, and no data where it is too much. Tools cut their own data so
+    /// that it fits; this is for the one that does not.
+    pub fn bounded(mut self) -> Self {
+        let (text, is_cut) = head_and_tail(&self.text, limits::OUTPUT_TO_MODEL_BYTES);
+        if is_cut {
+            self.text = text;
+        }
+        self.structured = self.structured.filter(|data| data.to_string().len() <= limits::TOOL_DATA_BYTES);
+        self
     }
 }
 

@@ -1,5 +1,7 @@
 //! Agent definitions: who can take part in a conversation.
 
+mod rules;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -46,9 +48,11 @@ pub struct AgentDefinition {
     /// Tools it may not use.
     #[serde(default)]
     pub denied_tools: Vec<String>,
-    /// Policy by tool name, or by `tool(pattern)` where `*` in the pattern stands for anything and the whole is matched
-    /// with each text argument; `auto` where nothing fits. A pattern goes before the bare name, and among patterns
-    /// the strictest counts.
+    /// Policy by tool name, or by `tool(pattern)` where `*` in the pattern stands for anything; `auto` where nothing fits.
+    /// A pattern goes before the bare name, and among patterns the strictest counts. `ask` and `deny` look at every text
+    /// of the arguments, whatever its case and spaces, with lists also as one line; `auto` looks only at what the call is
+    /// about (its first required argument, such as the command or the path), to the letter. Patterns are about text,
+    /// not about what it means: a shell knows many ways to write the same command.
     #[serde(default)]
     pub approvals: BTreeMap<String, ApprovalPolicy>,
     /// Sampling temperature, 0 to 2, where the provider takes one.
@@ -87,7 +91,7 @@ impl AgentDefinition {
             return Err(Invalid::new("temperature", "must be 0 to 2"));
         }
         for rule in self.approvals.keys() {
-            let (tool, pattern) = split_rule(rule);
+            let (tool, pattern) = rules::split(rule);
             if tool.is_empty() || tool.contains([')', '(']) || pattern.is_some_and(str::is_empty) {
                 let shown = crate::text::head_and_tail(rule, 80).0;
                 return Err(Invalid::new(
@@ -114,21 +118,20 @@ impl AgentDefinition {
         Ok(())
     }
 
-    /// What happens when the agent wants to call `tool` with `arguments`.
-    pub fn policy(&self, tool: &str, arguments: &Value) -> ApprovalPolicy {
-        let fits = |pattern: &str| match arguments {
-            Value::Object(fields) => fields
-                .values()
-                .filter_map(Value::as_str)
-                .any(|text| glob(pattern.as_bytes(), text.as_bytes())),
-            _ => false,
-        };
+    /// What happens when the agent wants to call `tool` with `arguments`. `subject` names the argument that such a call is
+    /// about, for the patterns that allow.
+    pub fn policy(&self, tool: &str, subject: Option<&str>, arguments: &Value) -> ApprovalPolicy {
         let by_pattern = self
             .approvals
             .iter()
-            .filter_map(|(rule, policy)| match split_rule(rule) {
-                (name, Some(pattern)) if name == tool && fits(pattern) => Some(*policy),
-                _ => None,
+            .filter_map(|(rule, policy)| {
+                let (name, pattern) = rules::split(rule);
+                let pattern = pattern.filter(|_| name == tool)?;
+                let fits = match policy {
+                    ApprovalPolicy::Auto => rules::allows(pattern, subject, arguments),
+                    ApprovalPolicy::Ask | ApprovalPolicy::Deny => rules::touches(pattern, arguments),
+                };
+                fits.then_some(*policy)
             })
             .max();
         by_pattern.or_else(|| self.approvals.get(tool).copied()).unwrap_or(ApprovalPolicy::Auto)
@@ -163,36 +166,6 @@ pub fn agent_id(field: &str, text: &str) -> Result<(), Invalid> {
     if ok { Ok(()) } else { Err(Invalid::new(field, "must be 1 to 64 of a-z, 0-9, _ and -")) }
 }
 
-/// Splits `tool(pattern)`; the pattern is `None` for a bare name.
-fn split_rule(rule: &str) -> (&str, Option<&str>) {
-    match rule.split_once('(') {
-        Some((tool, rest)) if rest.ends_with(')') => (tool, Some(&rest[..rest.len() - 1])),
-        _ => (rule, None),
-    }
-}
-
-/// Whether the whole of `text` fits `pattern`, in which `*` stands for any bytes.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut p, mut t) = (0, 0);
-    let mut star: Option<(usize, usize)> = None;
-    while t < text.len() {
-        if pattern.get(p) == Some(&b'*') {
-            star = Some((p, t));
-            p += 1;
-        } else if pattern.get(p) == Some(&text[t]) {
-            p += 1;
-            t += 1;
-        } else if let Some((at, from)) = star {
-            p = at + 1;
-            t = from + 1;
-            star = Some((at, from + 1));
-        } else {
-            return false;
-        }
-    }
-    pattern[p..].iter().all(|b| *b == b'*')
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -215,11 +188,27 @@ mod tests {
             ("execute_command(*--force*)", Deny),
         ]);
         agent.check().unwrap();
-        let of = |command: &str| agent.policy("execute_command", &json!({"command": command}));
+        let of =
+            |command: &str| agent.policy("execute_command", Some("command"), &json!({"command": command}));
         assert_eq!((of("ls -la"), of("make"), of("cd a && git push")), (Auto, Ask, Ask));
-        assert_eq!(of("git push --force"), Deny);
-        assert_eq!(agent.policy("read_file", &json!({"path": "ls"})), Auto);
+        assert_eq!((of("git push --force"), of("GIT  push --FORCE")), (Deny, Deny));
+        let listed = json!({"command": ["git", "push", "--force"]});
+        assert_eq!(agent.policy("execute_command", Some("command"), &listed), Deny);
+        let smuggled = json!({"command": "make", "working_dir": "ls"});
+        assert_eq!(agent.policy("execute_command", Some("command"), &smuggled), Ask);
+        assert_eq!(agent.policy("read_file", Some("path"), &json!({"path": "ls"})), Auto);
         assert!(self::agent(&[("a(", Ask)]).check().is_err());
+    }
+
+    #[test]
+    fn a_tool_is_there_where_it_is_allowed_and_not_denied() {
+        let mut agent =
+            agent(&[("git_operations", ApprovalPolicy::Deny), ("read_file(/etc/*)", ApprovalPolicy::Deny)]);
+        agent.tools = Some(["read_file", "execute_command", "git_operations"].map(str::to_owned).into());
+        agent.denied_tools = vec!["execute_command".to_owned()];
+        let usable =
+            ["read_file", "execute_command", "git_operations", "write_file"].map(|tool| agent.may_use(tool));
+        assert_eq!(usable, [true, false, false, false]);
     }
 
     #[test]

@@ -10,6 +10,8 @@ pub const STEP_INLINE_WAIT_SECS: u64 = 45;
 pub const HTTP_INLINE_WAIT_SECS: u64 = 25;
 /// The most an agent sees of one tool's output, in bytes, head and tail.
 pub const OUTPUT_TO_MODEL_BYTES: usize = 32 * 1024;
+/// The most of one tool result's data, in bytes of JSON: its text says the same, and a record holds 400 KB.
+pub const TOOL_DATA_BYTES: usize = 64 * 1024;
 /// The most kept of one output stream, in bytes.
 pub const OUTPUT_KEPT_BYTES: usize = 8 * 1024 * 1024;
 /// The most output in one HTTP answer, in bytes as encoded (API Gateway's payload is 10 MB, a Lambda's 6 MB).

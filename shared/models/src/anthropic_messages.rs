@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use pvm_application::ports_model::{
-    Block, ModelAnswer, ModelError, ModelRequest, Role, Stop, TokenUsage, WantedCall,
+    Block, ModelAnswer, ModelError, ModelRequest, OpaqueBlock, Role, Stop, TokenUsage, WantedCall,
 };
+use pvm_domain::conversation::BlockPlace;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use crate::claude;
 use crate::endpoint::{self, ANSWER_BYTES, BadEndpoint, ProviderKey, tool_id};
-use crate::sse::Decoder;
+use crate::stream::{self, Gather};
 
 /// The name of this provider.
 pub(crate) const NAME: &str = "anthropic";
@@ -17,7 +19,7 @@ pub(crate) const NAME: &str = "anthropic";
 pub const ANTHROPIC_URL: &str = "https://api.anthropic.com";
 /// The version of the API that is asked for unless told otherwise.
 pub const ANTHROPIC_VERSION: &str = "2026-10-21";
-/// From this version on, a request that names a sampling parameter is refused.
+/// From this version on, a request that names a sampling parameter is refused; newer models refuse it in any version.
 const NO_SAMPLING_FROM: &str = "2026-10-21";
 
 /// Where, as whom, and in which version it is called.
@@ -44,46 +46,29 @@ impl AnthropicMessages {
         Ok(Self { settings, client })
     }
 
+    /// Why the provider does not have `model`, where it says so.
+    pub(crate) async fn denies(&self, model: &str) -> Option<String> {
+        let url = endpoint::model_url(&self.settings.base_url, "v1/models", model)?;
+        endpoint::denies(self.signed(self.client.get(url))).await
+    }
+
+    fn signed(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        request
+            .header("anthropic-version", &self.settings.version)
+            .header("x-api-key", self.settings.key.reveal())
+    }
+
     pub(crate) async fn call(
         &self,
         model: &str,
         request: &ModelRequest,
         text: &mpsc::Sender<String>,
     ) -> Result<ModelAnswer, ModelError> {
-        let takes_temperature = self.settings.version.as_str() < NO_SAMPLING_FROM;
-        let call = self
-            .client
-            .post(endpoint::join(&self.settings.base_url, "v1/messages"))
-            .header("anthropic-version", &self.settings.version)
-            .header("x-api-key", self.settings.key.reveal())
-            .json(&body(model, request, takes_temperature));
-        let mut response = endpoint::send(NAME, call).await?;
-        let mut decoder = Decoder::default();
-        let mut answer = Gathered::default();
-        loop {
-            let bytes = match response.chunk().await {
-                Ok(Some(bytes)) => bytes,
-                Ok(None) => break,
-                Err(_) => return Err(ModelError::Broken("the stream broke off".to_owned())),
-            };
-            let events = decoder
-                .feed(&bytes)
-                .map_err(|_| ModelError::Broken("the stream has an endless line".to_owned()))?;
-            for event in events {
-                let value: Value = serde_json::from_str(&event.data).map_err(|error| {
-                    ModelError::Broken(format!("a piece of the stream is not JSON: {error}"))
-                })?;
-                let piece = answer.take(&value)?;
-                if !piece.is_empty() {
-                    // Nobody listens any more: the caller will drop this call.
-                    drop(text.send(piece).await);
-                }
-                if answer.ended || answer.is_too_long() {
-                    return answer.finish();
-                }
-            }
-        }
-        answer.finish()
+        let takes_temperature =
+            self.settings.version.as_str() < NO_SAMPLING_FROM && claude::takes_temperature(model);
+        let call = self.client.post(endpoint::join(&self.settings.base_url, "v1/messages"));
+        let call = self.signed(call).json(&body(model, request, takes_temperature));
+        stream::read(endpoint::send(NAME, call).await?, Gathered::default(), text).await
     }
 }
 
@@ -145,8 +130,13 @@ fn block(block: &Block) -> Option<Value> {
 
 #[derive(Debug)]
 enum Part {
-    Text,
-    Call { id: String, name: String, arguments: String },
+    /// So many bytes of the text.
+    Text(usize),
+    Call {
+        id: String,
+        name: String,
+        arguments: String,
+    },
     Opaque(Value),
 }
 
@@ -161,9 +151,9 @@ struct Gathered {
     usage: TokenUsage,
 }
 
-impl Gathered {
-    /// Takes an event; answers the text that it brings.
-    fn take(&mut self, event: &Value) -> Result<String, ModelError> {
+impl Gather for Gathered {
+    fn take(&mut self, data: &str) -> Result<String, ModelError> {
+        let event = &stream::json(data)?;
         let index = event["index"].as_u64().unwrap_or(0);
         match event["type"].as_str().unwrap_or_default() {
             "message_start" => self.count(&event["message"]["usage"]),
@@ -180,6 +170,44 @@ impl Gathered {
         Ok(String::new())
     }
 
+    fn is_over(&self) -> bool {
+        self.ended || self.is_too_long()
+    }
+
+    fn finish(self) -> Result<ModelAnswer, ModelError> {
+        let too_long = self.is_too_long();
+        let stop = match self.stop.as_deref() {
+            _ if too_long => Stop::MaxTokens,
+            Some("max_tokens" | "model_context_window_exceeded") => Stop::MaxTokens,
+            Some("tool_use") => Stop::ToolCalls,
+            Some("refusal") => Stop::Refusal,
+            Some(_) => Stop::End,
+            None => return Err(ModelError::Broken("the stream ended before the answer did".to_owned())),
+        };
+        let mut calls = Vec::new();
+        let mut opaque = Vec::new();
+        let mut text_before = 0;
+        for part in self.parts.into_values() {
+            match part {
+                Part::Call { id, name, arguments } => {
+                    let arguments = endpoint::arguments(&arguments);
+                    calls.push(WantedCall { provider_id: id, name, arguments });
+                }
+                Part::Opaque(value) => {
+                    let after = BlockPlace { text: text_before, calls: calls.len() };
+                    opaque.push(OpaqueBlock { after, value });
+                }
+                Part::Text(bytes) => text_before += bytes,
+            }
+        }
+        if too_long {
+            calls.clear();
+        }
+        Ok(ModelAnswer { text: self.text, calls, opaque, stop, usage: self.usage })
+    }
+}
+
+impl Gathered {
     /// Input comes first, output grows; caches are told apart from the input.
     fn count(&mut self, usage: &Value) {
         let number = |name: &str| usage[name].as_u64();
@@ -199,8 +227,8 @@ impl Gathered {
         let text = |name: &str| block[name].as_str().unwrap_or_default().to_owned();
         match block["type"].as_str().unwrap_or_default() {
             "text" => {
-                self.parts.insert(index, Part::Text);
-                return self.say(&text("text"));
+                self.parts.insert(index, Part::Text(0));
+                return self.say(index, &text("text"));
             }
             "tool_use" => {
                 let call = Part::Call { id: text("id"), name: text("name"), arguments: String::new() };
@@ -213,7 +241,10 @@ impl Gathered {
         String::new()
     }
 
-    fn say(&mut self, piece: &str) -> String {
+    fn say(&mut self, index: u64, piece: &str) -> String {
+        if let Part::Text(bytes) = self.parts.entry(index).or_insert(Part::Text(0)) {
+            *bytes += piece.len();
+        }
         self.text.push_str(piece);
         piece.to_owned()
     }
@@ -221,7 +252,7 @@ impl Gathered {
     fn delta(&mut self, index: u64, delta: &Value) -> String {
         let text = |name: &str| delta[name].as_str().unwrap_or_default();
         match (delta["type"].as_str().unwrap_or_default(), self.parts.get_mut(&index)) {
-            ("text_delta", _) => return self.say(text("text")),
+            ("text_delta", _) => return self.say(index, text("text")),
             ("input_json_delta", Some(Part::Call { arguments, .. })) => {
                 arguments.push_str(text("partial_json"));
                 self.argument_bytes += text("partial_json").len();
@@ -236,34 +267,6 @@ impl Gathered {
 
     fn is_too_long(&self) -> bool {
         self.text.len() > ANSWER_BYTES || self.argument_bytes > ANSWER_BYTES
-    }
-
-    fn finish(self) -> Result<ModelAnswer, ModelError> {
-        let too_long = self.is_too_long();
-        let stop = match self.stop.as_deref() {
-            _ if too_long => Stop::MaxTokens,
-            Some("max_tokens" | "model_context_window_exceeded") => Stop::MaxTokens,
-            Some("tool_use") => Stop::ToolCalls,
-            Some("refusal") => Stop::Refusal,
-            Some(_) => Stop::End,
-            None => return Err(ModelError::Broken("the stream ended before the answer did".to_owned())),
-        };
-        let mut calls = Vec::new();
-        let mut opaque = Vec::new();
-        for part in self.parts.into_values() {
-            match part {
-                Part::Call { id, name, arguments } => {
-                    let arguments = endpoint::arguments(&arguments);
-                    calls.push(WantedCall { provider_id: id, name, arguments });
-                }
-                Part::Opaque(block) => opaque.push(block),
-                Part::Text => {}
-            }
-        }
-        if too_long {
-            calls.clear();
-        }
-        Ok(ModelAnswer { text: self.text, calls, opaque, stop, usage: self.usage })
     }
 }
 
@@ -290,7 +293,7 @@ mod tests {
     fn gather(events: &[Value]) -> Result<ModelAnswer, ModelError> {
         let mut gathered = Gathered::default();
         for event in events {
-            gathered.take(event)?;
+            gathered.take(&event.to_string())?;
         }
         gathered.finish()
     }
@@ -314,8 +317,24 @@ mod tests {
         .unwrap();
         assert_eq!((answer.text.as_str(), answer.stop), ("Hello", Stop::ToolCalls));
         assert_eq!(answer.calls[0].arguments, Ok(json!({"a": 1})));
-        assert_eq!(answer.opaque, [json!({"type": "thinking", "thinking": "hm", "signature": "s"})]);
+        let value = json!({"type": "thinking", "thinking": "hm", "signature": "s"});
+        assert_eq!(answer.opaque, [OpaqueBlock { after: BlockPlace::default(), value }]);
         assert_eq!((answer.usage.input, answer.usage.output, answer.usage.cache_read), (100, 30, 90));
+    }
+
+    #[test]
+    fn blocks_of_its_own_are_kept_with_their_places() {
+        let think = |index: u64| json!({"type": "content_block_start", "index": index, "content_block": {"type": "redacted_thinking", "data": "d"}});
+        let say = |index: u64, text: &str| json!({"type": "content_block_start", "index": index, "content_block": {"type": "text", "text": text}});
+        let call = |index: u64| json!({"type": "content_block_start", "index": index, "content_block": {"type": "tool_use", "id": "t", "name": "x"}});
+        let end = json!({"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {}});
+        let answer =
+            gather(&[think(0), say(1, "one"), think(2), say(3, "two"), call(4), think(5), call(6), end])
+                .unwrap();
+        let places: Vec<_> =
+            answer.opaque.iter().map(|block| (block.after.text, block.after.calls)).collect();
+        assert_eq!(places, [(0, 0), (3, 0), (6, 1)]);
+        assert_eq!((answer.text.as_str(), answer.calls.len()), ("onetwo", 2));
     }
 
     #[test]

@@ -79,6 +79,30 @@ pub(crate) async fn send(
     Err(refused(provider, status, hints, &body))
 }
 
+/// How long a question that is only asked to be helpful may take.
+const QUESTION: Duration = Duration::from_secs(2);
+
+/// Whether a provider that is asked for a model says that there is none. Servers that do not know the question answer 404
+/// too: only one that speaks of the model counts.
+pub(crate) async fn denies(request: reqwest::RequestBuilder) -> Option<String> {
+    let response = request.timeout(QUESTION).send().await.ok()?;
+    if response.status().as_u16() != 404 {
+        return None;
+    }
+    let body = error_body(response).await;
+    let told = told(&serde_json::from_str(&body).ok()?);
+    let is_about_it = told.code == "model_not_found"
+        || (told.kind == "not_found_error" && told.message.to_ascii_lowercase().contains("model"));
+    is_about_it.then(|| told.shown())
+}
+
+/// `<base>/<path>/<model>`, whatever the model is called.
+pub(crate) fn model_url(base_url: &str, path: &str, model: &str) -> Option<reqwest::Url> {
+    let mut url = reqwest::Url::parse(&join(base_url, path)).ok()?;
+    url.path_segments_mut().ok()?.push(model);
+    Some(url)
+}
+
 /// An endpoint that cannot be reached may be so for a moment only.
 fn unreachable(provider: &str, error: &reqwest::Error) -> ModelError {
     // The URL stays out of the log: some carry keys.
@@ -141,11 +165,14 @@ pub(crate) struct Hints {
 }
 
 impl Hints {
-    /// Reads `x-should-retry`, and `retry-after-ms` or `retry-after` in seconds. A date is not obeyed: it needs a clock
-    /// that agrees with theirs.
+    /// Reads `x-should-retry`, and `retry-after-ms` or `retry-after`, in seconds or as a date. A date is counted from that
+    /// of the answer: both are of the same clock, which need not agree with ours.
     pub(crate) fn read<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Self {
         let number = |name: &str| header(name)?.trim().parse::<f64>().ok();
-        let secs = number("retry-after-ms").map(|millis| millis / 1000.0).or_else(|| number("retry-after"));
+        let date = |name: &str| jiff::fmt::rfc2822::parse(header(name)?.trim()).ok();
+        let until = || Some(date("retry-after")?.timestamp().duration_since(date("date")?.timestamp()));
+        let secs = number("retry-after-ms").map(|millis| millis / 1000.0);
+        let secs = secs.or_else(|| number("retry-after")).or_else(|| Some(until()?.as_secs_f64()));
         let should_retry = match header("x-should-retry") {
             Some("true") => Some(true),
             Some("false") => Some(false),
@@ -236,7 +263,10 @@ mod tests {
             wait(&[("retry-after-ms", "1500"), ("retry-after", "9")]),
             Some(Duration::from_millis(1500))
         );
-        assert_eq!(wait(&[("retry-after", "Wed, 21 Oct 2026 07:28:00 GMT")]), None);
+        let date = ("retry-after", "Wed, 21 Oct 2026 07:28:00 GMT");
+        assert_eq!(wait(&[date]), None);
+        assert_eq!(wait(&[date, ("date", "Wed, 21 Oct 2026 07:27:15 GMT")]), Some(Duration::from_secs(45)));
+        assert_eq!(wait(&[date, ("date", "Wed, 21 Oct 2026 07:28:15 GMT")]), None, "a date that has passed");
         assert!(matches!(error(529, &[], "overloaded"), ModelError::Overloaded { .. }));
         let no = [("x-should-retry", "false")];
         assert!(matches!(error(503, &no, "down"), ModelError::Refused(why) if why == "503: down"));

@@ -4,16 +4,19 @@
 
 mod anthropic_messages;
 mod bedrock_converse;
+mod claude;
 mod endpoint;
 mod known;
 mod openai_chat;
 mod replay;
 mod shipped;
 mod sse;
+mod stream;
 mod tries;
 mod without_tools;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pvm_application::ports_model::{
     CallModel, KnowModels, ModelAnswer, ModelError, ModelFacts, ModelRequest,
@@ -67,6 +70,8 @@ struct Inner {
     anthropic: Option<AnthropicMessages>,
     bedrock: Option<BedrockConverse>,
     known: ModelTable,
+    /// Models that their provider did not deny.
+    confirmed: Arc<Mutex<BTreeSet<String>>>,
 }
 
 /// All providers, set up or not.
@@ -77,7 +82,8 @@ impl Models {
     /// The replay model alone.
     pub fn new(settings: ModelSettings) -> Self {
         let known = ModelTable::default();
-        let inner = Inner { settings, openai: None, anthropic: None, bedrock: None, known };
+        let confirmed = Arc::default();
+        let inner = Inner { settings, openai: None, anthropic: None, bedrock: None, known, confirmed };
         Self { inner: Arc::new(inner) }
     }
 
@@ -92,6 +98,7 @@ impl Models {
             anthropic: providers.anthropic.map(AnthropicMessages::new).transpose()?,
             bedrock: providers.bedrock.map(BedrockConverse::new),
             known: providers.known,
+            confirmed: Arc::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -144,6 +151,16 @@ enum Provider<'a> {
 }
 
 impl Provider<'_> {
+    /// Why the provider does not have a model, where it says so. Recordings are found by more than their name, and
+    /// Bedrock's runtime has no such question.
+    async fn denies(&self, name: &str) -> Option<String> {
+        match self {
+            Self::OpenAi(openai) => openai.denies(name).await,
+            Self::Anthropic(anthropic) => anthropic.denies(name).await,
+            Self::Replay(_) | Self::Bedrock(_) => None,
+        }
+    }
+
     async fn call(
         &self,
         name: &str,
@@ -169,6 +186,21 @@ impl KnowModels for Models {
             (Provider::Replay(_), _) => replay::FACTS,
             _ => self.inner.known.facts(model),
         })
+    }
+
+    async fn confirm(&self, model: &str) -> Result<(), ModelError> {
+        let confirmed = || self.inner.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
+        if confirmed().contains(model) {
+            return Ok(());
+        }
+        let (provider, name) = self.provider(model)?;
+        if let Some(why) = provider.denies(name).await {
+            let why =
+                format!("{} does not know the model {name}: {why}", model.split('/').next().unwrap_or(model));
+            return Err(ModelError::NotConfigured(why));
+        }
+        confirmed().insert(model.to_owned());
+        Ok(())
     }
 }
 

@@ -1,17 +1,21 @@
 //! OpenAI's Chat Completions, which many servers speak: OpenAI itself, vLLM, llama.cpp, Ollama, OpenRouter, Bedrock's
 //! compatible endpoint.
 
+mod reasoning;
+
 use std::collections::BTreeMap;
 
 use pvm_application::ports_model::{
-    Block, ModelAnswer, ModelError, ModelRequest, Role, Stop, TokenUsage, WantedCall,
+    Block, ModelAnswer, ModelError, ModelRequest, OpaqueBlock, Role, Stop, TokenUsage, WantedCall,
 };
+use pvm_domain::conversation::BlockPlace;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::endpoint::{self, ANSWER_BYTES, BadEndpoint, ProviderKey};
-use crate::sse::Decoder;
+use crate::stream::{self, Gather};
+use reasoning::Reasoning;
 
 /// The name of this provider.
 pub(crate) const NAME: &str = "openai";
@@ -40,6 +44,15 @@ impl OpenAiChat {
         Ok(Self { settings, client })
     }
 
+    /// Why the server does not have `model`, where it says so.
+    pub(crate) async fn denies(&self, model: &str) -> Option<String> {
+        let mut question = self.client.get(endpoint::model_url(&self.settings.base_url, "models", model)?);
+        if let Some(key) = &self.settings.key {
+            question = question.bearer_auth(key.reveal());
+        }
+        endpoint::denies(question).await
+    }
+
     pub(crate) async fn call(
         &self,
         model: &str,
@@ -53,34 +66,7 @@ impl OpenAiChat {
         if let Some(key) = &self.settings.key {
             call = call.bearer_auth(key.reveal());
         }
-        let mut response = endpoint::send(NAME, call).await?;
-        let mut decoder = Decoder::default();
-        let mut answer = Gathered::default();
-        loop {
-            let bytes = match response.chunk().await {
-                Ok(Some(bytes)) => bytes,
-                Ok(None) => break,
-                Err(_) => return Err(ModelError::Broken("the stream broke off".to_owned())),
-            };
-            let events = decoder
-                .feed(&bytes)
-                .map_err(|_| ModelError::Broken("the stream has an endless line".to_owned()))?;
-            for event in events {
-                if event.data.trim() == "[DONE]" {
-                    return answer.finish();
-                }
-                let piece = answer.take(&event.data)?;
-                if !piece.is_empty() {
-                    // Nobody listens any more: the caller will drop this call.
-                    drop(text.send(piece).await);
-                }
-                if answer.is_too_long() {
-                    return answer.finish();
-                }
-            }
-        }
-        // Some servers close without [DONE]; a finish reason says that it is complete all the same.
-        answer.finish()
+        stream::read(endpoint::send(NAME, call).await?, Gathered::default(), text).await
     }
 }
 
@@ -89,7 +75,7 @@ fn body(model: &str, request: &ModelRequest, is_openai: bool) -> Value {
     for message in &request.messages {
         match message.role {
             Role::User => user(&message.blocks, &mut messages),
-            Role::Assistant => messages.extend(assistant(&message.blocks)),
+            Role::Assistant => messages.extend(assistant(&message.blocks, is_openai)),
         }
     }
     let mut body = json!({
@@ -138,7 +124,8 @@ fn user(blocks: &[Block], messages: &mut Vec<Value>) {
     }
 }
 
-fn assistant(blocks: &[Block]) -> Option<Value> {
+fn assistant(blocks: &[Block], is_openai: bool) -> Option<Value> {
+    let mut own = None;
     let mut texts = Vec::new();
     let mut calls = Vec::new();
     for block in blocks {
@@ -148,6 +135,7 @@ fn assistant(blocks: &[Block]) -> Option<Value> {
                 let function = json!({"name": name, "arguments": arguments.to_string()});
                 calls.push(json!({"id": id, "type": "function", "function": function}));
             }
+            Block::Opaque { provider, value } if provider == NAME => own = Some(value),
             Block::ToolResult { .. } | Block::Opaque { .. } => {}
         }
     }
@@ -157,6 +145,10 @@ fn assistant(blocks: &[Block]) -> Option<Value> {
     let mut message = json!({"role": "assistant", "content": Value::Null});
     if !texts.is_empty() {
         message["content"] = json!(texts.join("\n\n"));
+    }
+    // OpenAI itself tells no reasoning, and takes none.
+    if let Some(own) = own.filter(|_| !is_openai) {
+        reasoning::put_back(own, &mut message, !calls.is_empty());
     }
     if !calls.is_empty() {
         message["tool_calls"] = Value::Array(calls);
@@ -188,6 +180,8 @@ struct Delta {
     refusal: Option<String>,
     #[serde(default)]
     tool_calls: Option<Vec<CallDelta>>,
+    #[serde(flatten)]
+    reasoning: reasoning::Piece,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -232,16 +226,20 @@ struct Gathered {
     text: String,
     calls: BTreeMap<usize, (String, String, String)>,
     argument_bytes: usize,
+    reasoning: Reasoning,
     finish: Option<String>,
     refused: bool,
+    ended: bool,
     usage: TokenUsage,
 }
 
-impl Gathered {
-    /// Takes a chunk; answers the text that it brings.
+impl Gather for Gathered {
     fn take(&mut self, data: &str) -> Result<String, ModelError> {
-        let value: Value = serde_json::from_str(data)
-            .map_err(|error| ModelError::Broken(format!("a piece of the stream is not JSON: {error}")))?;
+        if data.trim() == "[DONE]" {
+            self.ended = true;
+            return Ok(String::new());
+        }
+        let value = stream::json(data)?;
         if value.get("error").is_some_and(|error| !error.is_null()) {
             let told = endpoint::told(&value);
             return Err(if endpoint::is_overflow(&told) {
@@ -269,6 +267,7 @@ impl Gathered {
             piece.push_str(&refusal);
         }
         self.text.push_str(&piece);
+        self.reasoning.take(choice.delta.reasoning);
         for call in choice.delta.tool_calls.unwrap_or_default() {
             self.take_call(call);
         }
@@ -278,25 +277,8 @@ impl Gathered {
         Ok(piece)
     }
 
-    fn take_call(&mut self, call: CallDelta) {
-        // Servers that send whole calls leave the index out: each is then a call of its own.
-        let index = call.index.unwrap_or_else(|| self.calls.keys().next_back().map_or(0, |last| last + 1));
-        let entry = self.calls.entry(index).or_default();
-        if let Some(id) = call.id.filter(|id| !id.is_empty()) {
-            entry.0 = id;
-        }
-        let function = call.function.unwrap_or_default();
-        if let Some(name) = function.name {
-            entry.1.push_str(&name);
-        }
-        if let Some(arguments) = function.arguments {
-            self.argument_bytes += arguments.len();
-            entry.2.push_str(&arguments);
-        }
-    }
-
-    fn is_too_long(&self) -> bool {
-        self.text.len() > ANSWER_BYTES || self.argument_bytes > ANSWER_BYTES
+    fn is_over(&self) -> bool {
+        self.ended || self.is_too_long()
     }
 
     fn finish(self) -> Result<ModelAnswer, ModelError> {
@@ -317,7 +299,37 @@ impl Gathered {
         });
         // Calls of a cut answer are cut too: none of them is run.
         let calls = if too_long { Vec::new() } else { calls.collect() };
-        Ok(ModelAnswer { text: self.text, calls, opaque: Vec::new(), stop, usage: self.usage })
+        let opaque = self.reasoning.kept().map(|value| OpaqueBlock { after: BlockPlace::default(), value });
+        Ok(ModelAnswer {
+            text: self.text,
+            calls,
+            opaque: opaque.into_iter().collect(),
+            stop,
+            usage: self.usage,
+        })
+    }
+}
+
+impl Gathered {
+    fn take_call(&mut self, call: CallDelta) {
+        // Servers that send whole calls leave the index out: each is then a call of its own.
+        let index = call.index.unwrap_or_else(|| self.calls.keys().next_back().map_or(0, |last| last + 1));
+        let entry = self.calls.entry(index).or_default();
+        if let Some(id) = call.id.filter(|id| !id.is_empty()) {
+            entry.0 = id;
+        }
+        let function = call.function.unwrap_or_default();
+        if let Some(name) = function.name {
+            entry.1.push_str(&name);
+        }
+        if let Some(arguments) = function.arguments {
+            self.argument_bytes += arguments.len();
+            entry.2.push_str(&arguments);
+        }
+    }
+
+    fn is_too_long(&self) -> bool {
+        self.text.len() > ANSWER_BYTES || self.argument_bytes > ANSWER_BYTES
     }
 }
 
@@ -348,6 +360,27 @@ mod tests {
         assert_eq!(answer.calls[0].arguments, Ok(json!({"a": 1})));
         assert!(answer.calls[1].arguments.is_err());
         assert_eq!((answer.usage.input, answer.usage.output, answer.usage.cache_read), (9, 4, 5));
+    }
+
+    #[test]
+    fn reasoning_goes_back_with_the_calls_that_it_led_to() {
+        let answer = gather(&[
+            json!({"choices": [{"delta": {"reasoning_content": "I "}}]}),
+            json!({"choices": [{"delta": {"reasoning_content": "think", "content": null}}]}),
+            json!({"choices": [{"delta": {"content": "Hi"}}]}),
+            json!({"choices": [{"delta": {}, "finish_reason": "stop"}]}),
+        ])
+        .unwrap();
+        assert_eq!(answer.text, "Hi", "reasoning is not what it says");
+        let own = Block::Opaque { provider: NAME.to_owned(), value: answer.opaque[0].value.clone() };
+        let said = Block::Text { text: "Hi".to_owned() };
+        let call = Block::ToolUse { id: "c".to_owned(), name: "run".to_owned(), arguments: json!({}) };
+        let foreign =
+            Block::Opaque { provider: "anthropic".to_owned(), value: json!({"reasoning_content": "x"}) };
+        let with_call = assistant(&[own.clone(), foreign, said.clone(), call.clone()], false).unwrap();
+        assert_eq!(with_call["reasoning_content"], "I think");
+        assert_eq!(assistant(&[own.clone(), said], false).unwrap().get("reasoning_content"), None);
+        assert_eq!(assistant(&[own, call], true).unwrap().get("reasoning_content"), None);
     }
 
     #[test]

@@ -90,10 +90,8 @@ async fn it_is_spoken_to_and_understood() {
     let answer = answer.unwrap();
     assert_eq!((answer.text.as_str(), streamed.as_str(), answer.stop), ("Héllo", "Héllo", Stop::ToolCalls));
     assert_eq!(answer.calls[0].arguments, Ok(json!({"what": "b"})));
-    assert_eq!(
-        answer.opaque,
-        [json!({"reasoningContent": {"reasoningText": {"text": "hm", "signature": "s"}}})]
-    );
+    let own: Vec<_> = answer.opaque.iter().map(|block| block.value.clone()).collect();
+    assert_eq!(own, [json!({"reasoningContent": {"reasoningText": {"text": "hm", "signature": "s"}}})]);
     assert_eq!(
         (answer.usage.input, answer.usage.output, answer.usage.cost_microusd),
         (110, 20, 30 + 30 + 300)

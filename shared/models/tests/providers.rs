@@ -5,7 +5,7 @@ mod wire;
 
 use std::time::Duration;
 
-use pvm_application::ports_model::{ModelError, Stop};
+use pvm_application::ports_model::{KnowModels, ModelError, Stop};
 use pvm_models::{
     AnthropicSettings, Library, ModelSettings, ModelTable, Models, OpenAiSettings, ProviderKey, Providers,
     Replay,
@@ -152,4 +152,43 @@ async fn nobody_there_is_told_as_overloaded() {
         call(&models(&url), "openai/x").await.0,
         Err(ModelError::Overloaded { retry_after: None })
     ));
+}
+
+/// A provider that says that it has no such model refuses it before it is used; one that says anything else does not.
+#[tokio::test]
+async fn a_model_that_its_provider_denies_is_refused_beforehand() {
+    let openai = r#"{"error": {"message": "The model 'gpt-55' does not exist", "code": "model_not_found"}}"#;
+    let anthropic =
+        r#"{"type": "error", "error": {"type": "not_found_error", "message": "model: claude-55"}}"#;
+    for (model, body, path) in [
+        ("openai/gpt-55", openai, "get /v1/models/gpt-55 "),
+        ("anthropic/claude-55", anthropic, "get /v1/models/claude-55 "),
+    ] {
+        let server = Server::new(vec![refusal("404 Not Found", "", body)]).await;
+        let refused = models(&server.url).confirm(model).await.unwrap_err();
+        assert!(
+            matches!(&refused, ModelError::NotConfigured(why) if why.contains("does not know the model")),
+            "{refused}"
+        );
+        assert!(server.request(0).0.starts_with(path), "{}", server.request(0).0);
+    }
+    let unclear = [
+        (
+            "404 Not Found",
+            r#"{"error": {"code": 404, "message": "File Not Found", "type": "not_found_error"}}"#,
+        ),
+        ("404 Not Found", r#"{"detail": "Not Found"}"#),
+        ("401 Unauthorized", openai),
+        ("500 Internal Server Error", "down"),
+        ("200 OK", r#"{"id": "a/b:c"}"#),
+    ];
+    for (status, body) in unclear {
+        let server = Server::new(vec![refusal(status, "", body)]).await;
+        let models = models(&server.url);
+        models.confirm("openai/a/b:c").await.unwrap();
+        assert!(server.request(0).0.starts_with("get /v1/models/a%2fb:c "), "{}", server.request(0).0);
+    }
+    let nobody = models("http://127.0.0.1:1");
+    nobody.confirm("openai/any").await.unwrap();
+    nobody.confirm("replay/any").await.unwrap();
 }

@@ -104,6 +104,7 @@ impl VmClient {
         match status.as_u16() {
             // The proxy's answer when there is no such sandbox, and when it is paused: both say "was not found".
             502 => Err(self.why_not_there(vm_id).await),
+            429 if error.is_lasting() => Err(VmError::Refused(error.message)),
             429 | 503 => Err(VmError::Busy { retry_after }),
             404 => Err(VmError::NotFound(error.message)),
             // Its disk is full: a fact about the VM, not a fault of the way there.
@@ -145,5 +146,34 @@ impl VmClient {
             })
             .await?;
         response.json().await.map_err(unreachable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pvm_e2b_wire::secret::Secret;
+
+    use super::*;
+    use crate::VmClientConfig;
+
+    /// Waiting does not empty a disk: what is used up for good is told at once, though its code is that of a busy server.
+    #[tokio::test]
+    async fn a_full_disk_and_an_endless_listing_are_no_busy_server() {
+        let nobody = ([127, 0, 0, 1], 1).into();
+        let client = VmClient::new(VmClientConfig::local(nobody, Secret::new("e2b_x"), "test")).unwrap();
+        for (message, lasts) in [
+            ("error making the directory: No space left on device (os error 28)", true),
+            ("error renaming: Disk quota exceeded (os error 122)", true),
+            ("more than 200000 entries; list with a smaller depth", true),
+            ("the requests being read have more than 64 MiB together", false),
+        ] {
+            let body = ConnectError::new(Code::ResourceExhausted, message).to_json();
+            let answer = http::Response::builder().status(429).body(body).unwrap();
+            match client.checked("i1", answer.into()).await {
+                Err(VmError::Refused(why)) if lasts => assert_eq!(why, message),
+                Err(VmError::Busy { .. }) if !lasts => {}
+                other => panic!("{message}: {other:?}"),
+            }
+        }
     }
 }

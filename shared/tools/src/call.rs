@@ -246,8 +246,8 @@ impl<P: Ports> Call<'_, P> {
 /// How a tool's code ended, as the port tells it.
 pub(crate) fn progress(answer: Answer) -> Result<ToolProgress, VmError> {
     match answer {
-        Ok(result) => Ok(ToolProgress::Done(result)),
-        Err(Stop::Result(result)) => Ok(ToolProgress::Done(*result)),
+        Ok(result) => Ok(ToolProgress::Done(result.bounded())),
+        Err(Stop::Result(result)) => Ok(ToolProgress::Done(result.bounded())),
         Err(Stop::Running { output }) => Ok(ToolProgress::Running { delay: LOOK_AGAIN, output }),
         Err(Stop::Vm(error)) => Err(error),
     }

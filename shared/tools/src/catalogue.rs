@@ -1,5 +1,5 @@
-//! What is known of every tool without running it, and the three views of it: definitions for agents (which the
-//! providers' adapters write in each provider's form), tools of MCP, and the lists of what one agent or token may use.
+//! What is known of every tool without running it, and the views of it: definitions for agents (of which each sees what its
+//! own definition allows, and which the providers' adapters write in each provider's form), and tools of MCP for a token.
 
 use std::sync::LazyLock;
 
@@ -111,11 +111,6 @@ pub fn entries() -> &'static [Entry] {
 /// A tool by name.
 pub fn entry(name: &str) -> Option<&'static Entry> {
     ENTRIES.iter().find(|entry| entry.definition.name == name)
-}
-
-/// The tools that `agent` may use.
-pub fn for_agent(agent: &AgentDefinition) -> impl Iterator<Item = &'static Entry> {
-    ENTRIES.iter().filter(|entry| agent.may_use(&entry.definition.name))
 }
 
 /// The tools that a token of this scope may use.

@@ -6,7 +6,7 @@ use pvm_application::ports_tools::ToolContext;
 use pvm_contracts::tools::{
     CreateEnvironmentArgs, CreateEnvironmentOutput, EnvironmentKind, RunAs, ToolVersion,
 };
-use pvm_domain::{Invalid, limits, text};
+use pvm_domain::{Invalid, limits};
 
 use crate::call::{Answer, Call, Ports, result};
 use crate::catalogue::{Effect, Spec};
@@ -65,8 +65,17 @@ fn body(kind: EnvironmentKind) -> &'static str {
 /// How to use an environment at `path`.
 pub fn how_to_use(kind: EnvironmentKind, path: &str) -> Vec<String> {
     let lines: &[&str] = match kind {
-        EnvironmentKind::Python => &["cd {p}", "source .venv/bin/activate", "python app.py"],
-        EnvironmentKind::Node => &["cd {p}", "npm install <package>", "node index.js"],
+        EnvironmentKind::Python => &[
+            "cd {p}",
+            "source .venv/bin/activate",
+            "python --version  # the environment's own; so for a file of yours: python FILE",
+            "pip list  # more with install_package, which finds this environment",
+        ],
+        EnvironmentKind::Node => &[
+            "cd {p}",
+            "node --version  # for a file of yours: node FILE",
+            "npm ls  # more with install_package",
+        ],
         EnvironmentKind::Fullstack => &[
             "cd {p}/backend && .venv/bin/python app.py  # as a service with port 5000",
             "cd {p}/frontend && npm run dev  # as a service with port 5173; it passes /api to the backend",
@@ -102,11 +111,14 @@ pub(crate) async fn drive<P: Ports>(call: &Call<'_, P>, args: Args) -> Answer {
     let mut run = call.run_of(script, RunAs::User, timeout);
     "/".clone_into(&mut run.working_dir);
     let report = call.run(&run).await?;
-    let out = read_report(&report, args.kind, &path, &run.run_id);
+    let said = output::said(call, &run.run_id, &report, FAILED_OUTPUT_BYTES).await?;
+    let out = read_report(&report, said, args.kind, &path, &run.run_id);
     if out.success {
         recipe::record(call, &run).await;
     }
-    Ok(result(!out.success, text_of(&out, &report), &out))
+    let mut done = result(!out.success, text_of(&out, &report), &out);
+    done.output_path = out.output_path;
+    Ok(done)
 }
 
 /// What is known of a set-up that still runs.
@@ -121,6 +133,7 @@ pub(crate) fn running(context: &ToolContext, args: Args, output: String) -> Crea
         already_there: Vec::new(),
         versions: Vec::new(),
         output,
+        output_path: None,
         command_id: context.call_id.clone(),
         duration_ms: 0,
     }
@@ -128,12 +141,12 @@ pub(crate) fn running(context: &ToolContext, args: Args, output: String) -> Crea
 
 fn read_report(
     report: &RunReport,
+    (said, output_path): (String, Option<String>),
     kind: EnvironmentKind,
     path: &str,
     run_id: &str,
 ) -> CreateEnvironmentOutput {
     let success = report.state == RunState::Exited && report.exit_code == Some(0);
-    let said = output::plain(&report.stderr.data);
     let mut out = CreateEnvironmentOutput {
         success,
         kind,
@@ -142,7 +155,8 @@ fn read_report(
         already_there: Vec::new(),
         versions: Vec::new(),
         how_to_use: how_to_use(kind, path),
-        output: if success { String::new() } else { text::head_and_tail(&said, FAILED_OUTPUT_BYTES).0 },
+        output: if success { String::new() } else { said },
+        output_path: output_path.filter(|_| !success),
         command_id: run_id.to_owned(),
         duration_ms: report.duration_ms,
     };
@@ -180,7 +194,12 @@ fn text_of(out: &CreateEnvironmentOutput, report: &RunReport) -> String {
             RunState::Lost => "the VM went away; call it again",
             _ => "the set-up failed; after correcting the cause call it again",
         };
-        format!("The {kind} environment in {} is not complete: {why}.\n{facts}{}", out.path, out.output)
+        let whole = out.output_path.as_deref().map(|path| format!("\n{}", output::whole_in(path)));
+        let whole = whole.unwrap_or_default();
+        format!(
+            "The {kind} environment in {} is not complete: {why}.\n{facts}{}{whole}",
+            out.path, out.output
+        )
     };
     output::fit(&text)
 }
@@ -203,7 +222,8 @@ mod tests {
             stdout: Chunk { data: Bytes::from_static(stdout.as_bytes()), ..Chunk::default() },
             stderr: Chunk::default(),
         };
-        let out = read_report(&report, EnvironmentKind::Python, "/workspace/a", "call_1");
+        let out =
+            read_report(&report, (String::new(), None), EnvironmentKind::Python, "/workspace/a", "call_1");
         assert_eq!(
             (out.created.as_slice(), out.already_there.as_slice()),
             (&[".venv".to_owned()][..], &[".gitignore".to_owned()][..])

@@ -4,7 +4,7 @@
 mod plan;
 mod read;
 
-use pvm_application::ports::{RunReport, RunState};
+use pvm_application::ports::{RunReport, RunState, VmError};
 use pvm_application::ports_tools::ToolContext;
 use pvm_contracts::tools::{GitArgs, GitOperation, GitOutput, RunAs};
 use pvm_domain::{Invalid, limits, text};
@@ -38,6 +38,9 @@ pub(crate) const SPEC: Spec = Spec {
 const REMOTE_TIMEOUT_SECS: u64 = 600;
 /// Bytes of git's output in a result; the data beside it has its own room.
 const OUTPUT_BYTES: usize = 24 * 1024;
+
+/// Bytes in which the record of the last commit surely is.
+const COMMIT_BYTES: u64 = 64 * 1024;
 
 /// A commit needs an author. One that is configured is used, else the agent signs. Locks and prompts must not hang.
 fn prelude(author: &str) -> String {
@@ -81,8 +84,10 @@ pub(crate) async fn drive<P: Ports>(call: &Call<'_, P>, args: Args) -> Answer {
     let mut run = call.run_of(format!("{enter}{}{line}{then}", prelude(author)), RunAs::User, timeout);
     "/".clone_into(&mut run.working_dir);
     let report = call.run(&run).await?;
-    let out = read_report(&report, &args, plan.reads, path, &run.run_id);
-    Ok(result(!out.success, text_of(&out, &report), &out))
+    let out = read_report(call, &report, &args, plan.reads, path).await?;
+    let mut done = result(!out.success, text_of(&out, &report), &out);
+    done.output_path = out.output_path;
+    Ok(done)
 }
 
 /// What is known of an operation that still runs.
@@ -97,13 +102,20 @@ pub(crate) fn running(context: &ToolContext, args: Args, output: String) -> GitO
         names: Vec::new(),
         output,
         truncated: true,
+        output_path: Some(output::path_of(&context.call_id, "stdout")),
         command_id: context.call_id.clone(),
     }
 }
 
-fn read_report(report: &RunReport, args: &Args, reads: plan::Reads, path: String, run_id: &str) -> GitOutput {
-    let raw = String::from_utf8_lossy(&report.stdout.data).into_owned();
-    let said = output::plain(&report.stderr.data);
+async fn read_report<P: Ports>(
+    call: &Call<'_, P>,
+    report: &RunReport,
+    args: &Args,
+    reads: plan::Reads,
+    path: String,
+) -> Result<GitOutput, VmError> {
+    let run_id = &call.context.call_id;
+    let streams = output::streams(call, run_id, report, OUTPUT_BYTES).await?;
     let mut out = GitOutput {
         operation: args.operation,
         success: report.state == RunState::Exited && report.exit_code == Some(0),
@@ -114,38 +126,82 @@ fn read_report(report: &RunReport, args: &Args, reads: plan::Reads, path: String
         names: Vec::new(),
         output: String::new(),
         truncated: false,
-        command_id: run_id.to_owned(),
+        output_path: None,
+        command_id: run_id.clone(),
     };
-    let shown = match (out.success, reads) {
-        (true, plan::Reads::Status) => {
-            let status = read::status(&raw);
-            let text = read::status_text(&status);
-            out.status = Some(status);
-            text
+    let reads = if out.success { reads } else { plan::Reads::Text };
+    let raw = String::from_utf8_lossy(&report.stdout.data);
+    let printed = match reads {
+        plan::Reads::Text => streams.stdout,
+        plan::Reads::LastCommit => last_commit(call, report, &streams.stdout, &mut out).await?,
+        plan::Reads::Status => {
+            read::status_text(out.status.insert(read::status(read::whole_records(&raw, '\0'))))
         }
-        (true, plan::Reads::Commits) => {
-            out.commits = read::commits(&raw);
+        plan::Reads::Commits => {
+            out.commits = read::commits(read::whole_records(&raw, read::RECORD));
             read::commits_text(&out.commits)
         }
-        (true, plan::Reads::LastCommit) => {
-            let (said, last) = raw.rsplit_once(read::MARK).unwrap_or((&raw, ""));
-            out.commits = read::commits(last);
-            said.to_owned()
-        }
-        (true, plan::Reads::Names) => {
-            out.names = read::names(&raw);
+        plan::Reads::Names => {
+            out.names = read::names(read::whole_records(&raw, '\n'));
             read::names_text(&out.names)
         }
-        (true, plan::Reads::Remotes) => {
-            out.names = read::remotes(&raw);
+        plan::Reads::Remotes => {
+            out.names = read::remotes(read::whole_records(&raw, '\n'));
             read::names_text(&out.names)
         }
-        (_, _) => output::plain(raw.as_bytes()),
     };
-    let all = [shown.trim_end(), said.trim_end()].into_iter().filter(|part| !part.is_empty());
-    let all = all.collect::<Vec<_>>().join("\n");
-    (out.output, out.truncated) = text::head_and_tail(&all, OUTPUT_BYTES);
-    out
+    let all = [printed.trim_end(), streams.stderr.trim_end()].into_iter().filter(|part| !part.is_empty());
+    // Streams that were cut already bring the lines that say so.
+    let (shown, is_cut) = text::head_and_tail(&all.collect::<Vec<_>>().join("\n"), OUTPUT_BYTES + 256);
+    out.output = shown;
+    let source_is_cut = match reads {
+        plan::Reads::Text | plan::Reads::LastCommit => streams.stdout_cut,
+        _ => !output::is_whole(&report.stdout),
+    };
+    let stdout_is_cut = fit(&mut out) || is_cut || source_is_cut;
+    out.truncated = stdout_is_cut || streams.stderr_cut;
+    let stream = if stdout_is_cut { "stdout" } else { "stderr" };
+    out.output_path = out.truncated.then(|| output::path_of(run_id, stream));
+    Ok(out)
+}
+
+/// Reads the commit that was made, which stands after a mark at the very end; answers what was printed before it.
+async fn last_commit<P: Ports>(
+    call: &Call<'_, P>,
+    report: &RunReport,
+    shown: &str,
+    out: &mut GitOutput,
+) -> Result<String, VmError> {
+    if output::is_whole(&report.stdout) {
+        let raw = String::from_utf8_lossy(&report.stdout.data);
+        let (said, last) = raw.rsplit_once(read::MARK).unwrap_or((&raw, ""));
+        out.commits = read::commits(last);
+        return Ok(said.to_owned());
+    }
+    let end = call.tail(&call.context.call_id, report, COMMIT_BYTES).await?.0;
+    let end = String::from_utf8_lossy(&end);
+    out.commits = end.rsplit_once(read::MARK).map(|(_, last)| read::commits(last)).unwrap_or_default();
+    // The commit is one line, of which only the marks are gone.
+    Ok(shown.trim_end().rsplit_once('\n').map_or(shown, |(said, _)| said).to_owned())
+}
+
+/// Cuts the lists to what is left of the room for data; answers whether something is gone.
+fn fit(out: &mut GitOutput) -> bool {
+    let (mut commits, mut names, status) =
+        (std::mem::take(&mut out.commits), std::mem::take(&mut out.names), out.status.take());
+    let rest = serde_json::to_string(out).map_or(0, |text| text.len());
+    // What is around the lists, the path of the whole among it.
+    let mut room = limits::TOOL_DATA_BYTES.saturating_sub(rest + 1024);
+    let mut is_cut = output::fitting(&mut commits, &mut room) | output::fitting(&mut names, &mut room);
+    out.status = status.map(|mut status| {
+        for list in [&mut status.conflicted, &mut status.staged, &mut status.unstaged, &mut status.untracked]
+        {
+            is_cut |= output::fitting(list, &mut room);
+        }
+        status
+    });
+    (out.commits, out.names) = (commits, names);
+    is_cut
 }
 
 fn text_of(out: &GitOutput, report: &RunReport) -> String {
@@ -164,5 +220,6 @@ fn text_of(out: &GitOutput, report: &RunReport) -> String {
         (_, _, None) => format!("git {name} was killed."),
     };
     let body = if out.output.is_empty() { "(no output)" } else { &out.output };
-    output::fit(&format!("{head}\n{body}"))
+    let whole = out.output_path.as_deref().map(|path| format!("\n{}", output::whole_in(path)));
+    output::fit(&format!("{head}\n{body}{}", whole.unwrap_or_default()))
 }

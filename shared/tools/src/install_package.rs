@@ -5,7 +5,7 @@ use pvm_application::ports_tools::ToolContext;
 use pvm_contracts::tools::{
     InstallPackageArgs, InstallPackageOutput, InstalledPackage, PackageManager, RunAs,
 };
-use pvm_domain::{Invalid, limits, text};
+use pvm_domain::{Invalid, limits};
 
 use crate::call::{Answer, Call, Ports, result};
 use crate::catalogue::{Effect, Spec};
@@ -77,11 +77,14 @@ pub(crate) async fn drive<P: Ports>(call: &Call<'_, P>, args: Args) -> Answer {
     let mut run = call.run_of(format!("{PRELUDE}{script}"), user, timeout);
     "/".clone_into(&mut run.working_dir);
     let report = call.run(&run).await?;
-    let out = read_report(&report, &args, &packages, &run.run_id);
+    let said = output::said(call, &run.run_id, &report, FAILED_OUTPUT_BYTES).await?;
+    let out = read_report(&report, said, &args, &packages, &run.run_id);
     if out.success {
         recipe::record(call, &run).await;
     }
-    Ok(result(!out.success, text_of(&out, &report), &out))
+    let mut done = result(!out.success, text_of(&out, &report), &out);
+    done.output_path = out.output_path;
+    Ok(done)
 }
 
 /// What is known of an installation that still runs.
@@ -93,6 +96,7 @@ pub(crate) fn running(context: &ToolContext, args: Args, output: String) -> Inst
         location: String::new(),
         exit_code: None,
         output,
+        output_path: None,
         command_id: context.call_id.clone(),
         duration_ms: 0,
     }
@@ -233,9 +237,14 @@ fn cargo(words: &str, args: &Args) -> String {
     )
 }
 
-fn read_report(report: &RunReport, args: &Args, packages: &[String], run_id: &str) -> InstallPackageOutput {
+fn read_report(
+    report: &RunReport,
+    (said, path): (String, Option<String>),
+    args: &Args,
+    packages: &[String],
+    run_id: &str,
+) -> InstallPackageOutput {
     let ours = String::from_utf8_lossy(&report.stdout.data).into_owned();
-    let said = output::plain(&report.stderr.data);
     let success = report.state == RunState::Exited && report.exit_code == Some(0);
     let listed = ours.split_once(VERSIONS).map_or("", |(_, rest)| rest).trim_start();
     let (place, listed) = listed.split_once('\n').unwrap_or((listed, ""));
@@ -254,14 +263,15 @@ fn read_report(report: &RunReport, args: &Args, packages: &[String], run_id: &st
             );
         }
     }
-    let most = if success { OUTPUT_BYTES } else { FAILED_OUTPUT_BYTES };
+    let is_cut = path.is_some() || (success && said.len() > OUTPUT_BYTES);
     InstallPackageOutput {
         success,
         manager: args.manager,
         installed,
         location: place.strip_prefix('@').unwrap_or_default().to_owned(),
         exit_code: report.exit_code,
-        output: if success { output::end(&said, most) } else { text::head_and_tail(&said, most).0 },
+        output: if success { output::end(&said, OUTPUT_BYTES) } else { said },
+        output_path: is_cut.then(|| output::path_of(run_id, "stderr")),
         command_id: run_id.to_owned(),
         duration_ms: report.duration_ms,
     }
@@ -311,7 +321,9 @@ fn text_of(out: &InstallPackageOutput, report: &RunReport) -> String {
             (_, Some(code)) => format!("exit code {code}"),
             (_, None) => "it did not end by itself".to_owned(),
         };
-        format!("{} could not install this: {why}.\n{}", out.manager.as_str(), out.output)
+        let whole = out.output_path.as_deref().map(|path| format!("\n{}", output::whole_in(path)));
+        let whole = whole.unwrap_or_default();
+        format!("{} could not install this: {why}.\n{}{whole}", out.manager.as_str(), out.output)
     };
     output::fit(&text)
 }

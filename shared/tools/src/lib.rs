@@ -34,7 +34,7 @@ mod write_file;
 mod testing;
 
 pub use call::Ports;
-pub use catalogue::{Entry, check_tools, entries, entry, for_agent, for_scope, unknown_tools};
+pub use catalogue::{Entry, check_tools, entries, entry, for_scope, unknown_tools};
 pub use create_development_environment::how_to_use;
 pub use registry::{Registry, is_command_id, refused, running, watched_arguments};
 pub use schema::check_subset;

@@ -7,7 +7,7 @@ use pvm_domain::{Invalid, Timestamp, limits};
 
 use crate::call::{Answer, Call, Ports, Stop, result};
 use crate::catalogue::{Effect, Spec};
-use crate::{paths, rights, schema};
+use crate::{output, paths, rights, schema};
 
 pub(crate) type Args = ListDirectoryArgs;
 
@@ -124,6 +124,8 @@ fn text_of(out: &mut ListDirectoryOutput) -> String {
         total => format!("{}: {total} entries", out.path),
     };
     let most = limits::OUTPUT_TO_MODEL_BYTES - 1024;
+    let mut room = limits::TOOL_DATA_BYTES - 1024 - out.path.len().min(4096);
+    output::fitting(&mut out.entries, &mut room);
     let mut fitting = 0;
     for entry in &out.entries {
         let end = match (&entry.kind, &entry.target) {

@@ -5,6 +5,7 @@ use pvm_application::ports::{Chunk, RunReport, RunState, VmError};
 use pvm_contracts::tools::CommandOutput;
 use pvm_domain::command::CommandStatus;
 use pvm_domain::{limits, text};
+use serde::Serialize;
 
 use crate::call::{Call, Ports};
 
@@ -122,7 +123,8 @@ pub(crate) struct Streams {
     pub(crate) stderr_cut: bool,
 }
 
-fn is_whole(chunk: &Chunk) -> bool {
+/// Whether a report has all of a stream.
+pub(crate) fn is_whole(chunk: &Chunk) -> bool {
     chunk.offset == 0 && chunk.dropped == 0 && chunk.data.len() as u64 >= chunk.total
 }
 
@@ -157,10 +159,47 @@ fn one(chunk: &Chunk, tail: Option<&[u8]>, most: usize) -> (String, bool) {
         return text::head_and_tail(&plain(&chunk.data), most);
     }
     let head = plain(&chunk.data[..chunk.data.len().min(most * 6 / 10)]);
+    // Bytes that are no text grow when they are replaced.
+    let head = &head[..head.floor_char_boundary(most * 6 / 10)];
     let tail = plain(tail.unwrap_or_default());
     let tail = &tail[tail.ceil_char_boundary(tail.len().saturating_sub(most * 4 / 10))..];
     let gone = chunk.total.saturating_sub((head.len() + tail.len()) as u64);
     (format!("{head}\n[... {gone} bytes cut ...]\n{tail}"), true)
+}
+
+/// Standard error as head and tail, and where the whole is where that is not the whole.
+pub(crate) async fn said<P: Ports>(
+    call: &Call<'_, P>,
+    run_id: &str,
+    report: &RunReport,
+    most: usize,
+) -> Result<(String, Option<String>), VmError> {
+    let tail =
+        if is_whole(&report.stderr) { None } else { Some(call.tail(run_id, report, most as u64).await?.1) };
+    let (text, is_cut) = one(&report.stderr, tail.as_deref(), most);
+    Ok((text, is_cut.then(|| path_of(run_id, "stderr"))))
+}
+
+/// As many of `items` as fit into `room` bytes of JSON, which is what is left of it afterwards; and whether that is not
+/// all of them.
+pub(crate) fn fitting<T: Serialize>(items: &mut Vec<T>, room: &mut usize) -> bool {
+    let size = |item: &T| serde_json::to_string(item).map_or(0, |text| text.len() + 1);
+    let fits = items.iter().position(|item| match room.checked_sub(size(item)) {
+        Some(left) => {
+            *room = left;
+            false
+        }
+        None => true,
+    });
+    if let Some(end) = fits {
+        items.truncate(end);
+    }
+    fits.is_some()
+}
+
+/// The line that tells where the whole of something is.
+pub(crate) fn whole_in(path: &str) -> String {
+    format!("[The whole is in {path} in the VM; read it as root.]")
 }
 
 /// The journal's file of a stream.
@@ -227,7 +266,7 @@ pub(crate) fn text_of(output: &CommandOutput) -> String {
         lines.push("(no output)".to_owned());
     }
     for path in [&output.stdout_path, &output.stderr_path].into_iter().flatten() {
-        lines.push(format!("[The whole is in {path} in the VM; read it as root.]"));
+        lines.push(whole_in(path));
     }
     lines.join("\n")
 }
@@ -263,6 +302,24 @@ mod tests {
         let (text, cut) = one(&chunk, Some(&[b'z'; 200]), 100);
         assert!(cut && text.starts_with("aaa") && text.ends_with("zzz"), "{text}");
         assert!(text.contains("[... 4900 bytes cut ...]"), "{text}");
+    }
+
+    #[test]
+    fn binary_output_stays_within_its_room() {
+        let chunk =
+            Chunk { data: Bytes::from(vec![0xff; 1000]), offset: 0, next: 1000, total: 5000, dropped: 0 };
+        let (text, cut) = one(&chunk, Some(&[0xff; 200]), 100);
+        assert!(cut && text.len() < 100 + 40, "{} bytes", text.len());
+    }
+
+    #[test]
+    fn a_list_is_cut_where_its_room_ends() {
+        let mut room = 12;
+        let (mut first, mut second) = (vec!["abc", "d"], vec!["e", "f"]);
+        assert!(!fitting(&mut first, &mut room));
+        assert_eq!((first.len(), room), (2, 2));
+        assert!(fitting(&mut second, &mut room));
+        assert_eq!((second.len(), room), (0, 2));
     }
 
     #[test]

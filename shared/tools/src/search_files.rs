@@ -105,9 +105,7 @@ fn content_script(args: &Args, path: &str, most: usize, context: u32) -> String 
     if context > 0 {
         options.push(format!("-C {context}"));
     }
-    if let Some(glob) = args.glob.as_deref().filter(|glob| !glob.contains('/') && !glob.contains("**")) {
-        options.push(format!("--include={}", quote(glob)));
-    }
+    options.extend(includes(args.glob.as_deref()).iter().map(|glob| format!("--include={}", quote(glob))));
     // A file that was named itself is searched whatever it is called.
     let ignored = IGNORED.map(|name| format!(" --exclude-dir={name}")).concat();
     let left_out = if args.include_ignored {
@@ -128,6 +126,21 @@ fn content_script(args: &Args, path: &str, most: usize, context: u32) -> String 
          grep {options} $x $k -m {most} -e {pattern} -- \"$@\" | head -c {OUTPUT_BYTES}\nexit 0",
         enter(path)
     )
+}
+
+/// The patterns by which grep itself passes over files. It knows neither paths nor alternatives in braces: the first are
+/// left to the filter of what it finds, the second are written out, one set of them at the most.
+fn includes(glob: Option<&str>) -> Vec<String> {
+    let Some(glob) = glob.filter(|glob| !glob.contains(['/', '\\']) && !glob.contains("**")) else {
+        return Vec::new();
+    };
+    let Some((head, rest)) = glob.split_once('{') else { return vec![glob.to_owned()] };
+    match rest.split_once('}') {
+        Some((inner, tail)) if !inner.contains('{') && !tail.contains(['{', '}']) && !head.contains('[') => {
+            inner.split(',').map(|one| format!("{head}{one}{tail}")).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn name_script(args: &Args, path: &str) -> String {
@@ -216,6 +229,8 @@ fn shown_line(line: &str) -> String {
 /// The matches as text; drops those that do not fit, so that text and data tell the same.
 fn text_of(out: &mut SearchFilesOutput) -> String {
     let mut body = String::new();
+    let mut room = limits::TOOL_DATA_BYTES - 1024 - out.path.len().min(4096);
+    out.truncated |= output::fitting(&mut out.matches, &mut room);
     let mut fitting = 0;
     for found in &out.matches {
         let line = match (found.line, &found.text) {
@@ -259,6 +274,15 @@ mod tests {
         assert_eq!(out.matches[2].text.as_deref(), Some("x: 1-2"));
         assert!(lines(found, None, 1).truncated);
         assert_eq!(lines(found, Some(&Pattern::parse("glob", "b*", false).unwrap()), 10).count, 1);
+    }
+
+    #[test]
+    fn alternatives_in_braces_are_written_out_for_grep() {
+        assert_eq!(includes(Some("*.{ts,tsx}")), ["*.ts", "*.tsx"]);
+        assert_eq!(includes(Some("*.py")), ["*.py"]);
+        for left_to_the_filter in ["src/*.py", "**.py", "*.{a,{b,c}}", "{a,b}.{c,d}", r"\{a\}", "[{]a,b}"] {
+            assert!(includes(Some(left_to_the_filter)).is_empty(), "{left_to_the_filter}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use super::mcp::call_tool;
 use crate::api::Api;
 
 /// A limit of the caller, as shown.
@@ -133,25 +134,6 @@ pub async fn agents(api: &Api) {
         assert_eq!(after, before + 2, "each counts once, and what was refused does not");
     }
     assert_eq!(api.shell(&path, "cat agent-ran mcp-ran").await, "ran\nran\n");
-}
-
-/// Calls a tool by MCP, in the stateless form; answers its result.
-async fn call_tool(api: &Api, project: &str, name: &str, arguments: Value) -> Value {
-    const REVISION: &str = "2026-07-28";
-    let meta = json!({"io.modelcontextprotocol/protocolVersion": REVISION,
-        "io.modelcontextprotocol/clientCapabilities": {},
-        "io.modelcontextprotocol/clientInfo": {"name": "scenario", "version": "1"}});
-    let message = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call",
-        "params": {"name": name, "arguments": arguments, "_meta": meta}});
-    let request = api.request(Method::POST, &format!("{project}/mcp")).json(&message);
-    let request = request.header("accept", "application/json, text/event-stream");
-    let request = request.header("mcp-protocol-version", REVISION);
-    let request = request.header("mcp-method", "tools/call").header("mcp-name", name);
-    let text = request.send().await.unwrap().text().await.unwrap();
-    let lines = text.lines().map(|line| line.strip_prefix("data:").unwrap_or(line).trim());
-    let mut messages = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let found = messages.find(|message| message["id"] == 1);
-    found.unwrap_or_else(|| panic!("no answer: {text}"))["result"].clone()
 }
 
 /// VMs and conversations that run: the next one is refused until one ends.

@@ -6,6 +6,7 @@ pub mod conversations;
 pub mod fair_use;
 pub mod files;
 pub mod input;
+pub mod mcp;
 pub mod projects;
 pub mod secrets;
 pub mod services;

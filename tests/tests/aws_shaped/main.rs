@@ -22,7 +22,9 @@ use std::sync::{Arc, OnceLock};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use pvm_tests::aws::AwsStack;
-use pvm_tests::scenarios::{commands, conversations, fair_use, files, input, projects, secrets, services};
+use pvm_tests::scenarios::{
+    commands, conversations, fair_use, files, input, mcp, projects, secrets, services,
+};
 
 type Story = fn(AwsStack) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -69,6 +71,7 @@ stories! {
     a_web_server_is_a_service: |aws| services::web_server(&aws.api);
     a_service_that_ends_at_once_has_failed_and_says_why: |aws| services::failure(&aws.api);
     services_come_back_on_a_new_vm: |aws| services::brought_back(&aws.api);
+    clients_of_both_eras_use_tools_and_resources: |aws| mcp::both_eras(&aws.api);
     vm_lines_run_in_order_with_directory_and_variables_carried: |aws| conversations::vm_lines(&aws.api);
     messages_queue_and_none_is_lost: |aws| conversations::messages_queue(&aws.api);
     a_cancel_ends_the_run_and_kills_its_command: |aws| conversations::cancel(&aws.api);

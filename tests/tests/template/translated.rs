@@ -27,6 +27,9 @@ fn streaming_routes_stream_and_others_do_not() {
         let integration = &operation(&route.path, &route.method)["x-amazon-apigateway-integration"];
         let streams = integration["responseTransferMode"] == "STREAM";
         assert_eq!(streams, route.stream, "{} {}: {integration}", route.method, route.path);
+        // Unless told otherwise the gateway ends a stream after 29 seconds like any answer; 15 minutes is the most.
+        let most = if route.stream { Value::from(900_000) } else { Value::Null };
+        assert_eq!(integration["timeoutInMillis"], most, "{} {}", route.method, route.path);
     }
 }
 

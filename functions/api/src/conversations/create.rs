@@ -31,6 +31,7 @@ pub async fn handle(
         workflow,
         models,
         ambient,
+        pvm_tools::check_tools,
         &principal,
         &project_id,
         input,

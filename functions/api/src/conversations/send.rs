@@ -41,6 +41,7 @@ pub async fn handle(
         models,
         tools,
         ambient,
+        pvm_tools::check_tools,
         &principal,
         &project_id,
         &name,

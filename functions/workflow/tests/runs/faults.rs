@@ -23,7 +23,7 @@ async fn outcome(
 async fn what_a_model_gets_wrong_becomes_results_that_it_can_read() {
     let rig = Rig::new(|request| match request.place.agent_step {
         0 => {
-            let mut answer = say("").call("no_such_tool", json!({})).call("look", json!("text"));
+            let mut answer = say("").call("no such/tool", json!({})).call("look", json!("text"));
             answer.calls.push(("look".to_owned(), Err("expected `:` at column 5".to_owned())));
             answer
         }
@@ -37,9 +37,12 @@ async fn what_a_model_gets_wrong_becomes_results_that_it_can_read() {
     assert!(rig.vm.starts().is_empty());
     let requests = rig.models.requests.lock().unwrap();
     let read = serde_json::to_string(&requests[1].messages).unwrap();
-    for part in ["there is no tool", "must be a JSON object", "expected `:` at column 5"] {
+    for part in ["there is no tool \\\"no such/tool\\\"", "must be a JSON object", "expected `:` at column 5"]
+    {
         assert!(read.contains(part), "{read}");
     }
+    // Every provider refuses a history with a name of other characters.
+    assert!(read.contains(r#""name":"no_such_tool""#), "{read}");
 }
 
 #[tokio::test]

@@ -6,12 +6,14 @@ pub mod polling;
 pub mod relocate;
 pub mod watching;
 
+use std::ffi::OsString;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hyper::{HeaderMap, StatusCode};
-use pvm_e2b_wire::connect::{Code, ConnectError};
+use pvm_e2b_wire::connect::{Code, ConnectError, TOO_MANY_ENTRIES};
 use pvm_e2b_wire::filesystem::{
     CreateWatcherRequest, Empty, EntryInfo, EntryResponse, ListDirRequest, ListDirResponse, MoveRequest,
     PathRequest, WatcherEvents, WatcherRef,
@@ -25,6 +27,9 @@ use crate::paths;
 
 /// Most entries of one listing; more would not fit into one message.
 const MAX_ENTRIES: usize = 200_000;
+
+/// procfs and sysfs, by their magic numbers.
+const KERNEL_FILE_SYSTEMS: [i64; 2] = [0x9fa0, 0x6265_6572];
 
 /// Serves a method of the service.
 pub async fn serve(daemon: &Arc<Daemon>, method: &str, request: Request) -> Response {
@@ -193,45 +198,77 @@ fn list_dir(path: &Path, depth: u32) -> Result<ListDirResponse, ConnectError> {
     if !real.is_dir() {
         return Err(invalid(format!("path is not a directory: {}", path.display())));
     }
-    let mut entries = Vec::new();
-    walk(path, &real, depth, &Names::load(), &mut entries)?;
-    Ok(ListDirResponse { entries })
+    let children = children_of(&real).map_err(|error| unreadable(path, &error))?;
+    let mut listing = Listing { names: Names::load(), entries: Vec::new() };
+    let device = real.metadata().map_err(|error| unreadable(path, &error))?.dev();
+    listing.add(path, &real, device, children, depth)?;
+    Ok(ListDirResponse { entries: listing.entries })
 }
 
-/// Lists a directory in order of names, each directory followed by what is in it. `shown` is the path by which
-/// the client knows it, `real` the one to read.
-fn walk(
-    shown: &Path,
-    real: &Path,
-    depth: u32,
-    names: &Names,
-    entries: &mut Vec<EntryInfo>,
-) -> Result<(), ConnectError> {
-    let failed = |error: io::Error| system(&format!("error reading directory {}", shown.display()), &error);
-    let mut children = Vec::new();
-    for child in std::fs::read_dir(real).map_err(failed)? {
-        children.push(child.map_err(failed)?.file_name());
-    }
-    children.sort();
-    for name in children {
-        if entries.len() >= MAX_ENTRIES {
-            let message = format!("more than {MAX_ENTRIES} entries; list with a smaller depth");
-            return Err(ConnectError::new(Code::ResourceExhausted, message));
+/// A listing as far as it has come.
+struct Listing {
+    names: Names,
+    entries: Vec<EntryInfo>,
+}
+
+impl Listing {
+    /// Lists `children` of a directory, each directory followed by what is in it. `shown` is the path by which the
+    /// client knows the directory, `real` the one to read, and `device` where it is.
+    fn add(
+        &mut self,
+        shown: &Path,
+        real: &Path,
+        device: u64,
+        children: Vec<OsString>,
+        depth: u32,
+    ) -> Result<(), ConnectError> {
+        for name in children {
+            if self.entries.len() >= MAX_ENTRIES {
+                let message = format!("more than {MAX_ENTRIES} entries; {TOO_MANY_ENTRIES}");
+                return Err(ConnectError::new(Code::ResourceExhausted, message));
+            }
+            let child = real.join(&name);
+            let metadata = match child.symlink_metadata() {
+                Ok(metadata) => metadata,
+                Err(error) if has_gone(&error) => continue,
+                Err(error) => return Err(unreadable(shown, &error)),
+            };
+            let shown = shown.join(&name);
+            let mut entry = entry::from_metadata(&child, &metadata, &self.names);
+            entry.path = shown.to_string_lossy().into_owned();
+            self.entries.push(entry);
+            let enters = metadata.dev() == device || !is_of_the_kernel(&child);
+            if metadata.is_dir() && depth > 1 && enters {
+                // One that went away meanwhile, or that lets nobody in, has nothing to show; the rest has.
+                let inside = children_of(&child).unwrap_or_default();
+                self.add(&shown, &child, metadata.dev(), inside, depth - 1)?;
+            }
         }
-        let child = real.join(&name);
-        let metadata = match child.symlink_metadata() {
-            Ok(metadata) => metadata,
-            // Removed since it was listed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(failed(error)),
-        };
-        let shown = shown.join(&name);
-        let mut entry = entry::from_metadata(&child, &metadata, names);
-        entry.path = shown.to_string_lossy().into_owned();
-        entries.push(entry);
-        if metadata.is_dir() && depth > 1 {
-            walk(&shown, &child, depth - 1, names, entries)?;
-        }
+        Ok(())
     }
-    Ok(())
+}
+
+fn unreadable(shown: &Path, error: &io::Error) -> ConnectError {
+    system(&format!("error reading directory {}", shown.display()), error)
+}
+
+/// Names in a directory, in order.
+fn children_of(directory: &Path) -> io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for child in std::fs::read_dir(directory)? {
+        names.push(child?.file_name());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Whether something was removed since it was listed; a process that ended takes its directory in `/proc` with it.
+fn has_gone(error: &io::Error) -> bool {
+    is_absent(error) || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+/// Whether a directory shows the kernel's own tables: large, never at rest, and not what a listing of a place above is
+/// about. Asked for by their own path they are listed like any other.
+fn is_of_the_kernel(directory: &Path) -> bool {
+    rustix::fs::statfs(directory).is_ok_and(|facts| KERNEL_FILE_SYSTEMS.contains(&facts.f_type))
 }

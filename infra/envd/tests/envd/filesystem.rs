@@ -45,6 +45,46 @@ async fn an_entry_is_described() {
     assert_eq!(envd.error_code(STAT, json!({"path": envd.path("missing")})).await, "not_found");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_from_above_leaves_the_kernels_tables_out_and_survives_what_comes_and_goes() {
+    let envd = Envd::start();
+    let list = envd.call(LIST_DIR, json!({"path": "/", "depth": 2})).await;
+    let paths = paths(&list);
+    assert!(paths.contains(&"/proc") && !paths.contains(&"/proc/self"), "{} entries", paths.len());
+    let of_proc = envd.call(LIST_DIR, json!({"path": "/proc"})).await;
+    assert!(self::paths(&of_proc).contains(&"/proc/self"));
+    // Processes end while their directories are read.
+    let mut started = Vec::new();
+    for _ in 0..20 {
+        started.push(std::process::Command::new("true").spawn().unwrap());
+        envd.call(LIST_DIR, json!({"path": "/proc", "depth": 2})).await;
+    }
+    for mut child in started {
+        child.wait().unwrap();
+    }
+    // A tree that changes while it is listed.
+    let root = envd.path("live");
+    let churn = |round: u32| {
+        let inner = format!("{root}/{}", round % 50);
+        let _ = std::fs::remove_dir_all(&inner);
+        std::fs::create_dir_all(format!("{inner}/a/b")).unwrap();
+    };
+    churn(0);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let listings = async {
+        for _ in 0..50 {
+            envd.call(LIST_DIR, json!({"path": root, "depth": 4})).await;
+        }
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+    };
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            (0..100_000).take_while(|_| !done.load(std::sync::atomic::Ordering::SeqCst)).for_each(churn)
+        });
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(listings));
+    });
+}
+
 #[tokio::test]
 async fn directories_are_made_with_parents_once() {
     let envd = Envd::start();

@@ -6,9 +6,9 @@ mod markdown;
 mod resolve;
 mod workspace;
 
-use pvm_domain::Timestamp;
 use pvm_domain::agent::AgentDefinition;
 use pvm_domain::ids::OwnerId;
+use pvm_domain::{Invalid, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use builtin::builtin;
@@ -19,6 +19,10 @@ pub(crate) use workspace::pin_workspace;
 
 use crate::keys;
 use crate::records::record;
+
+/// Refuses an agent that names tools which are none: a misspelt denial would protect nothing. The tools are built on this
+/// crate, so whoever calls a use case brings this.
+pub type CheckTools = fn(&AgentDefinition) -> Result<(), Invalid>;
 
 /// One immutable version of an agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

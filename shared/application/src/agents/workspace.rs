@@ -9,7 +9,7 @@ use pvm_domain::limits;
 use pvm_domain::{Timestamp, text};
 use sha2::{Digest, Sha256};
 
-use super::{AgentVersion, parse_markdown};
+use super::{AgentVersion, CheckTools, parse_markdown};
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::keys;
 use crate::ports::GetObject;
@@ -28,6 +28,7 @@ pub(crate) async fn pin_workspace(
     owner: &OwnerId,
     project_id: &ProjectId,
     agent_id: &str,
+    check_tools: CheckTools,
     now: Timestamp,
 ) -> AppResult<Option<(PinnedAgent, AgentDefinition)>> {
     if pvm_domain::agent::agent_id("agent_ids", agent_id).is_err() {
@@ -49,6 +50,7 @@ pub(crate) async fn pin_workspace(
     })?;
     let definition =
         parse_markdown(&String::from_utf8_lossy(&bytes)).map_err(|error| bad(error.to_string()))?;
+    check_tools(&definition).map_err(|error| bad(error.to_string()))?;
     if definition.agent_id != agent_id {
         let other = text::head_and_tail(&definition.agent_id, 80).0;
         return Err(bad(format!("it defines {other:?}, and its name must be that of the file")));

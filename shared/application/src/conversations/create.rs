@@ -12,6 +12,7 @@ use pvm_domain::project::Scope;
 
 use super::find::is_alias;
 use super::new_run::{Whose, checked_message, new_run, pins};
+use crate::agents::CheckTools;
 use crate::authorize::authorize;
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::fair_use;
@@ -36,6 +37,7 @@ pub async fn create<S: WriteStore, O: GetObject, W: StartExecution, M: KnowModel
     workflow: &W,
     models: &M,
     ambient: &A,
+    check_tools: CheckTools,
     principal: &Principal,
     project_id: &ProjectId,
     input: CreateConversation,
@@ -48,7 +50,7 @@ pub async fn create<S: WriteStore, O: GetObject, W: StartExecution, M: KnowModel
     }
     check(&input)?;
     files_exist(store, project_id, &input).await?;
-    let whose = Whose { owner: &principal.owner, project_id, now };
+    let whose = Whose { owner: &principal.owner, project_id, check_tools, now };
     let agents = pins(store, objects, models, whose, &input.agent_ids, &input.budget).await?;
     let conversation = Conversation {
         conversation_id: ambient.new_id(),

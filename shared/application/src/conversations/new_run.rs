@@ -7,7 +7,7 @@ use pvm_domain::conversation::{Budget, Conversation, InboxEntry, PinnedAgent, Ru
 use pvm_domain::ids::{MessageId, OwnerId, ProjectId, RunId};
 use pvm_domain::limits;
 
-use crate::agents::{pin, pin_workspace};
+use crate::agents::{CheckTools, pin, pin_workspace};
 use crate::error::{AppError, AppResult};
 use crate::ports::{Ambient, GetObject};
 use crate::ports_model::{KnowModels, ModelFacts};
@@ -23,6 +23,8 @@ pub(super) struct Whose<'a> {
     pub(super) owner: &'a OwnerId,
     /// The project, whose workspace may define further ones.
     pub(super) project_id: &'a ProjectId,
+    /// Checks the tools of those that the workspace defines; all others were checked when they were made.
+    pub(super) check_tools: CheckTools,
     /// When a version is made, if one is.
     pub(super) now: Timestamp,
 }
@@ -45,8 +47,8 @@ pub(super) async fn pins(
         let shown = pvm_domain::text::head_and_tail(agent_id, 80).0;
         let mut pinned = pin(store, whose.owner, agent_id).await?;
         if pinned.is_none() {
-            let Whose { owner, project_id, now } = whose;
-            pinned = pin_workspace(store, objects, owner, project_id, agent_id, now).await?;
+            let Whose { owner, project_id, check_tools, now } = whose;
+            pinned = pin_workspace(store, objects, owner, project_id, agent_id, check_tools, now).await?;
         }
         let Some((pinned, definition)) = pinned else {
             return Err(AppError::invalid(
@@ -55,7 +57,11 @@ pub(super) async fn pins(
             ));
         };
         let model = definition.model.as_deref().unwrap_or_else(|| models.default_model());
-        match models.facts(model) {
+        let known = match models.facts(model) {
+            Ok(facts) => models.confirm(model).await.map(|()| facts),
+            Err(error) => Err(error),
+        };
+        match known {
             Err(error) => {
                 let reason = format!("names {shown:?}, whose model {model} cannot be used: {error}");
                 return Err(AppError::invalid("agent_ids", reason));

@@ -10,6 +10,7 @@ use pvm_domain::project::Scope;
 use super::cancel::{self, Ended};
 use super::find::find;
 use super::new_run::{Whose, checked_message, new_run, pins};
+use crate::agents::CheckTools;
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::fair_use;
 use crate::idempotency::{Claim, replayed};
@@ -39,6 +40,7 @@ pub async fn send<S, O, W, V, M, T, A>(
     models: &M,
     tools: &T,
     ambient: &A,
+    check_tools: CheckTools,
     principal: &Principal,
     project_id: &ProjectId,
     name: &str,
@@ -73,7 +75,8 @@ where
         let accepted = match (active, input.delivery) {
             (Some(run), Delivery::Steer) => steer(&mut draft, run, ambient, &input.message).await?,
             (active, delivery) => {
-                let whose = Whose { owner: &conversation.owner, project_id: &conversation.project_id, now };
+                let (owner, project_id) = (&conversation.owner, &conversation.project_id);
+                let whose = Whose { owner, project_id, check_tools, now };
                 let (agents, budget) = (&conversation.agent_ids, &conversation.budget);
                 let agents = pins(store, objects, models, whose, agents, budget).await?;
                 let (run, entry) = new_run(&conversation, agents, ambient, input.message.clone(), now);

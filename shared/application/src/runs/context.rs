@@ -145,27 +145,19 @@ fn say(built: &mut Vec<ModelMessage>, role: Role, block: Block) {
 }
 
 fn own(built: &mut Vec<ModelMessage>, message: &Message, calls: &[ToolCall], provider: &str) {
-    if message.provider.as_deref() == Some(provider) {
-        for value in &message.opaque {
-            say(
-                built,
-                Role::Assistant,
-                Block::Opaque { provider: provider.to_owned(), value: value.clone() },
-            );
-        }
-    }
-    if !message.text.trim().is_empty() {
-        say(built, Role::Assistant, text(message.text.clone()));
-    }
+    let mut uses = Vec::new();
     let mut results = Vec::new();
     for (place, call) in message.calls.iter().zip(calls) {
         let Some(id) = place.provider_id.clone() else { continue };
-        let (name, arguments) = (call.name.clone(), call.arguments.clone());
-        say(built, Role::Assistant, Block::ToolUse { id: id.clone(), name, arguments });
+        let (name, arguments) = (callable(&call.name), call.arguments.clone());
+        uses.push(Block::ToolUse { id: id.clone(), name, arguments });
         results.push(match &call.result {
             Some(result) => Block::ToolResult { id, text: shown(&result.text), is_error: result.is_error },
             None => Block::ToolResult { id, text: "(no result)".to_owned(), is_error: true },
         });
+    }
+    for block in in_their_places(message, uses, provider) {
+        say(built, Role::Assistant, block);
     }
     for block in results {
         say(built, Role::User, block);
@@ -173,6 +165,40 @@ fn own(built: &mut Vec<ModelMessage>, message: &Message, calls: &[ToolCall], pro
     if let Some(note) = &message.note {
         say(built, Role::User, text(format!("[system] {note}")));
     }
+}
+
+/// The parts of an answer in the order in which the provider gave them: it wants its own blocks back where they were.
+/// Text comes before calls. A block after calls that were not taken up has no place any more.
+fn in_their_places(message: &Message, uses: Vec<Block>, provider: &str) -> Vec<Block> {
+    let is_theirs = message.provider.as_deref() == Some(provider);
+    let opaque = if is_theirs { message.opaque.as_slice() } else { &[] };
+    let (mut rest, all, mut uses) = (message.text.as_str(), uses.len(), uses.into_iter());
+    let mut blocks = Vec::new();
+    for (at, value) in opaque.iter().enumerate() {
+        let after = message.opaque_after.get(at).copied().unwrap_or_default();
+        if after.calls > all {
+            continue;
+        }
+        let said = message.text.len() - rest.len();
+        let more = if after.calls > 0 { rest.len() } else { after.text.saturating_sub(said).min(rest.len()) };
+        let (now, later) = rest.split_at(rest.floor_char_boundary(more));
+        blocks.extend((!now.trim().is_empty()).then(|| text(now.to_owned())));
+        rest = later;
+        let called = all - uses.len();
+        blocks.extend(uses.by_ref().take(after.calls.saturating_sub(called)));
+        blocks.push(Block::Opaque { provider: provider.to_owned(), value: value.clone() });
+    }
+    blocks.extend((!rest.trim().is_empty()).then(|| text(rest.to_owned())));
+    blocks.extend(uses);
+    blocks
+}
+
+/// The name of a call as every provider takes it back, `[a-zA-Z0-9_-]{1,64}`. Models make up others, and a history that
+/// holds one would be refused for ever; the call's result tells the name as it was.
+fn callable(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '_' };
+    let name: String = name.chars().map(plain).take(64).collect();
+    if name.is_empty() { "unnamed".to_owned() } else { name }
 }
 
 /// Providers refuse an empty result.
@@ -210,4 +236,75 @@ pub(crate) fn tokens(told: &Told) -> u64 {
         })
         .sum();
     (told.message.text.len() + calls) as u64 / 4 + 8
+}
+
+#[cfg(test)]
+mod tests {
+    use pvm_domain::Timestamp;
+    use pvm_domain::conversation::{BlockPlace, MessageEnd};
+    use pvm_domain::ids::{ConversationId, MessageId, PrefixedId, RunId};
+    use serde_json::json;
+
+    use super::*;
+
+    fn answer(said: &str, opaque: &[(usize, usize)]) -> Message {
+        Message {
+            conversation_id: ConversationId::from_parts(1, 1),
+            place: 1,
+            message_id: MessageId::from_parts(1, 1),
+            run_id: RunId::from_parts(1, 1),
+            author: Author::Agent { agent_id: "a".to_owned() },
+            text: said.to_owned(),
+            calls: Vec::new(),
+            lane: None,
+            note: None,
+            provider: Some("p".to_owned()),
+            opaque: (0..opaque.len()).map(|at| json!(at)).collect(),
+            opaque_after: opaque
+                .iter()
+                .map(|(text, calls)| BlockPlace { text: *text, calls: *calls })
+                .collect(),
+            end: MessageEnd::Complete,
+            created_at: Timestamp::UNIX_EPOCH,
+            version: 1,
+        }
+    }
+
+    fn order(message: &Message, calls: usize, provider: &str) -> String {
+        let uses = (0..calls).map(|at| Block::ToolUse {
+            id: at.to_string(),
+            name: "x".to_owned(),
+            arguments: json!({}),
+        });
+        let shown = in_their_places(message, uses.collect(), provider).into_iter().map(|block| match block {
+            Block::Text { text } => text,
+            Block::ToolUse { id, .. } => format!("call{id}"),
+            Block::Opaque { value, .. } => format!("own{value}"),
+            Block::ToolResult { .. } => panic!("no results here"),
+        });
+        shown.collect::<Vec<_>>().join("|")
+    }
+
+    #[test]
+    fn a_providers_own_blocks_stand_where_they_were() {
+        let between = answer("onetwo", &[(0, 0), (3, 0), (6, 0), (6, 1)]);
+        assert_eq!(order(&between, 2, "p"), "own0|one|own1|two|own2|call0|own3|call1");
+        assert_eq!(order(&between, 2, "other"), "onetwo|call0|call1");
+        // The call before the last block was not taken up, and the text is shorter than it was.
+        assert_eq!(order(&between, 0, "p"), "own0|one|own1|two|own2");
+        assert_eq!(order(&answer("é", &[(1, 0), (99, 0)]), 1, "p"), "own0|é|own1|call0");
+        // Records of before have no places.
+        let mut old = answer("one", &[(0, 0)]);
+        old.opaque_after = Vec::new();
+        assert_eq!(order(&old, 1, "p"), "own0|one|call0");
+        assert_eq!(order(&answer(" ", &[(0, 0)]), 1, "p"), "own0|call0");
+    }
+
+    #[test]
+    fn a_made_up_name_goes_back_as_one_that_providers_take() {
+        assert_eq!(callable("execute_command"), "execute_command");
+        assert_eq!(callable("functions.exec command:0/é"), "functions_exec_command_0__");
+        assert_eq!(callable(""), "unnamed");
+        assert_eq!(callable(&"x".repeat(100)).len(), 64);
+    }
 }

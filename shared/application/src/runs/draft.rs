@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::{calls, compaction, meter};
 use crate::error::{AppError, AppResult};
 use crate::keys;
+use crate::ports_model::OpaqueBlock;
 use crate::store::{ReadStore, StoreError, Tx, WriteStore};
 
 /// A run is looked at by the sweep when nothing was stored for it for this long, in seconds. Longer than a model call,
@@ -28,7 +29,7 @@ const START_SECS: i64 = 30;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Extra {
     /// The provider and its opaque blocks of an answer.
-    pub(crate) opaque: Option<(String, Vec<Value>)>,
+    pub(crate) opaque: Option<(String, Vec<OpaqueBlock>)>,
     /// The model that answered, and the hash of the request.
     pub(crate) answered_by: Option<(String, String)>,
     /// Up to which place a summary reaches.
@@ -265,12 +266,15 @@ impl<'a, S: WriteStore> Draft<'a, S> {
             }
             Effect::PlaceAnswer(answer) => {
                 let (provider, opaque) = extra.opaque.clone().unzip();
+                let opaque = opaque.unwrap_or_default().into_iter();
+                let (opaque_after, opaque) = opaque.map(|block| (block.after, block.value)).unzip();
                 let to_ref = |(tool_call_id, provider_id)| CallRef { tool_call_id, provider_id };
                 self.place(Message {
                     calls: answer.calls.into_iter().map(to_ref).collect(),
                     note: answer.note,
                     provider,
-                    opaque: opaque.unwrap_or_default(),
+                    opaque,
+                    opaque_after,
                     ..self.message(
                         run,
                         answer.message_id,
@@ -349,6 +353,7 @@ impl<'a, S: WriteStore> Draft<'a, S> {
             note: None,
             provider: None,
             opaque: Vec::new(),
+            opaque_after: Vec::new(),
             end,
             created_at: self.now,
             version: 0,
@@ -443,6 +448,7 @@ fn user_message(entry: InboxEntry, now: Timestamp) -> Message {
         note: None,
         provider: None,
         opaque: Vec::new(),
+        opaque_after: Vec::new(),
         end: MessageEnd::Complete,
         created_at: now,
         version: 0,

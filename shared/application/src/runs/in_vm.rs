@@ -4,23 +4,14 @@ use std::collections::BTreeMap;
 
 use pvm_domain::conversation::{CallOrigin, CallResult, Run, ToolCall};
 use pvm_domain::file::WORKSPACE;
-use pvm_domain::limits;
 
 use crate::ports::{RunCommands, VmError};
 use crate::ports_tools::{ToolContext, ToolResult, Tools};
 
-/// The most of a result's data that is kept, in bytes: the text says the same, and a record holds 400 KB.
-const STRUCTURED_BYTES: usize = 64 * 1024;
-
 /// A tool's result as it is kept.
 pub(crate) fn to_result(result: ToolResult) -> CallResult {
-    let text = pvm_domain::text::head_and_tail(&result.text, limits::OUTPUT_TO_MODEL_BYTES).0;
-    CallResult {
-        is_error: result.is_error,
-        text,
-        structured: result.structured.filter(|data| data.to_string().len() <= STRUCTURED_BYTES),
-        output_path: result.output_path,
-    }
+    let ToolResult { is_error, text, structured, output_path } = result.bounded();
+    CallResult { is_error, text, structured, output_path }
 }
 
 /// Where a call was started, for those who only need to find it there.

@@ -297,6 +297,7 @@ fn place<S: WriteStore>(draft: &mut Draft<'_, S>, run: &Run, told: &Told) {
         note: None,
         provider: None,
         opaque: Vec::new(),
+        opaque_after: Vec::new(),
         end: MessageEnd::Complete,
         created_at: now,
         version: 0,

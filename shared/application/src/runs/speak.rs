@@ -19,7 +19,7 @@ use crate::agents::pinned;
 use crate::error::AppResult;
 use crate::ports::{Ambient, GetObject};
 use crate::ports_model::{
-    CallModel, CallPlace, ModelAnswer, ModelError, ModelFacts, ModelRequest, ModelTool, Stop,
+    CallModel, CallPlace, ModelAnswer, ModelError, ModelFacts, ModelRequest, ModelTool, OpaqueBlock, Stop,
 };
 use crate::ports_tools::{ToolDefinition, Tools};
 use crate::store::{Delta, WriteStore};
@@ -262,8 +262,8 @@ fn failure(error: &ModelError) -> CallFailure {
 }
 
 /// Blocks that go back to the provider, where a record can hold them.
-pub(crate) fn kept_opaque(answer: &ModelAnswer) -> Option<Vec<serde_json::Value>> {
-    let size: usize = answer.opaque.iter().map(|value| value.to_string().len()).sum();
+pub(crate) fn kept_opaque(answer: &ModelAnswer) -> Option<Vec<OpaqueBlock>> {
+    let size: usize = answer.opaque.iter().map(|block| block.value.to_string().len()).sum();
     (size > 0 && size <= OPAQUE_BYTES).then(|| answer.opaque.clone())
 }
 
@@ -273,7 +273,7 @@ pub(crate) fn read(prepared: &Prepared, tools: &[ToolDefinition], answer: ModelA
     let agent = &prepared.agent;
     let facts = |name: &str, arguments: &serde_json::Value| {
         let tool = tools.iter().find(|tool| tool.name == name).filter(|_| agent.may_use(name))?;
-        let policy = agent.policy(name, arguments);
+        let policy = agent.policy(name, tool.subject(), arguments);
         Some(ToolFacts { read_only: tool.read_only, needs_vm: tool.needs_vm, policy })
     };
     let calls = answer.calls.into_iter().map(|call| {
@@ -288,11 +288,13 @@ pub(crate) fn read(prepared: &Prepared, tools: &[ToolDefinition], answer: ModelA
     let vm_line = agent.may_use(VM_LINE_TOOL).then(|| ToolFacts {
         read_only: false,
         needs_vm: true,
-        policy: agent.policy(VM_LINE_TOOL, &serde_json::Value::Null),
+        policy: agent.policy(VM_LINE_TOOL, None, &serde_json::Value::Null),
     });
     let lines = vm_lines::parse(&answer.text).lines;
-    let vm_line_policies =
-        lines.iter().map(|line| agent.policy(VM_LINE_TOOL, &json!({"command": line.command}))).collect();
+    let line_policy = |line: &vm_lines::VmLine| {
+        agent.policy(VM_LINE_TOOL, Some("command"), &json!({"command": line.command}))
+    };
+    let vm_line_policies = lines.iter().map(line_policy).collect();
     let used = answer.usage;
     let window = prepared.facts.context_tokens;
     Answer {

@@ -239,8 +239,11 @@ pub struct GitOutput {
     pub names: Vec<GitName>,
     /// What git printed.
     pub output: String,
-    /// Whether `output` was cut.
+    /// Whether `output` or a list was cut.
     pub truncated: bool,
+    /// File in the VM with all that git printed, if something was cut here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_path: Option<String>,
     /// Its id; get_command shows all of its output.
     pub command_id: String,
 }

@@ -83,6 +83,9 @@ pub struct InstallPackageOutput {
     pub exit_code: Option<i32>,
     /// The end of the manager's output; more of it where something failed.
     pub output: String,
+    /// File in the VM with all of that output, if it was cut here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_path: Option<String>,
     /// Its id; get_command shows all of its output.
     pub command_id: String,
     /// Milliseconds it took.
@@ -172,6 +175,9 @@ pub struct CreateEnvironmentOutput {
     /// The end of the set-up's output, where something failed.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub output: String,
+    /// File in the VM with all of that output, if it was cut here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_path: Option<String>,
     /// Its id; get_command shows all of its output.
     pub command_id: String,
     /// Milliseconds it took.

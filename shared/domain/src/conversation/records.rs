@@ -165,6 +165,15 @@ pub struct CallRef {
     pub provider_id: Option<String>,
 }
 
+/// A place between the parts of an answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockPlace {
+    /// Bytes of the text before it.
+    pub text: usize,
+    /// Calls before it.
+    pub calls: usize,
+}
+
 /// A message that has its place in the conversation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Message {
@@ -190,6 +199,9 @@ pub struct Message {
     pub provider: Option<String>,
     /// Blocks that go back to that provider unchanged.
     pub opaque: Vec<Value>,
+    /// What comes before each of them; those without a place come first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub opaque_after: Vec<BlockPlace>,
     /// Why it ended.
     pub end: MessageEnd,
     /// When it was complete.

@@ -6,15 +6,26 @@ use aws_sdk_bedrockruntime::types::{
     ContentBlockDelta, ContentBlockStart, ConverseStreamOutput, ReasoningContentBlockDelta, StopReason,
     TokenUsage as Used,
 };
-use pvm_application::ports_model::{ModelAnswer, ModelError, Stop, TokenUsage, WantedCall};
+use pvm_application::ports_model::{ModelAnswer, ModelError, OpaqueBlock, Stop, TokenUsage, WantedCall};
+use pvm_domain::conversation::BlockPlace;
 
 use super::request::kept_reasoning;
 use crate::endpoint::{self, ANSWER_BYTES};
 
 #[derive(Debug)]
 enum Part {
-    Call { id: String, name: String, arguments: String },
-    Reasoning { text: String, signature: Option<String>, redacted: Vec<u8> },
+    /// So many bytes of the text.
+    Text(usize),
+    Call {
+        id: String,
+        name: String,
+        arguments: String,
+    },
+    Reasoning {
+        text: String,
+        signature: Option<String>,
+        redacted: Vec<u8>,
+    },
 }
 
 /// An answer as far as it has come.
@@ -58,6 +69,9 @@ impl Gathered {
     fn delta(&mut self, index: i32, delta: ContentBlockDelta) -> String {
         match delta {
             ContentBlockDelta::Text(piece) => {
+                if let Part::Text(bytes) = self.parts.entry(index).or_insert(Part::Text(0)) {
+                    *bytes += piece.len();
+                }
                 self.text.push_str(&piece);
                 return piece;
             }
@@ -114,14 +128,18 @@ impl Gathered {
         };
         let mut calls = Vec::new();
         let mut opaque = Vec::new();
+        let mut text_before = 0;
         for part in self.parts.into_values() {
             match part {
+                Part::Text(bytes) => text_before += bytes,
                 Part::Call { id, name, arguments } => {
                     let arguments = endpoint::arguments(&arguments);
                     calls.push(WantedCall { provider_id: id, name, arguments });
                 }
                 Part::Reasoning { text, signature, redacted } => {
-                    opaque.extend(kept_reasoning(&text, signature.as_deref(), &redacted));
+                    let after = BlockPlace { text: text_before, calls: calls.len() };
+                    let kept = kept_reasoning(&text, signature.as_deref(), &redacted);
+                    opaque.extend(kept.map(|value| OpaqueBlock { after, value }));
                 }
             }
         }
@@ -198,10 +216,8 @@ mod tests {
         .unwrap();
         assert_eq!((answer.text.as_str(), answer.stop), ("Hello", Stop::ToolCalls));
         assert_eq!(answer.calls[0].arguments, Ok(json!({"a": 1})));
-        assert_eq!(
-            answer.opaque,
-            [json!({"reasoningContent": {"reasoningText": {"text": "hm", "signature": "s"}}})]
-        );
+        let value = json!({"reasoningContent": {"reasoningText": {"text": "hm", "signature": "s"}}});
+        assert_eq!(answer.opaque, [OpaqueBlock { after: BlockPlace::default(), value }]);
         assert_eq!((answer.usage.input, answer.usage.output, answer.usage.cache_read), (100, 30, 90));
     }
 

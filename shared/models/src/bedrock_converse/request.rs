@@ -13,6 +13,7 @@ use pvm_application::ports_model::{Block, ModelError, ModelMessage, ModelRequest
 use serde_json::{Value, json};
 
 use super::NAME;
+use crate::claude;
 use crate::endpoint::tool_id;
 
 /// A request in Converse's words.
@@ -69,30 +70,17 @@ struct Traits {
 impl Traits {
     fn of(model: &str) -> Self {
         let is_nova = model.contains("amazon.nova");
-        let Some(version) = claude_version(model) else {
+        let Some(version) = claude::version(model) else {
             return Self { caches: is_nova, takes_temperature: true, takes_status: is_nova };
         };
         let before_caches =
             ["claude-3-haiku", "claude-3-sonnet", "claude-3-opus", "claude-3-5-sonnet-20240620"];
         Self {
             caches: version >= (3, 0) && !before_caches.iter().any(|old| model.contains(old)),
-            // From here on Claude refuses a request that names a sampling parameter.
-            takes_temperature: version < (4, 7),
+            takes_temperature: claude::takes_temperature(model),
             takes_status: version >= (3, 0),
         }
     }
-}
-
-/// Version of a Claude model by its name, such as `us.anthropic.claude-opus-4-1-20250805-v1:0` or
-/// `anthropic.claude-3-5-haiku-20241022-v1:0`: its first one or two short numbers.
-fn claude_version(model: &str) -> Option<(u32, u32)> {
-    let (_, name) = model.split_once("claude-")?;
-    let mut words = name.split('-').skip_while(|word| word.parse::<u32>().is_err());
-    // Names without a number of their own (`claude-v2`, `claude-instant-v1`) are older than all that have one.
-    let Some(major) = words.next().and_then(|word| word.parse().ok()) else { return Some((2, 0)) };
-    // A long number is a date.
-    let minor = words.next().and_then(|word| word.parse().ok()).filter(|minor| *minor < 1000);
-    Some((major, minor.unwrap_or(0)))
 }
 
 fn cache_point() -> Result<CachePointBlock, BuildError> {
@@ -194,13 +182,6 @@ mod tests {
 
     #[test]
     fn what_a_model_takes_follows_from_its_name() {
-        let version = |model: &str| claude_version(model).unwrap();
-        assert_eq!(version("us.anthropic.claude-opus-4-1-20250805-v1:0"), (4, 1));
-        assert_eq!(version("anthropic.claude-sonnet-4-20250514-v1:0"), (4, 0));
-        assert_eq!(version("anthropic.claude-3-5-haiku-20241022-v1:0"), (3, 5));
-        assert_eq!(version("global.anthropic.claude-sonnet-5"), (5, 0));
-        assert_eq!(version("anthropic.claude-v2:1"), (2, 0));
-        assert_eq!(claude_version("meta.llama3-70b-instruct-v1:0"), None);
         let all =
             |caches, takes_temperature, takes_status| Traits { caches, takes_temperature, takes_status };
         assert_eq!(Traits::of("us.anthropic.claude-opus-4-7-v1:0"), all(true, false, true));

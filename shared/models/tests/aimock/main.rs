@@ -115,7 +115,7 @@ impl Bench {
         let mut own: Vec<Block> = answer
             .opaque
             .iter()
-            .map(|value| Block::Opaque { provider: provider.clone(), value: value.clone() })
+            .map(|block| Block::Opaque { provider: provider.clone(), value: block.value.clone() })
             .collect();
         own.push(text(&answer.text));
         let mut results = Vec::new();

@@ -81,11 +81,16 @@ fn optional(field: &str, value: Option<&String>) -> Result<Option<String>, Inval
     value.map(|value| operand(field, value).map(str::to_owned)).transpose()
 }
 
-/// Checks a URL of a repository: one with a password would be stored in the repository's configuration.
+/// Checks a URL of a repository: a password or token in it would be stored in the repository's configuration. Over HTTP
+/// a name alone is often a token, and of no use otherwise; over SSH it is the account.
 fn url(field: &str, value: Option<&String>, why: &str) -> Result<String, Invalid> {
     let url = need(field, value, why)?;
-    let user = url.split_once("://").and_then(|(_, rest)| rest.split('/').next()?.rsplit_once('@'));
-    if user.is_some_and(|(user, _)| user.contains(':')) {
+    let has_secret = url.split_once("://").is_some_and(|(scheme, rest)| {
+        let user = rest.split(['/', '?', '#']).next().and_then(|host| host.rsplit_once('@'));
+        let is_http = scheme.to_ascii_lowercase().starts_with("http");
+        user.is_some_and(|(user, _)| is_http || user.contains(':'))
+    });
+    if has_secret {
         return Err(Invalid::new(
             field,
             "must not contain a password or token; store it as a secret of the project for the host",
@@ -337,7 +342,13 @@ mod tests {
     fn what_is_missing_or_dangerous_is_named() {
         assert_eq!(refused(json!({"operation": "clone"})), "url");
         assert_eq!(refused(json!({"operation": "clone", "url": "--upload-pack=x"})), "url");
-        assert_eq!(refused(json!({"operation": "clone", "url": "https://me:token@h/x"})), "url");
+        for url in ["https://me:token@h/x", "https://ghp_xxx@h/x", "HTTP://ghp_xxx@h", "ssh://me:word@h/x"] {
+            assert_eq!(refused(json!({"operation": "clone", "url": url})), "url", "{url}");
+            assert_eq!(refused(json!({"operation": "remote", "url": url})), "url", "{url}");
+        }
+        for url in ["ssh://git@h/x", "git@h:a/x.git", "https://h/a@b/x", "/srv/a@b"] {
+            assert_eq!(words(json!({"operation": "clone", "url": url})), format!("clone -- {url}"));
+        }
         assert_eq!(refused(json!({"operation": "commit"})), "message");
         assert_eq!(refused(json!({"operation": "checkout"})), "branch");
         assert_eq!(refused(json!({"operation": "merge", "branch": "-x"})), "branch");

@@ -15,7 +15,13 @@ pub(super) const BRANCH_FORMAT: &str = "--format=%(HEAD)%1f%(refname:short)%1f%(
 pub(super) const STASH_FORMAT: &str = "--format= %x1f%gd%x1f%gs";
 
 const FIELD: char = '\u{1f}';
-const RECORD: char = '\u{1e}';
+/// Ends a commit.
+pub(super) const RECORD: char = '\u{1e}';
+
+/// `text` up to its last whole record: what git printed may be cut anywhere.
+pub(super) fn whole_records(text: &str, end: char) -> &str {
+    text.rfind(end).map_or("", |at| &text[..at + end.len_utf8()])
+}
 
 pub(super) fn commits(text: &str) -> Vec<GitCommit> {
     let read = |record: &str| {
@@ -189,6 +195,12 @@ mod tests {
         assert_eq!(status.untracked[0].path, "x/");
         assert!(!status.clean);
         assert!(status_text(&status).contains("renamed old.txt -> new.txt"));
+    }
+
+    #[test]
+    fn a_record_that_was_cut_is_left_out() {
+        assert_eq!(whole_records("? a\0? b\0? hal", '\0'), "? a\0? b\0");
+        assert_eq!(whole_records("half", '\n'), "");
     }
 
     #[test]

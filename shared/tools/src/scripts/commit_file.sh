@@ -4,6 +4,11 @@ dir=$(dirname -- "$path")
 mkdir -p -- "$dir" 2>/dev/null || fail "cannot make the directory $dir"
 target=$(readlink -f -- "$path") || fail "the path leads through a symbolic link that goes nowhere"
 dir=$(dirname -- "$target")
+# One writer at a time: between looking at the version and the rename nobody else may do the same. The lock is on the
+# directory, which is there already and stays; it ends with this shell.
+if command -v flock >/dev/null && { exec 9< "$dir"; } 2>/dev/null; then
+  flock -w 60 9 || fail "another write in $dir does not end; try again"
+fi
 [ -d "$target" ] && fail "it is a directory"
 created=1; old=absent
 if [ -e "$target" ]; then

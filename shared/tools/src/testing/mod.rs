@@ -1,6 +1,9 @@
 //! What the tests of the tools run on: this machine's shell in a temporary directory instead of a VM, and no store.
 
+mod bench;
+mod environments;
 mod host_vm;
+mod long_output;
 mod tools_on_a_shell;
 
 use std::collections::BTreeMap;

@@ -4,69 +4,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use pvm_application::ports::VmError;
-use pvm_application::ports_tools::{ToolContext, ToolProgress, ToolResult, Tools};
+use pvm_application::ports_tools::{ToolProgress, Tools};
 use serde_json::{Value, json};
 
-use super::host_vm::{HostClock, HostVm, NoStore, NoWorkflow};
-use crate::registry::Registry;
+use super::bench::Bench;
 use crate::{catalogue, check_subset};
-
-struct Bench {
-    dir: tempfile::TempDir,
-    vm: HostVm,
-    registry: Registry<NoStore, NoWorkflow, HostVm, HostClock>,
-    calls: u32,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let vm = HostVm::default();
-        let registry = Registry::new(NoStore, NoWorkflow, vm.clone(), HostClock);
-        Self { dir: tempfile::tempdir().unwrap(), vm, registry, calls: 0 }
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.dir.path().join(name).to_string_lossy().into_owned()
-    }
-
-    fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
-        let path = self.path(name);
-        std::fs::create_dir_all(std::path::Path::new(&path).parent().unwrap()).unwrap();
-        std::fs::write(&path, content).unwrap();
-        path
-    }
-
-    fn context(&mut self) -> ToolContext {
-        self.calls += 1;
-        ToolContext { call_id: format!("call_{}", self.calls), ..super::context(&self.path("")) }
-    }
-
-    async fn with(&self, context: &ToolContext, name: &str, arguments: &Value) -> ToolResult {
-        match self.registry.start(context, name, arguments, Duration::from_secs(30)).await.unwrap() {
-            ToolProgress::Done(result) => result,
-            ToolProgress::Running { output, .. } => panic!("{name} still runs: {output}"),
-        }
-    }
-
-    async fn call(&mut self, name: &str, arguments: Value) -> ToolResult {
-        let context = self.context();
-        let result = self.with(&context, name, &arguments).await;
-        assert!(result.text.len() <= 32 * 1024, "{name}: {} bytes", result.text.len());
-        result
-    }
-
-    async fn ok(&mut self, name: &str, arguments: Value) -> Value {
-        let result = self.call(name, arguments).await;
-        assert!(!result.is_error, "{name}: {}", result.text);
-        result.structured.unwrap()
-    }
-
-    async fn fails(&mut self, name: &str, arguments: Value) -> String {
-        let result = self.call(name, arguments).await;
-        assert!(result.is_error, "{name}: {}", result.text);
-        result.text
-    }
-}
 
 #[test]
 fn every_schema_is_in_the_subset_of_all_providers() {
@@ -86,15 +28,13 @@ fn every_schema_is_in_the_subset_of_all_providers() {
 }
 
 #[test]
-fn the_views_hold_what_the_agent_or_token_may_use() {
+fn unknown_tools_are_told_and_a_token_sees_what_it_may_use() {
     use pvm_domain::agent::AgentDefinition;
     use pvm_domain::project::Scope;
     let agent: AgentDefinition = serde_json::from_value(
         json!({"agent_id": "a", "tools": ["read_file", "execute_command", "nonsense"], "denied_tools": ["execute_command"]}),
     )
     .unwrap();
-    let names: Vec<&str> = crate::for_agent(&agent).map(|entry| entry.definition.name.as_str()).collect();
-    assert_eq!(names, ["read_file"]);
     assert_eq!(crate::unknown_tools(&agent), ["nonsense"]);
     let reads: Vec<&str> =
         crate::for_scope(Scope::Read).map(|entry| entry.definition.name.as_str()).collect();
@@ -248,6 +188,32 @@ async fn a_file_is_written_replaced_and_appended_to() {
     assert_eq!(std::fs::read_dir(bench.path("a/b")).unwrap().count(), 1, "no temporary file is left");
 }
 
+/// Of all who start from the same version one writes; the others are told. Without a lock several find the version that
+/// they name, before the first of them has replaced it.
+#[tokio::test]
+async fn of_two_writers_of_one_version_one_is_told() {
+    let mut bench = Bench::new();
+    bench.file("x", "start\n");
+    for round in 0..10 {
+        let version = bench.ok("read_file", json!({"path": "x"})).await["sha256"].clone();
+        let writes: Vec<_> = (0..4)
+            .map(|writer| {
+                let content = format!("{round} by {writer}\n");
+                (bench.context(), json!({"path": "x", "content": content, "if_sha256": version}))
+            })
+            .collect();
+        let results = writes.iter().map(|(context, arguments)| bench.with(context, "write_file", arguments));
+        let results = futures::future::join_all(results).await;
+        let told: Vec<bool> = results.iter().map(|result| result.is_error).collect();
+        assert_eq!(told.iter().filter(|told| !**told).count(), 1, "round {round}: {told:?}");
+        let winner = told.iter().position(|told| !told).unwrap();
+        assert_eq!(std::fs::read_to_string(bench.path("x")).unwrap(), format!("{round} by {winner}\n"));
+        assert!(
+            results.iter().filter(|result| result.is_error).all(|r| r.text.contains("somebody changed it"))
+        );
+    }
+}
+
 #[tokio::test]
 async fn what_cannot_be_written_says_why() {
     let mut bench = Bench::new();
@@ -366,6 +332,10 @@ async fn files_are_searched_by_content_and_name() {
     assert_eq!(hits(&out), 3, "{out}");
     let out = bench.ok("search_files", json!({"pattern": "x = 42", "glob": "*.py", "literal": true})).await;
     assert_eq!(hits(&out), 2);
+    for (glob, found) in [("*.{py,txt}", 3), ("*.{txt,md}", 1), ("src/*.{py,txt}", 2)] {
+        let out = bench.ok("search_files", json!({"pattern": "x = 42", "glob": glob})).await;
+        assert_eq!(hits(&out), found, "{glob}");
+    }
     let out = bench
         .ok("search_files", json!({"pattern": "X = 42", "ignore_case": true, "include_ignored": true}))
         .await;
