@@ -89,6 +89,7 @@ impl ToolResult {
 
     /// The result within its bounds: text cut in the middle, and no data where it is too much. Tools cut their own data so
     /// that it fits; this is for the one that does not.
+    #[must_use]
     pub fn bounded(mut self) -> Self {
         let (text, is_cut) = head_and_tail(&self.text, limits::OUTPUT_TO_MODEL_BYTES);
         if is_cut {

@@ -187,7 +187,7 @@ async fn a_gateway_that_fails_for_a_moment_is_asked_again_with_the_same_key() {
     let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "x"}});
     let answers = server.bridge(&format!("{call}\n")).await;
     assert_eq!((answers.len(), &answers[0]["id"]), (1, &json!(1)), "{answers:?}");
-    let asked = server.asked.lock().unwrap();
+    let asked = server.asked.lock().unwrap().clone();
     let keys: std::collections::BTreeSet<&str> = asked
         .iter()
         .map(|(head, _)| head.lines().find(|line| line.starts_with("idempotency-key")).unwrap())
@@ -237,11 +237,10 @@ async fn what_a_client_takes_back_ends_here_and_is_told_with_the_calls_key() {
     mine.write_all(format!("{cancelled}\n").as_bytes()).await.unwrap();
     drop(mine);
     bridged.await.unwrap().unwrap();
-    let asked = server.asked.lock().unwrap();
+    let asked = server.asked.lock().unwrap().clone();
     let key = |at: usize| asked[at].0.lines().find(|line| line.starts_with("idempotency-key")).unwrap();
     assert_eq!((asked.len(), &asked[2].1, key(1)), (3, &cancelled, key(2)));
     assert!(asked[2].0.contains("mcp-protocol-version: 2025-11-25"), "{}", asked[2].0);
-    drop(asked);
     let mut lines = BufReader::new(answers).lines();
     assert!(lines.next_line().await.unwrap().unwrap().contains("protocolVersion"));
     assert_eq!(lines.next_line().await.unwrap(), None, "a call that was taken back has no answer");
@@ -253,7 +252,7 @@ async fn the_stateless_era_needs_no_handshake() {
     let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call",
                       "params": {"name": "read_file", "_meta": {VERSION_META: "2026-07-28"}}});
     server.bridge(&format!("{call}\n")).await;
-    let asked = server.asked.lock().unwrap();
+    let asked = server.asked.lock().unwrap().clone();
     for header in ["mcp-protocol-version: 2026-07-28", "mcp-method: tools/call", "mcp-name: read_file"] {
         assert!(asked[0].0.contains(header), "{}", asked[0].0);
     }

@@ -1,4 +1,5 @@
 use std::os::unix::fs::symlink;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -70,16 +71,16 @@ async fn a_listing_from_above_leaves_the_kernels_tables_out_and_survives_what_co
         std::fs::create_dir_all(format!("{inner}/a/b")).unwrap();
     };
     churn(0);
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let done = AtomicBool::new(false);
     let listings = async {
         for _ in 0..50 {
             envd.call(LIST_DIR, json!({"path": root, "depth": 4})).await;
         }
-        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        done.store(true, Ordering::SeqCst);
     };
     std::thread::scope(|threads| {
         threads.spawn(|| {
-            (0..100_000).take_while(|_| !done.load(std::sync::atomic::Ordering::SeqCst)).for_each(churn)
+            (0..100_000).take_while(|_| !done.load(Ordering::SeqCst)).for_each(churn);
         });
         tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(listings));
     });

@@ -27,15 +27,13 @@ pub(super) fn touches(pattern: &str, arguments: &Value) -> bool {
 /// argument every text has to fit.
 pub(super) fn allows(pattern: &str, subject: Option<&str>, arguments: &Value) -> bool {
     let fits = |text: &String| glob(pattern.as_bytes(), text.as_bytes());
-    match subject {
-        Some(field) => arguments.get(field).and_then(line).is_some_and(|text| fits(&text)),
-        None => {
-            let mut found = Vec::new();
-            let values = arguments.as_object().into_iter().flat_map(serde_json::Map::values);
-            values.for_each(|value| texts(value, &mut found));
-            !found.is_empty() && found.iter().all(fits)
-        }
+    if let Some(field) = subject {
+        return arguments.get(field).and_then(line).is_some_and(|text| fits(&text));
     }
+    let mut found = Vec::new();
+    let values = arguments.as_object().into_iter().flat_map(serde_json::Map::values);
+    values.for_each(|value| texts(value, &mut found));
+    !found.is_empty() && found.iter().all(fits)
 }
 
 /// Every text in `value`: its scalars, each list as one line, and each pair of an object as `name=value`.
