@@ -196,3 +196,45 @@ impl Sandbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A sandbox of which nothing but its folder is there.
+    fn sandbox(layout: &crate::store::Layout) -> Arc<Sandbox> {
+        let record = serde_json::json!({
+            "id": "iabc", "owner": "ann", "template_id": "host", "alias": null,
+            "origin": { "root": "r", "user": "user" }, "phase": "running", "started_at_ms": 1, "end_at_ms": 2,
+            "auto_pause": null, "auto_resume": false, "timeout_ms": 1, "metadata": {}, "env_vars": {},
+            "envd_token": null, "traffic_token": null, "network": null, "allow_internet_access": null,
+            "limits": { "cpu_count": 1, "memory_mb": 1, "disk_mb": 1, "pids": 1 }, "range": 0,
+            "host_boot_id": "b", "process": null, "group": null,
+        });
+        let folder = layout.sandbox("iabc");
+        folder.create().unwrap();
+        Sandbox::new(serde_json::from_value(record).unwrap(), folder, None)
+    }
+
+    #[test]
+    fn a_refused_change_does_not_happen_and_one_of_what_is_being_removed_finds_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = crate::store::Layout::open(folder.path()).unwrap();
+        let sandbox = sandbox(&layout);
+        let refused = sandbox.change("testing", |record| {
+            record.end_at_ms = 5;
+            Err::<(), _>(EngineError::Invalid("no".into()))
+        });
+        assert!(matches!(refused, Err(EngineError::Invalid(_))));
+        assert_eq!(sandbox.with(|record| record.end_at_ms), 2);
+        let late = |record: &mut Record| {
+            record.end_at_ms = 7;
+            Ok(())
+        };
+        sandbox.change("testing", late).unwrap();
+        assert_eq!(sandbox.with(|record| record.end_at_ms), 7);
+        sandbox.update(|record| record.phase = Phase::Killing).unwrap();
+        layout.discard(sandbox.folder.path()).unwrap();
+        assert!(matches!(sandbox.change("testing", late), Err(EngineError::NotFound(_))));
+    }
+}
