@@ -208,7 +208,7 @@ mod tests {
             "origin": { "root": "r", "user": "user" }, "phase": "running", "started_at_ms": 1, "end_at_ms": 2,
             "auto_pause": null, "auto_resume": false, "timeout_ms": 1, "metadata": {}, "env_vars": {},
             "envd_token": null, "traffic_token": null, "network": null, "allow_internet_access": null,
-            "limits": { "cpu_count": 1, "memory_mb": 1, "disk_mb": 1, "pids": 1 }, "range": 0,
+            "limits": crate::config::DEFAULT_LIMITS, "range": 0,
             "host_boot_id": "b", "process": null, "group": null,
         });
         let folder = layout.sandbox("iabc");

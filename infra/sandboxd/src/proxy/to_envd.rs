@@ -37,32 +37,40 @@ pub(super) async fn pass(
     let upgrade = parts.extensions.remove::<OnUpgrade>();
     let large = upload::large_body(&parts).filter(|_| !is_upgrade(&parts.headers));
     if writes(&parts) && passage.sandbox.quota.is_over() {
-        let refusal = api_error(
-            StatusCode::INSUFFICIENT_STORAGE,
-            "the sandbox's disk limit is reached: remove files first",
-        );
-        return match large {
-            Some(length) => upload::refuse(refusal, incoming, length, &passage.client.stream).await,
-            None => refusal,
-        };
+        return refuse_full(passage, incoming, large).await;
     }
-    hops::prepare(&mut parts.headers);
-    parts.uri = hops::origin_form(&parts.uri);
-    parts.headers.entry(header::HOST).or_insert(HeaderValue::from_static("envd"));
     let wants_metrics = parts.method == Method::GET && parts.uri.path() == "/metrics";
+    readdress(&mut parts);
     let request = Request::from_parts(parts, incoming);
     let answered = match large {
         Some(length) => pass_upload(passage, request, length).await,
         None => pass_call(passage, request, upgrade).await,
     };
-    let response = answered.unwrap_or_else(|error| {
-        tracing::debug!(sandbox.id = passage.sandbox.id(), %error, "envd did not answer");
-        passage.refuse(Refusal::NotFound)
-    });
-    if wants_metrics && response.status() == StatusCode::OK {
-        return with_servers_figures(engine, passage, response).await;
+    match answered {
+        Ok(response) if wants_metrics => with_servers_figures(engine, passage, response).await,
+        Ok(response) => response,
+        Err(error) => {
+            tracing::debug!(sandbox.id = passage.sandbox.id(), %error, "envd did not answer");
+            passage.refuse(Refusal::NotFound)
+        }
     }
-    response
+}
+
+/// Makes the head of a request one to the daemon.
+fn readdress(parts: &mut Parts) {
+    hops::prepare(&mut parts.headers);
+    parts.uri = hops::origin_form(&parts.uri);
+    parts.headers.entry(header::HOST).or_insert(HeaderValue::from_static("envd"));
+}
+
+/// The answer to a write while the sandbox has more on disk than it may.
+async fn refuse_full(passage: &Passage, incoming: Incoming, large: Option<u64>) -> Response<Body> {
+    let message = "the sandbox's disk limit is reached: remove files first";
+    let refusal = api_error(StatusCode::INSUFFICIENT_STORAGE, message);
+    match large {
+        Some(length) => upload::refuse(refusal, incoming, length, &passage.client.stream).await,
+        None => refusal,
+    }
 }
 
 /// Whether a request adds to the disk. Not `/filesystem.Filesystem`: removing files is what is asked for.
@@ -143,6 +151,9 @@ async fn with_servers_figures(
     passage: &Passage,
     response: Response<Body>,
 ) -> Response<Body> {
+    if response.status() != StatusCode::OK {
+        return response;
+    }
     let (mut parts, body) = response.into_parts();
     let Some(told) = body::read_all(body, MAX_METRICS).await else {
         return passage.refuse(Refusal::NotFound);

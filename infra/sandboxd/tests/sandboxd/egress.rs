@@ -103,7 +103,8 @@ time.sleep(600)
     // those that wait in line have none yet.
     let count = "awk '/egress.sock$/ && $7 > 0' /proc/net/unix | wc -l";
     let served: u32 = lab.sh(&sandbox, count).await.ok().parse().unwrap();
-    assert!((1..=100).contains(&served), "{served} of 400 are served");
+    // Those that may lead outside, and a few more that get an answer.
+    assert!((1..=68).contains(&served), "{served} of 400 are served");
     lab.sh(&sandbox, &format!("kill {pid}")).await.ok();
     // Places come back.
     let script = "curl -s -o /dev/null -w '%{http_code}' -m 30 http://169.254.169.254/";
