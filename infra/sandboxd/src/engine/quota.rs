@@ -228,7 +228,7 @@ fn usage_of_removed(pids: &[u32]) -> DiskUse {
     let mut seen = HashSet::new();
     pids.iter()
         .filter_map(|pid| fs::read_dir(format!("/proc/{pid}/fd")).ok())
-        .flat_map(|descriptors| descriptors.flatten())
+        .flat_map(Iterator::flatten)
         .filter_map(|descriptor| removed_file(&descriptor.path()))
         .filter(|metadata| seen.insert((metadata.dev(), metadata.ino())))
         .fold(DiskUse::default(), |sum, metadata| DiskUse {
