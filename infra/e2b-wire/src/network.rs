@@ -25,6 +25,26 @@ pub struct NetworkConfig {
     pub egress: EgressConfig,
 }
 
+/// What stands in place of a secret that an answer does not tell.
+pub const REDACTED: &str = "***";
+
+impl NetworkConfig {
+    /// The same to be shown: with the names of headers and not their values, and without a proxy's password.
+    #[must_use]
+    pub fn without_secrets(&self) -> Self {
+        let mut shown = self.clone();
+        let redacted = || Secret::new(REDACTED.to_owned());
+        if let Some(proxy) = &mut shown.egress.egress_proxy {
+            proxy.password = proxy.password.as_ref().map(|_| redacted());
+        }
+        let transforms = shown.egress.rules.values_mut().flatten().filter_map(|rule| rule.transform.as_mut());
+        for value in transforms.flat_map(|transform| transform.headers.values_mut()) {
+            *value = redacted();
+        }
+        shown
+    }
+}
+
 /// Rules for traffic that leaves the sandbox.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -91,4 +111,17 @@ pub struct NetworkTransform {
     /// Headers set or replaced. Their values never enter the sandbox.
     #[serde(deserialize_with = "null_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, Secret>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_has_names_and_no_secrets() {
+        let text = r#"{"maskRequestHost":"x","allowOut":["a.example"],"egressProxy":{"address":"p:1","username":"u","password":"s3cret"},"rules":{"a.example":[{"transform":{"headers":{"authorization":"s3cret"}}}]}}"#;
+        let config: NetworkConfig = serde_json::from_str(text).unwrap();
+        let shown = serde_json::to_string(&config.without_secrets()).unwrap();
+        assert_eq!(shown, text.replace("s3cret", REDACTED));
+    }
 }

@@ -185,26 +185,17 @@ impl Daemon {
     }
 
     /// The user a call is made for: of the `Authorization: Basic` header, else the default. There is no
-    /// password; who may call at all may call as anybody.
+    /// password; who may call at all may call as anybody. Any other `Authorization` is for somebody else, such as a
+    /// proxy on the way, and says nothing here.
     ///
     /// # Errors
     /// [`Code::Unauthenticated`] when there is no such user.
     pub fn caller(&self, headers: &HeaderMap) -> Result<Account, ConnectError> {
-        let refused = |message: String| ConnectError::new(Code::Unauthenticated, message);
-        let named = match headers.get(AUTHORIZATION) {
-            None => None,
-            Some(value) => {
-                let text = value.to_str().unwrap_or_default();
-                let name = basic_user(text).ok_or_else(|| {
-                    refused("the Authorization header must be Basic with a user name".to_owned())
-                })?;
-                Some(name).filter(|name| !name.is_empty())
-            }
-        };
-        let name = named.unwrap_or_else(|| self.default_user());
+        let named = headers.get(AUTHORIZATION).and_then(|value| basic_user(value.to_str().ok()?));
+        let name = named.filter(|name| !name.is_empty()).unwrap_or_else(|| self.default_user());
         match accounts::find(&name) {
             Ok(Some(account)) => Ok(account),
-            Ok(None) => Err(refused(format!("invalid username: '{name}'"))),
+            Ok(None) => Err(ConnectError::new(Code::Unauthenticated, format!("invalid username: '{name}'"))),
             Err(error) => Err(ConnectError::new(Code::Internal, format!("reading the users: {error}"))),
         }
     }
@@ -231,14 +222,14 @@ impl Daemon {
     }
 }
 
-/// The user of `Basic <base64 of user:password>`.
+/// The user of `Basic <base64 of user:password>`; nothing for anything else.
 fn basic_user(value: &str) -> Option<String> {
     let (scheme, encoded) = value.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") {
         return None;
     }
     let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
-    Some(decoded.split_once(':').map_or(decoded.as_str(), |(user, _)| user).to_owned())
+    decoded.split_once(':').map(|(user, _)| user.to_owned())
 }
 
 #[cfg(test)]
@@ -251,5 +242,6 @@ mod tests {
         assert_eq!(basic_user("basic cm9vdDpwdw==").as_deref(), Some("root"));
         assert_eq!(basic_user("Bearer dXNlcjo="), None);
         assert_eq!(basic_user("Basic !!!"), None);
+        assert_eq!(basic_user("Basic dXNlcg=="), None, "no colon");
     }
 }

@@ -13,7 +13,8 @@ use libfuzzer_sys::fuzz_target;
 use pvm_e2b_wire::envd_http::UploadedFile;
 use pvm_envd::accounts::Account;
 use pvm_envd::files::FileError;
-use pvm_envd::files::upload::{Pieces, receive_form};
+use pvm_envd::files::form::receive_form;
+use pvm_envd::files::upload::Pieces;
 use pvm_envd::paths;
 
 /// Files of a form, with their contents.

@@ -9,10 +9,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+/// Silence after which the kernel asks a client whether it is still there, how often it asks again, and after how many
+/// questions without an answer it gives the client up: after a minute in all. A client that only has nothing more to say
+/// (it closed its half) answers, one that closed the connection or whose machine is gone does not.
+const ASK_AFTER: Duration = Duration::from_secs(30);
+const ASK_EVERY: Duration = Duration::from_secs(10);
+const ASK_TIMES: u32 = 3;
 /// Longest time for reading what nobody wants.
 const THROW_AWAY: Duration = Duration::from_secs(5);
 
@@ -31,7 +38,17 @@ struct Shared {
 
 impl ClientStream {
     pub(crate) fn new(stream: TcpStream) -> Self {
+        if let Err(error) = watch_over(&stream) {
+            tracing::debug!(%error, "a client that vanishes may not be noticed");
+        }
         Self(Arc::new(Shared { stream, held: AtomicBool::new(false), dry: Notify::new() }))
+    }
+
+    /// Returns when the connection is broken: the client reset it, or does not answer the kernel any more. Its end of
+    /// sending alone is no break.
+    pub(crate) async fn broken(&self) {
+        // Fails when the runtime ends, and the connection with it.
+        self.0.stream.ready(Interest::ERROR).await.ok();
     }
 
     /// Keeps the HTTP server from reading on, for good: what comes from now on is taken by [`Self::take`]. The answer to
@@ -69,6 +86,13 @@ impl ClientStream {
         };
         tokio::time::timeout(THROW_AWAY, reading).await.ok();
     }
+}
+
+fn watch_over(stream: &TcpStream) -> rustix::io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, ASK_AFTER)?;
+    sockopt::set_tcp_keepintvl(stream, ASK_EVERY)?;
+    sockopt::set_tcp_keepcnt(stream, ASK_TIMES)
 }
 
 impl AsyncRead for ClientStream {
@@ -135,5 +159,49 @@ impl AsyncWrite for ClientStream {
             Ok(()) | Err(rustix::io::Errno::NOTCONN) => Poll::Ready(Ok(())),
             Err(error) => Poll::Ready(Err(error.into())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, ClientStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (client, ClientStream::new(listener.accept().await.unwrap().0))
+    }
+
+    #[tokio::test]
+    async fn a_client_that_only_stops_sending_is_still_there() {
+        let (mut client, mut stream) = pair().await;
+        client.shutdown().await.unwrap();
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+        assert!(stream.broken().now_or_never().is_none());
+        stream.write_all(b"x").await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), b'x');
+        assert!(stream.broken().now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_reset_is_noticed_while_nothing_is_read() {
+        let (client, stream) = pair().await;
+        sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
+        drop(client);
+        stream.broken().await;
+    }
+
+    #[tokio::test]
+    async fn the_kernel_watches_over_silent_clients() {
+        let (_client, stream) = pair().await;
+        let socket = &stream.0.stream;
+        assert!(sockopt::socket_keepalive(socket).unwrap());
+        let patience =
+            sockopt::tcp_keepidle(socket).unwrap() + sockopt::tcp_keepintvl(socket).unwrap() * ASK_TIMES;
+        assert_eq!((patience, sockopt::tcp_keepcnt(socket).unwrap()), (Duration::from_mins(1), ASK_TIMES));
     }
 }

@@ -17,6 +17,7 @@ mod engine;
 mod envd;
 mod envd_image;
 mod error;
+mod hops;
 mod isolation;
 mod proxy;
 mod server;

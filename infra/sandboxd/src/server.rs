@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::body::Body;
 use crate::client_stream::ClientStream;
 use crate::config::Config;
 use crate::egress::Egress;
@@ -104,8 +105,7 @@ impl Server {
         engine.tasks.spawn(Arc::clone(&engine).expire_continually());
         engine.tasks.spawn(Arc::clone(&engine).sample_continually());
         engine.tasks.spawn(Arc::clone(&engine).watch_disk_continually());
-        let cleaner = Arc::clone(&engine);
-        engine.tasks.spawn(async move { cleaner.remove_unused_layers().await });
+        engine.remove_unused_layers();
 
         let (closing, connections) = (CancellationToken::new(), TaskTracker::new());
         tokio::spawn(accept(listener, Arc::clone(&engine), closing.clone(), connections.clone()));
@@ -273,14 +273,7 @@ async fn connection(engine: Arc<Engine>, stream: TcpStream, address: SocketAddr,
     let client = Arc::new(proxy::Client { address, stream: stream.clone() });
     let service = service_fn(|request: Request<Incoming>| {
         let (engine, client) = (Arc::clone(&engine), Arc::clone(&client));
-        async move {
-            let target = proxy::target_of(&engine, request.method(), request.uri(), request.headers());
-            let response = match target {
-                Some(target) => proxy::serve(&engine, target, request, &client).await,
-                None => control::serve(&engine, request).await,
-            };
-            Ok::<_, Infallible>(response)
-        }
+        async move { Ok::<_, Infallible>(answer(engine, request, client).await) }
     });
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -288,15 +281,19 @@ async fn connection(engine: Arc<Engine>, stream: TcpStream, address: SocketAddr,
         // As E2B's servers write them; not every client compares names without regard to case.
         .title_case_headers(true)
         .half_close(true)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(stream.clone()), service)
         .with_upgrades();
     let mut serving = std::pin::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
+        // With half-closed connections allowed, hyper does not look at the socket while a request is served: whoever hung up
+        // would keep what it asked for busy for as long as that is silent.
+        () = stream.broken() => return,
         () = closing.cancelled() => {
             serving.as_mut().graceful_shutdown();
             tokio::select! {
                 ended = serving => ended,
+                () = stream.broken() => return,
                 () = engine.stopping.cancelled() => return,
             }
         }
@@ -304,4 +301,29 @@ async fn connection(engine: Arc<Engine>, stream: TcpStream, address: SocketAddr,
     if let Err(error) = ended {
         tracing::debug!(client = %address, %error, "connection ended");
     }
+}
+
+async fn answer(
+    engine: Arc<Engine>,
+    request: Request<Incoming>,
+    client: Arc<proxy::Client>,
+) -> Response<Body> {
+    match proxy::target_of(&engine, request.method(), request.uri(), request.headers()) {
+        Some(target) => proxy::serve(&engine, target, request, client).await,
+        None => to_its_end(engine, request).await,
+    }
+}
+
+/// Serves a control-plane request to its end even when its client hangs up: what is half made would stay so.
+async fn to_its_end(engine: Arc<Engine>, request: Request<Incoming>) -> Response<Body> {
+    let serving = {
+        let engine = Arc::clone(&engine);
+        async move {
+            tokio::select! {
+                response = control::serve(&engine, request) => response,
+                () = engine.stopping.cancelled() => control::stopping(),
+            }
+        }
+    };
+    engine.tasks.spawn(serving).await.unwrap_or_else(|_| control::stopping())
 }

@@ -10,17 +10,17 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use futures::Stream;
-use hyper::StatusCode;
+use futures::{Stream, StreamExt as _};
 use hyper::header::{
     ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
     HeaderValue, LAST_MODIFIED, VARY,
 };
+use hyper::{HeaderMap, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use pvm_e2b_wire::signature::Operation;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::conditions::{self, Encoding, Part, Verdict};
+use super::conditions::{self, Encoding, Part, Range, Verdict};
 use super::{FileError, authorize, blocking, user};
 use crate::daemon::Daemon;
 use crate::http::request::query;
@@ -66,39 +66,10 @@ async fn send(daemon: &Arc<Daemon>, request: &Request) -> Result<Response, FileE
     })
     .await?;
 
-    // Files of the kernel say that they are empty and are not: what was read says how they are.
-    let unsized_file = opened.size == 0 && !opened.first.is_empty();
-    let verdict = if unsized_file {
-        Verdict::Send(Part::Whole)
-    } else {
-        conditions::judge(headers, opened.size, opened.modified)
-    };
-    let mut response = match verdict {
-        Verdict::NotModified => reply::with_body(StatusCode::NOT_MODIFIED, crate::http::empty()),
-        Verdict::Failed => reply::with_body(StatusCode::PRECONDITION_FAILED, crate::http::empty()),
-        Verdict::Send(Part::Unsatisfiable) => {
-            let mut response =
-                reply::error_reply(StatusCode::RANGE_NOT_SATISFIABLE, "the range is outside the file");
-            set(&mut response, CONTENT_RANGE, &format!("bytes */{}", opened.size));
-            response
-        }
-        Verdict::Send(_) if encoding == Encoding::Gzip => {
-            let mut response = Response::new(stream(compressed(opened.file, opened.first)));
-            response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            response
-        }
-        Verdict::Send(_) if unsized_file => {
-            Response::new(stream(pieces(opened.file, opened.first, 0, u64::MAX)))
-        }
-        Verdict::Send(Part::Whole) => plain(&opened, 0, opened.size, StatusCode::OK),
-        Verdict::Send(Part::Range(first, last)) => {
-            let mut response = plain(&opened, first, last - first + 1, StatusCode::PARTIAL_CONTENT);
-            set(&mut response, CONTENT_RANGE, &format!("bytes {first}-{last}/{}", opened.size));
-            response
-        }
-    };
+    let kind = mime_guess::from_path(&path).first_or_octet_stream();
+    let mut response = contents(headers, &opened, encoding, kind.as_ref());
     if response.status().is_success() {
-        set(&mut response, CONTENT_TYPE, mime_guess::from_path(&path).first_or_octet_stream().as_ref());
+        response.headers_mut().entry(CONTENT_TYPE).or_insert(media_type(kind.as_ref()));
         set(&mut response, CONTENT_DISPOSITION, &disposition(&path));
     }
     if encoding == Encoding::Identity {
@@ -109,6 +80,90 @@ async fn send(daemon: &Arc<Daemon>, request: &Request) -> Result<Response, FileE
     }
     response.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Encoding"));
     Ok(response)
+}
+
+/// What of the file is sent, and how.
+fn contents(headers: &HeaderMap, opened: &Opened, encoding: Encoding, kind: &str) -> Response {
+    // Files of the kernel say that they are empty and are not: what was read says how they are.
+    let unsized_file = opened.size == 0 && !opened.first.is_empty();
+    let verdict = if unsized_file {
+        Verdict::Send(Part::Whole)
+    } else {
+        conditions::judge(headers, opened.size, opened.modified)
+    };
+    match verdict {
+        Verdict::NotModified => reply::with_body(StatusCode::NOT_MODIFIED, crate::http::empty()),
+        Verdict::Failed => reply::with_body(StatusCode::PRECONDITION_FAILED, crate::http::empty()),
+        Verdict::Send(Part::Unsatisfiable) => {
+            let mut response =
+                reply::error_reply(StatusCode::RANGE_NOT_SATISFIABLE, "the range is outside the file");
+            set(&mut response, CONTENT_RANGE, &format!("bytes */{}", opened.size));
+            response
+        }
+        Verdict::Send(_) if encoding == Encoding::Gzip => {
+            let body = compressed(Arc::clone(&opened.file), opened.first.clone());
+            let mut response = Response::new(stream(body));
+            response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            response
+        }
+        Verdict::Send(_) if unsized_file => {
+            Response::new(stream(pieces(Arc::clone(&opened.file), opened.first.clone(), 0, u64::MAX)))
+        }
+        Verdict::Send(Part::Whole) => plain(opened, 0, opened.size, StatusCode::OK),
+        Verdict::Send(Part::Range((first, last))) => {
+            let mut response = plain(opened, first, last - first + 1, StatusCode::PARTIAL_CONTENT);
+            set(&mut response, CONTENT_RANGE, &format!("bytes {first}-{last}/{}", opened.size));
+            response
+        }
+        Verdict::Send(Part::Ranges(ranges)) => several(opened, ranges, kind),
+    }
+}
+
+/// Several ranges, each with a head of its own.
+fn several(opened: &Opened, ranges: Vec<Range>, kind: &str) -> Response {
+    let boundary = boundary();
+    let head = |(first, last): &Range| {
+        let place = format!("Content-Range: bytes {first}-{last}/{}", opened.size);
+        format!("\r\n--{boundary}\r\n{place}\r\nContent-Type: {kind}\r\n\r\n")
+    };
+    let mut heads: Vec<String> = ranges.iter().map(head).collect();
+    if let Some(first) = heads.first_mut() {
+        // Nothing stands before the first boundary, not even the end of a line.
+        first.drain(..2);
+    }
+    let end = format!("\r\n--{boundary}--\r\n");
+    let texts = heads.iter().map(String::len).sum::<usize>() + end.len();
+    let length = texts as u64 + ranges.iter().map(|(first, last)| last - first + 1).sum::<u64>();
+    let file = Arc::clone(&opened.file);
+    let body = async_stream::stream! {
+        for (head, (first, last)) in heads.into_iter().zip(ranges) {
+            yield Ok(Bytes::from(head));
+            let mut data = std::pin::pin!(pieces(Arc::clone(&file), Bytes::new(), first, last - first + 1));
+            while let Some(piece) = data.next().await {
+                let broken = piece.is_err();
+                yield piece;
+                if broken {
+                    return;
+                }
+            }
+        }
+        yield Ok(Bytes::from(end));
+    };
+    let mut response = reply::with_body(StatusCode::PARTIAL_CONTENT, stream(body));
+    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    set(&mut response, CONTENT_TYPE, &format!("multipart/byteranges; boundary={boundary}"));
+    response
+}
+
+/// A text that stands in no file, but by a chance of one in 2^128.
+fn boundary() -> String {
+    use std::hash::{BuildHasher as _, RandomState};
+    let random = || RandomState::new().hash_one(0_u8);
+    format!("{:016x}{:016x}", random(), random())
+}
+
+fn media_type(kind: &str) -> HeaderValue {
+    HeaderValue::from_str(kind).unwrap_or(HeaderValue::from_static("application/octet-stream"))
 }
 
 fn set(response: &mut Response, name: hyper::header::HeaderName, value: &str) {

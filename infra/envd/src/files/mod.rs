@@ -3,6 +3,7 @@
 pub mod compose;
 pub mod conditions;
 pub mod download;
+pub mod form;
 pub mod inflate;
 pub mod metadata;
 pub mod raw_upload;

@@ -12,11 +12,11 @@ use futures::{Stream, StreamExt as _};
 use http_body_util::BodyDataStream;
 use hyper::StatusCode;
 use hyper::http::request::Parts;
-use multer::{Constraints, Multipart};
 use pvm_e2b_wire::envd_http::UploadedFile;
 use pvm_e2b_wire::signature::Operation;
 use rustix::fs::{Gid, Uid};
 
+use super::form::receive_form;
 use super::inflate::inflate;
 use super::{FileError, authorize, blocking, metadata, user};
 use crate::accounts::Account;
@@ -163,48 +163,6 @@ impl Upload {
             }
         }
     }
-}
-
-/// Takes a form apart: each part called `file` goes to `write` with its place, which is `path` or, without one, the
-/// part's own file name as `resolve` understands it.
-///
-/// # Errors
-/// What the form has wrong, and what the two functions refuse.
-pub async fn receive_form<W: Future<Output = Result<UploadedFile, FileError>>>(
-    body: Pieces,
-    boundary: String,
-    path: Option<&str>,
-    resolve: impl Fn(&str) -> Result<PathBuf, FileError>,
-    mut write: impl FnMut(Pieces, PathBuf) -> W,
-) -> Result<Vec<UploadedFile>, FileError> {
-    let broken = |error: multer::Error| {
-        // What the file system says comes in the guise of the stream it was read through.
-        FileError::bad(format!("error reading form: {error}"))
-    };
-    let mut form = Multipart::with_constraints(body, boundary, Constraints::new());
-    let mut files: Vec<UploadedFile> = Vec::new();
-    while let Some(field) = form.next_field().await.map_err(broken)? {
-        if field.name() != Some("file") {
-            continue;
-        }
-        let name = match path {
-            Some(path) => path.to_owned(),
-            None => field.file_name().map(str::to_owned).ok_or_else(|| {
-                FileError::bad("a part of the form has no filename, and there is no path parameter")
-            })?,
-        };
-        let path = resolve(&name)?;
-        if files.iter().any(|file| Path::new(&file.path) == path) {
-            return Err(FileError::bad(format!(
-                "you cannot upload multiple files to the same path '{}' in one upload request, only the first \
-                 specified file was uploaded",
-                path.display()
-            )));
-        }
-        let pieces = field.map(|piece| piece.map_err(io::Error::other));
-        files.push(write(Box::pin(pieces), path).await?);
-    }
-    Ok(files)
 }
 
 /// Writes one file. A small one is written in one go, so that watchers see one write.

@@ -23,6 +23,8 @@ use super::{Request, RequestBody, Response, full, reply, stream};
 
 /// Seconds of silence after which a stream says that it lives, when the client does not ask for another time.
 const DEFAULT_KEEPALIVE_SECONDS: u64 = 90;
+/// The most that a client can ask for: a day. Times far beyond it are no moments of the clock any more.
+const MAX_KEEPALIVE_SECONDS: u64 = 24 * 3600;
 
 impl From<BodyError> for ConnectError {
     fn from(error: BodyError) -> Self {
@@ -47,7 +49,8 @@ pub fn internal(message: impl Into<String>) -> ConnectError {
 /// How long a stream may be silent.
 pub fn keepalive(headers: &HeaderMap) -> Duration {
     let asked = header(headers, HEADER_KEEPALIVE).and_then(|text| text.trim().parse::<u64>().ok());
-    Duration::from_secs(asked.filter(|seconds| *seconds > 0).unwrap_or(DEFAULT_KEEPALIVE_SECONDS))
+    let seconds = asked.filter(|seconds| *seconds > 0).unwrap_or(DEFAULT_KEEPALIVE_SECONDS);
+    Duration::from_secs(seconds.min(MAX_KEEPALIVE_SECONDS))
 }
 
 /// How long a call may take; `None` is for ever.

@@ -40,6 +40,11 @@ const NAMESPACE_FLAGS: u32 = (libc::CLONE_NEWNS
 /// namespaces.
 const SOCKET_FAMILIES: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 
+/// Execution domains that may be set: Linux as it is or with the version number of old (`UNAME26`, 0x20000), for
+/// programs of 32 bits (8) or not. The last one asks which is set. All others switch protections off, such as the random
+/// layout of memory.
+const PERSONALITIES: [libc::c_int; 5] = [0, 8, 0x0002_0000, 0x0002_0008, -1];
+
 /// Refused with EPERM. Grouped by what they would touch.
 const DENIED: &[libc::c_long] = &[
     // Kernel keyrings know no user namespaces of this depth.
@@ -56,6 +61,14 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_fanotify_init,
     // Reaches files past every mount.
     libc::SYS_open_by_handle_at,
+    // Tells where the kernel keeps its objects.
+    libc::SYS_kcmp,
+    // Which of the host's memory banks pages are on. Looking (get_mempolicy) is harmless, and libraries do it.
+    libc::SYS_mbind,
+    libc::SYS_set_mempolicy,
+    libc::SYS_set_mempolicy_home_node,
+    libc::SYS_move_pages,
+    libc::SYS_migrate_pages,
     // The mount tree and namespaces belong to the daemon's set-up.
     libc::SYS_mount,
     libc::SYS_umount2,
@@ -210,6 +223,7 @@ fn program(single_id: bool) -> Vec<libc::sock_filter> {
     program.when_flags(libc::SYS_clone, NAMESPACE_FLAGS);
     program.when_flags(libc::SYS_unshare, NAMESPACE_FLAGS);
     program.only_with(libc::SYS_socket, &SOCKET_FAMILIES, refuse(libc::EAFNOSUPPORT));
+    program.only_with(libc::SYS_personality, &PERSONALITIES, refuse(libc::EPERM));
     for number in DENIED.iter().chain(DENIED_HERE) {
         program.when_number(*number, refuse(libc::EPERM));
     }
@@ -311,6 +325,17 @@ mod tests {
         assert_eq!(here(libc::SYS_socket, libc::AF_INET.cast_unsigned()), ALLOW);
         assert_eq!(here(libc::SYS_socket, libc::AF_VSOCK.cast_unsigned()), refuse(libc::EAFNOSUPPORT));
         assert_eq!(here(libc::SYS_socket, libc::AF_ALG.cast_unsigned()), refuse(libc::EAFNOSUPPORT));
+    }
+
+    #[test]
+    fn protections_cannot_be_switched_off() {
+        for personality in [0, 8, 0x0002_0000, 0x0002_0008, u32::MAX] {
+            assert_eq!(here(libc::SYS_personality, personality), ALLOW, "{personality:#x}");
+        }
+        // ADDR_NO_RANDOMIZE, READ_IMPLIES_EXEC, MMAP_PAGE_ZERO.
+        for flag in [0x0004_0000, 0x0040_0000, 0x0010_0000] {
+            assert_eq!(here(libc::SYS_personality, flag), refuse(libc::EPERM), "{flag:#x}");
+        }
     }
 
     #[test]

@@ -96,6 +96,41 @@ async fn gzip_is_undone_on_the_way_in_and_done_on_request_on_the_way_out() {
 }
 
 #[tokio::test]
+async fn several_ranges_come_in_parts() {
+    let envd = Envd::start();
+    let path = envd.path("page.html");
+    let data: Vec<u8> = (0..1_500_000_u32).map(|index| (index % 251) as u8).collect();
+    put(&envd, &path, data.clone()).await;
+    let ranges = "bytes=5-9, 700000-1299999,-3";
+    let answer = envd.http(Method::GET, &uri(&path), &[("range", ranges)], "").await;
+    assert_eq!(answer.status, StatusCode::PARTIAL_CONTENT);
+    assert_eq!(answer.header("content-length"), answer.body.len().to_string());
+    let kind = answer.header("content-type").to_owned();
+    let boundary = kind.strip_prefix("multipart/byteranges; boundary=").unwrap();
+    let mut expected = Vec::new();
+    for (number, (from, to)) in [(5, 9), (700_000, 1_299_999), (1_499_997, 1_499_999)].into_iter().enumerate()
+    {
+        let line = if number == 0 { "" } else { "\r\n" };
+        let head = format!(
+            "{line}--{boundary}\r\nContent-Range: bytes {from}-{to}/1500000\r\nContent-Type: text/html\r\n\r\n"
+        );
+        expected.extend(head.bytes());
+        expected.extend(&data[from..=to]);
+    }
+    expected.extend(format!("\r\n--{boundary}--\r\n").bytes());
+    assert!(answer.body == expected, "{}", String::from_utf8_lossy(&answer.body[..200]));
+
+    let empty = envd.path("empty");
+    put(&envd, &empty, "").await;
+    let answer = envd.http(Method::GET, &uri(&empty), &[("range", "bytes=0-")], "").await;
+    assert_eq!((answer.status, answer.body.len()), (StatusCode::OK, 0));
+    let answer = envd.http(Method::GET, &uri(&path), &[("range", "bytes=3-2")], "").await;
+    assert_eq!(answer.status, StatusCode::RANGE_NOT_SATISFIABLE);
+    let answer = envd.http(Method::GET, &uri(&path), &[("if-none-match", "*")], "").await;
+    assert_eq!((answer.status, answer.body.len()), (StatusCode::NOT_MODIFIED, 0));
+}
+
+#[tokio::test]
 async fn ranges_and_conditions_are_honoured() {
     let envd = Envd::start();
     let path = envd.path("f");

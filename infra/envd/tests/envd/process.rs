@@ -90,6 +90,45 @@ async fn wrong_requests_end_the_stream_with_an_error() {
 }
 
 #[tokio::test]
+async fn no_number_in_a_header_ends_the_daemon() {
+    let envd = Envd::start();
+    let (mut running, pid) = envd.shell("sleep 1000").await;
+    for seconds in ["18446744073709551615", "9223372036854775807", "4294967296", "0", "-1", "x"] {
+        let silence = [("keepalive-ping-interval", seconds)];
+        let process = json!({"cmd": "true"});
+        let mut started = envd.stream_with(START, json!({"process": process}), &silence).await;
+        started.started().await;
+        started.finish().await;
+        let connect = json!({"process": {"pid": pid}});
+        envd.stream_with("/process.Process/Connect", connect, &silence).await.started().await;
+        let watch = json!({"path": envd.folder});
+        let first = envd.stream_with("/filesystem.Filesystem/WatchDir", watch, &silence).await.next().await;
+        assert!(first.get("start").is_some(), "{first}");
+    }
+    for header in ["connect-timeout-ms", "x-pvm-upload-bytes"] {
+        let headers = [(header, "9999999999")];
+        envd.stream_with(START, json!({"process": {"cmd": "true"}}), &headers).await.started().await;
+    }
+    assert_eq!(envd.get("/health").await.status, StatusCode::NO_CONTENT);
+    let kill = json!({"process": {"pid": pid}, "signal": "SIGNAL_SIGKILL"});
+    envd.call("/process.Process/SendSignal", kill).await;
+    running.finish().await;
+}
+
+#[tokio::test]
+async fn an_authorization_that_names_no_user_says_nothing() {
+    let envd = Envd::start();
+    let (mut messages, _) = envd.shell("id -un").await;
+    let me = messages.finish().await.0;
+    for value in ["Bearer some-token", "Basic !!!", "Basic dXNlcg==", "Digest x"] {
+        let process = json!({"process": {"cmd": "id", "args": ["-un"]}});
+        let mut messages = envd.stream_with(START, process, &[("authorization", value)]).await;
+        messages.started().await;
+        assert_eq!(messages.finish().await.0, me, "{value}");
+    }
+}
+
+#[tokio::test]
 async fn environment_and_directory_are_as_asked() {
     let envd = Envd::start();
     let init = json!({"envVars": {"FROM_INIT": "1", "BOTH": "init"}}).to_string();

@@ -6,17 +6,18 @@ use std::sync::Arc;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use pvm_e2b_wire::list_query::parameters;
+use pvm_e2b_wire::launch::LaunchLimits;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
 use super::Call;
+use super::query::{Query, Span};
 use super::reply::{Failure, Reply, json as reply, read};
 use super::snapshots::check_name;
 use super::templates::check_tag;
 use crate::body;
-use crate::engine::{BuildLine, BuildRequest, BuildState, Engine, EngineError, Step, limits_with};
+use crate::engine::{Build, BuildLine, BuildRequest, Engine, EngineError, Step, limits_with};
 use crate::templates::{DEFAULT_TAG, StartCommand, plain_name, tag_of};
 
 /// Largest archive of files for one COPY step.
@@ -46,46 +47,57 @@ struct NewTemplate {
     memory_mb: Option<u64>,
 }
 
+/// Gives out the ids of a template to be built. Building under a known name replaces what the name stands for.
 pub(super) async fn request(call: Call) -> Reply {
     let (engine, owner) = (call.engine, call.owner);
     let body: NewTemplate = read(call.request.into_body()).await?;
-    let name = body.name.or(body.alias).filter(|name| !name.is_empty());
-    let name = name.ok_or_else(|| Failure::bad_request("name is required"))?;
-    check_name(&name)?;
-    let (plain, tag) = (plain_name(&name).to_owned(), tag_of(&name).map(str::to_owned));
-    if matches!(plain.as_str(), "base" | "host") {
-        return Err(Failure::bad_request(format!(
-            "{plain} is a template of the server; choose another name"
-        )));
-    }
-    if body.cpu_count.is_some_and(|count| !(1..=MAX_CPUS).contains(&count)) {
-        return Err(Failure::bad_request(format!("cpuCount must be 1 to {MAX_CPUS}")));
-    }
-    if body.memory_mb.is_some_and(|size| !(MIN_MEMORY_MB..=MAX_MEMORY_MB).contains(&size)) {
-        return Err(Failure::bad_request(format!("memoryMB must be {MIN_MEMORY_MB} to {MAX_MEMORY_MB}")));
-    }
-    let mut tags = body.tags.unwrap_or_default();
-    tags.extend(tag);
-    for tag in &tags {
-        check_tag(tag)?;
-    }
-    if tags.is_empty() {
-        tags.push(DEFAULT_TAG.into());
-    }
-    let limits = limits_with(engine.config.limits, body.cpu_count, body.memory_mb);
-    // Building under a known name replaces what the name stands for.
-    let known = engine.templates.record(&plain, &owner).map(|record| record.id);
+    let limits = body.limits(engine.config.limits)?;
+    let (name, tags) = body.name_and_tags()?;
+    let known = engine.templates.record(&name, &owner).map(|record| record.id);
     let (template_id, build_id) =
-        engine.announce_build(&owner, known, vec![plain.clone()], tags.clone(), limits);
+        engine.announce_build(&owner, known, vec![name.clone()], tags.clone(), limits);
     let answer = json!({
         "templateID": template_id,
         "buildID": build_id,
         "public": false,
-        "names": [plain],
-        "aliases": [plain],
+        "names": [name],
+        "aliases": [name],
         "tags": tags,
     });
     Ok(reply(StatusCode::ACCEPTED, &answer))
+}
+
+impl NewTemplate {
+    /// The limits that were asked for, with the usual ones for what was not.
+    fn limits(&self, usual: LaunchLimits) -> Result<LaunchLimits, Failure> {
+        if self.cpu_count.is_some_and(|count| !(1..=MAX_CPUS).contains(&count)) {
+            return Err(Failure::bad_request(format!("cpuCount must be 1 to {MAX_CPUS}")));
+        }
+        if self.memory_mb.is_some_and(|size| !(MIN_MEMORY_MB..=MAX_MEMORY_MB).contains(&size)) {
+            return Err(Failure::bad_request(format!("memoryMB must be {MIN_MEMORY_MB} to {MAX_MEMORY_MB}")));
+        }
+        Ok(limits_with(usual, self.cpu_count, self.memory_mb))
+    }
+
+    /// The plain name, and the tags of the list and of the name; the usual one when there is none.
+    fn name_and_tags(self) -> Result<(String, Vec<String>), Failure> {
+        let name = self.name.or(self.alias).filter(|name| !name.is_empty());
+        let name = name.ok_or_else(|| Failure::bad_request("name is required"))?;
+        check_name(&name)?;
+        let plain = plain_name(&name).to_owned();
+        if matches!(plain.as_str(), "base" | "host") {
+            return Err(Failure::bad_request(format!(
+                "{plain} is a template of the server; choose another name"
+            )));
+        }
+        let mut tags = self.tags.unwrap_or_default();
+        tags.extend(tag_of(&name).map(str::to_owned));
+        tags.iter().try_for_each(|tag| check_tag(tag))?;
+        if tags.is_empty() {
+            tags.push(DEFAULT_TAG.into());
+        }
+        Ok((plain, tags))
+    }
 }
 
 /// Tells whether the files of a COPY step are here, and where to send them otherwise.
@@ -211,10 +223,8 @@ struct StepBody {
 }
 
 pub(super) async fn start(call: Call, id: &str, build: &str) -> Reply {
+    known_build(&call, id, build)?;
     let (engine, owner) = (call.engine, call.owner);
-    let missing =
-        || Failure::new(StatusCode::NOT_FOUND, format!("build {build:?} of template {id:?} was not found"));
-    engine.builds.find(&owner, id, build).ok_or_else(missing)?;
     let body: StartBuild = read(call.request.into_body()).await?;
     let from = source(&engine, &owner, &body)?;
     let steps = body
@@ -224,7 +234,8 @@ pub(super) async fn start(call: Call, id: &str, build: &str) -> Reply {
         .map(|step| checked_step(&engine, &owner, step))
         .collect::<Result<Vec<_>, _>>()?;
     let text = |value: Option<String>| value.filter(|value| !value.trim().is_empty());
-    let start = text(body.start_cmd).map(|start| StartCommand { start, ready: text(body.ready_cmd) });
+    let commands = StartCommand { start: text(body.start_cmd), ready: text(body.ready_cmd) };
+    let start = Some(commands).filter(|commands| commands.start.is_some() || commands.ready.is_some());
     engine.begin_build(BuildRequest {
         owner,
         template_id: id.to_owned(),
@@ -300,42 +311,27 @@ fn checked_step(engine: &Engine, owner: &str, step: StepBody) -> Result<Step, Fa
     }
 }
 
+fn known_build(call: &Call, id: &str, build: &str) -> Result<Build, Failure> {
+    call.engine.builds.find(&call.owner, id, build).ok_or_else(|| missing(id, build))
+}
+
+fn missing(id: &str, build: &str) -> Failure {
+    Failure::new(StatusCode::NOT_FOUND, format!("build {build:?} of template {id:?} was not found"))
+}
+
+/// Where a build is, with a part of its log.
 pub(super) fn status(call: &Call, id: &str, build_id: &str) -> Reply {
-    let missing = || {
-        Failure::new(StatusCode::NOT_FOUND, format!("build {build_id:?} of template {id:?} was not found"))
-    };
-    let build = call.engine.builds.find(&call.owner, id, build_id).ok_or_else(missing)?;
-    let (mut offset, mut limit) = (0, MAX_LINES);
-    for (key, value) in parameters(call.request.uri().query().unwrap_or_default()) {
-        match key.as_str() {
-            "logsOffset" => {
-                offset = value.parse().map_err(|_| Failure::bad_request("logsOffset must be a number"))?;
-            }
-            "limit" => {
-                limit = value
-                    .parse()
-                    .ok()
-                    .filter(|limit| (1..=MAX_LINES).contains(limit))
-                    .ok_or_else(|| Failure::bad_request(format!("limit must be 1 to {MAX_LINES}")))?;
-            }
-            _ => {}
-        }
-    }
-    let lines: Vec<&BuildLine> = build.lines.iter().skip(offset).take(limit).collect();
-    let entries: Vec<Value> = lines.iter().map(|line| entry(line)).collect();
-    let texts: Vec<&str> = lines.iter().map(|line| line.message.as_str()).collect();
-    let state = match build.state {
-        BuildState::Waiting => "waiting",
-        BuildState::Building => "building",
-        BuildState::Ready => "ready",
-        BuildState::Failed => "error",
-    };
+    let build = known_build(call, id, build_id)?;
+    let query = Query::of(&call.request);
+    let offset = query.number("logsOffset", "a number")?.unwrap_or(0);
+    let offset = usize::try_from(offset).map_err(|_| Failure::bad_request("logsOffset must be a number"))?;
+    let lines = build.lines.iter().skip(offset).take(query.limit(MAX_LINES)?);
     let mut answer = json!({
         "templateID": id,
         "buildID": build_id,
-        "status": state,
-        "logs": texts,
-        "logEntries": entries,
+        "status": build.state.name(),
+        "logs": lines.clone().map(|line| line.message.as_str()).collect::<Vec<_>>(),
+        "logEntries": lines.map(entry).collect::<Vec<_>>(),
     });
     if let Some(reason) = build.reason {
         answer["reason"] =
@@ -363,38 +359,9 @@ fn entry(line: &BuildLine) -> Value {
 
 /// Lines of a build's log from a cursor in Unix milliseconds on.
 pub(super) fn logs(call: &Call, id: &str, build_id: &str) -> Reply {
-    let missing = || {
-        Failure::new(StatusCode::NOT_FOUND, format!("build {build_id:?} of template {id:?} was not found"))
-    };
-    let build = call.engine.builds.find(&call.owner, id, build_id).ok_or_else(missing)?;
-    let (mut limit, mut cursor, mut backward) = (MAX_LINES, None, false);
-    for (key, value) in parameters(call.request.uri().query().unwrap_or_default()) {
-        match key.as_str() {
-            "limit" => {
-                limit = value
-                    .parse()
-                    .ok()
-                    .filter(|limit| (1..=MAX_LINES).contains(limit))
-                    .ok_or_else(|| Failure::bad_request(format!("limit must be 1 to {MAX_LINES}")))?;
-            }
-            "cursor" => {
-                let at: i64 =
-                    value.parse().map_err(|_| Failure::bad_request("cursor must be Unix milliseconds"))?;
-                cursor = Some(at);
-            }
-            "direction" => backward = value == "backward",
-            _ => {}
-        }
-    }
-    let fits = |line: &&BuildLine| {
-        let at = line.at.as_millisecond();
-        cursor.is_none_or(|cursor| if backward { at <= cursor } else { at >= cursor })
-    };
-    let lines: Vec<&BuildLine> = build.lines.iter().filter(fits).collect();
-    let entries: Vec<Value> = if backward {
-        lines.iter().rev().take(limit).map(|line| entry(line)).collect()
-    } else {
-        lines.iter().take(limit).map(|line| entry(line)).collect()
-    };
+    let build = known_build(call, id, build_id)?;
+    let span = Span::of(&Query::of(&call.request), MAX_LINES)?;
+    let lines = span.pick(build.lines.iter(), |line| line.at.as_millisecond());
+    let entries: Vec<Value> = lines.into_iter().map(entry).collect();
     Ok(reply(StatusCode::OK, &json!({ "logs": entries })))
 }

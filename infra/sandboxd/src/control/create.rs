@@ -1,5 +1,6 @@
 //! `POST /sandboxes` and `POST /v2/sandboxes`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -7,6 +8,7 @@ use pvm_e2b_wire::ENVD_VERSION;
 use pvm_e2b_wire::control::{
     DEFAULT_TIMEOUT_V1_SECS, DEFAULT_TIMEOUT_V2_SECS, NewSandbox, Sandbox as SandboxBody,
 };
+use pvm_e2b_wire::network::NetworkConfig;
 
 use super::Call;
 use super::reply::{Failure, Reply, json, read};
@@ -71,16 +73,45 @@ fn check(
     if body.template_id.trim().is_empty() {
         return Err(Failure::bad_request("templateID is required"));
     }
-    let timeout = checked_timeout(engine, body.timeout.unwrap_or(default_timeout))?;
+    let timeout_ms = checked_timeout(engine, body.timeout.unwrap_or(default_timeout))?;
+    let (end, auto_resume) = checked_end(&body)?;
+    refuse_cloud_features(&body)?;
+    check_map("metadata", &body.metadata).map_err(Failure::bad_request)?;
+    check_variables(&body.env_vars)?;
+    if let Some(network) = &body.network {
+        check_network(network, secure)?;
+    }
+    Ok(CreateRequest {
+        owner,
+        template: body.template_id,
+        timeout_ms,
+        end,
+        auto_resume,
+        secure,
+        metadata: body.metadata,
+        env_vars: body.env_vars,
+        network: body.network,
+        allow_internet_access: body.allow_internet_access,
+        idempotency_key: None,
+    })
+}
+
+/// What happens at the end of its time, and whether traffic wakes it then.
+fn checked_end(body: &NewSandbox) -> Result<(End, bool), Failure> {
     let auto_pause = body.auto_pause.unwrap_or(false);
     let keeps_memory = body.auto_pause_memory.unwrap_or(true);
-    let auto_resume = body.auto_resume.is_some_and(|resume| resume.enabled);
+    let auto_resume = body.auto_resume.as_ref().is_some_and(|resume| resume.enabled);
     if !keeps_memory && !auto_pause {
         return Err(Failure::bad_request("autoPauseMemory=false needs autoPause"));
     }
     if !keeps_memory && auto_resume {
         return Err(Failure::bad_request("autoPauseMemory=false cannot be combined with autoResume"));
     }
+    let kind = if keeps_memory { PauseKind::Memory } else { PauseKind::Filesystem };
+    Ok((if auto_pause { End::Pause(kind) } else { End::Kill }, auto_resume))
+}
+
+fn refuse_cloud_features(body: &NewSandbox) -> Result<(), Failure> {
     for (field, is_set) in [
         ("mcp", body.mcp.as_ref().is_some_and(|value| !value.is_null())),
         ("iam", body.iam.as_ref().is_some_and(|value| !value.is_null())),
@@ -92,53 +123,39 @@ fn check(
             )));
         }
     }
-    check_map("metadata", &body.metadata)?;
-    check_map("envVars", &body.env_vars)?;
-    for name in body.env_vars.keys() {
-        if name.is_empty() || name.contains(['=', '\0']) {
-            return Err(Failure::bad_request(format!("envVars: {name:?} is not a variable's name")));
-        }
-    }
-    if let Some(network) = &body.network {
-        egress::check_rules(&network.egress)
-            .map_err(|problem| Failure::bad_request(format!("network: {problem}")))?;
-        if network.allow_public_traffic == Some(false) && !secure {
-            return Err(Failure::bad_request("allowPublicTraffic=false needs a secure sandbox"));
-        }
-        if let Some(host) = &network.mask_request_host
-            && !is_host_mask(host)
-        {
-            return Err(Failure::bad_request(format!(
-                "maskRequestHost: {host:?} is not a host name with an optional port or ${{PORT}}"
-            )));
-        }
-    }
-    let kind = if keeps_memory { PauseKind::Memory } else { PauseKind::Filesystem };
-    Ok(CreateRequest {
-        owner,
-        template: body.template_id,
-        timeout_ms: timeout,
-        end: if auto_pause { End::Pause(kind) } else { End::Kill },
-        auto_resume,
-        secure,
-        metadata: body.metadata,
-        env_vars: body.env_vars,
-        network: body.network,
-        allow_internet_access: body.allow_internet_access,
-        idempotency_key: None,
-    })
+    Ok(())
 }
 
-pub(super) fn check_map(
-    field: &str,
-    map: &std::collections::BTreeMap<String, String>,
-) -> Result<(), Failure> {
+fn check_variables(variables: &BTreeMap<String, String>) -> Result<(), Failure> {
+    check_map("envVars", variables).map_err(Failure::bad_request)?;
+    match variables.keys().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
+        Some(name) => Err(Failure::bad_request(format!("envVars: {name:?} is not a variable's name"))),
+        None => Ok(()),
+    }
+}
+
+fn check_network(network: &NetworkConfig, secure: bool) -> Result<(), Failure> {
+    egress::check_rules(&network.egress)
+        .map_err(|problem| Failure::bad_request(format!("network: {problem}")))?;
+    if network.allow_public_traffic == Some(false) && !secure {
+        return Err(Failure::bad_request("allowPublicTraffic=false needs a secure sandbox"));
+    }
+    match &network.mask_request_host {
+        Some(host) if !is_host_mask(host) => Err(Failure::bad_request(format!(
+            "maskRequestHost: {host:?} is not a host name with an optional port or ${{PORT}}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Tells what is wrong with labels or variables.
+pub(super) fn check_map(field: &str, map: &BTreeMap<String, String>) -> Result<(), String> {
     let bytes: usize = map.iter().map(|(key, value)| key.len() + value.len()).sum();
     if bytes > MAX_MAP_BYTES {
-        return Err(Failure::bad_request(format!("{field} is larger than {MAX_MAP_BYTES} bytes")));
+        return Err(format!("{field} is larger than {MAX_MAP_BYTES} bytes"));
     }
     if map.values().any(|value| value.contains('\0')) {
-        return Err(Failure::bad_request(format!("{field} contains a NUL character")));
+        return Err(format!("{field} contains a NUL character"));
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Changing sandboxes: kill, connect, pause, timeouts, network rules.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use http::{Method, Response, StatusCode};
 use pvm_e2b_wire::control::{
@@ -13,7 +14,7 @@ use super::Call;
 use super::create::{body_of, check_map, checked_timeout, within_limit};
 use super::reply::{Failure, Reply, json, no_content, read, read_optional};
 use crate::body::Body;
-use crate::engine::{Connected, Sandbox};
+use crate::engine::{Connected, Engine, Sandbox};
 use crate::store::{PauseKind, Phase};
 
 /// Least extension by a refresh, in seconds.
@@ -28,23 +29,27 @@ pub(super) async fn kill(call: &Call, id: &str) -> Reply {
 }
 
 pub(super) async fn connect_v1(call: Call, id: &str) -> Reply {
+    let (engine, owner) = (call.engine, call.owner);
     let body: ConnectSandbox = read_optional(call.request.into_body()).await?;
     let seconds = body.timeout.ok_or_else(|| Failure::bad_request("timeout is required"))?;
-    let sandbox = call.engine.owned(id, &call.owner)?;
-    let timeout = checked_timeout(&call.engine, seconds)?;
-    let connected = call.engine.connect(&sandbox, timeout, body.memory.unwrap_or(true)).await?;
-    Ok(answer(&call.engine, &sandbox, connected))
+    connect(&engine, &owner, id, seconds, body.memory).await
 }
 
 pub(super) async fn connect_v2(call: Call, id: &str) -> Reply {
+    let (engine, owner) = (call.engine, call.owner);
     let body: ConnectSandbox = read_optional(call.request.into_body()).await?;
-    let sandbox = call.engine.owned(id, &call.owner)?;
-    let timeout = checked_timeout(&call.engine, body.timeout.unwrap_or(DEFAULT_TIMEOUT_V2_SECS))?;
-    let connected = call.engine.connect(&sandbox, timeout, body.memory.unwrap_or(true)).await?;
-    Ok(answer(&call.engine, &sandbox, connected))
+    let seconds = body.timeout.unwrap_or(DEFAULT_TIMEOUT_V2_SECS);
+    connect(&engine, &owner, id, seconds, body.memory).await
 }
 
-fn answer(engine: &crate::engine::Engine, sandbox: &Sandbox, connected: Connected) -> Response<Body> {
+async fn connect(engine: &Arc<Engine>, owner: &str, id: &str, seconds: i64, memory: Option<bool>) -> Reply {
+    let sandbox = engine.owned_or_ending(id, owner)?;
+    let timeout = checked_timeout(engine, seconds)?;
+    let connected = engine.connect(&sandbox, timeout, memory.unwrap_or(true)).await?;
+    Ok(answer(engine, &sandbox, connected))
+}
+
+fn answer(engine: &Engine, sandbox: &Sandbox, connected: Connected) -> Response<Body> {
     let status = match connected {
         Connected::Running => StatusCode::OK,
         Connected::Resumed => StatusCode::CREATED,
@@ -54,7 +59,7 @@ fn answer(engine: &crate::engine::Engine, sandbox: &Sandbox, connected: Connecte
 
 pub(super) async fn resume(call: Call, id: &str) -> Reply {
     let body: ResumeSandbox = read_optional(call.request.into_body()).await?;
-    let sandbox = call.engine.owned(id, &call.owner)?;
+    let sandbox = call.engine.owned_or_ending(id, &call.owner)?;
     if sandbox.with(|record| record.phase == Phase::Running) {
         return Err(Failure::new(StatusCode::CONFLICT, format!("sandbox {id} is running already")));
     }
@@ -88,10 +93,7 @@ pub(super) async fn set_timeout(call: Call, id: &str) -> Reply {
     let sandbox = call.engine.owned(id, &call.owner)?;
     let timeout = within_limit(&call.engine, body.timeout)?;
     must_run(&sandbox)?;
-    let end = call.engine.now_ms() + timeout;
-    if !body.extend_only || end > sandbox.with(|record| record.end_at_ms) {
-        call.engine.move_end(&sandbox, end)?;
-    }
+    call.engine.move_end(&sandbox, call.engine.now_ms() + timeout, body.extend_only)?;
     Ok(no_content())
 }
 
@@ -105,9 +107,7 @@ pub(super) async fn refresh(call: Call, id: &str) -> Reply {
     }
     must_run(&sandbox)?;
     let end = call.engine.now_ms() + within_limit(&call.engine, seconds.max(REFRESH_FLOOR))?;
-    if end > sandbox.with(|record| record.end_at_ms) {
-        call.engine.move_end(&sandbox, end)?;
-    }
+    call.engine.move_end(&sandbox, end, true)?;
     Ok(no_content())
 }
 
@@ -137,16 +137,18 @@ pub(super) async fn update_metadata(call: Call, id: &str) -> Reply {
     let replaces = call.request.method() == Method::PUT;
     let patch: MetadataPatch = read_optional(call.request.into_body()).await?;
     let sandbox = call.engine.owned(id, &call.owner)?;
-    let mut metadata =
-        if replaces { BTreeMap::new() } else { sandbox.with(|record| record.metadata.clone()) };
-    for (key, value) in patch {
-        match value.filter(|value| replaces || !value.is_empty()) {
-            Some(value) => drop(metadata.insert(key, value)),
-            None => drop(metadata.remove(&key)),
+    call.engine.change_metadata(&sandbox, |metadata| {
+        if replaces {
+            metadata.clear();
         }
-    }
-    check_map("metadata", &metadata)?;
-    call.engine.set_metadata(&sandbox, metadata)?;
+        for (key, value) in patch {
+            match value.filter(|value| replaces || !value.is_empty()) {
+                Some(value) => drop(metadata.insert(key, value)),
+                None => drop(metadata.remove(&key)),
+            }
+        }
+        check_map("metadata", metadata)
+    })?;
     Ok(no_content())
 }
 

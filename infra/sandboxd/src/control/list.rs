@@ -5,6 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderValue, StatusCode};
 use pvm_e2b_wire::control::{Lifecycle, ListedSandbox, OnTimeout, PauseMode, SandboxDetail, SandboxState};
 use pvm_e2b_wire::list_query::{ListQuery, MAX_LIMIT, SortOrder};
+use pvm_e2b_wire::network::NetworkConfig;
 use pvm_e2b_wire::{ENVD_VERSION, HEADER_NEXT_TOKEN, HEADER_TOTAL_RUNNING};
 
 use super::Call;
@@ -20,7 +21,7 @@ pub(super) fn detail(call: &Call, id: &str) -> Reply {
         envd_access_token: record.envd_token.clone(),
         allow_internet_access: record.allow_internet_access,
         domain: Some(call.engine.domain()),
-        network: record.network.clone(),
+        network: record.network.as_ref().map(NetworkConfig::without_secrets),
         lifecycle: Some(Lifecycle {
             auto_resume: record.auto_resume,
             on_timeout: if record.auto_pause.is_some() { OnTimeout::Pause } else { OnTimeout::Kill },

@@ -1,13 +1,17 @@
 //! What sandboxes did and use: logs and metrics.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use futures::future::join_all;
 use http::StatusCode;
-use pvm_e2b_wire::control::{SandboxLog, SandboxLogLine, SandboxLogs, SandboxLogsV1, SandboxesMetrics};
-use pvm_e2b_wire::list_query::parameters;
+use pvm_e2b_wire::control::{
+    SandboxLog, SandboxLogLine, SandboxLogs, SandboxLogsV1, SandboxMetric, SandboxesMetrics,
+};
 
 use super::Call;
+use super::query::{Query, Span};
 use super::reply::{Failure, Reply, json};
+use crate::engine::{Engine, EngineError, Sandbox};
 
 /// Most ids of one request for metrics.
 const MAX_IDS: usize = 100;
@@ -16,11 +20,10 @@ const MAX_LINES: usize = 1000;
 
 pub(super) async fn metrics(call: &Call, id: &str) -> Reply {
     let sandbox = call.engine.owned(id, &call.owner)?;
-    let query = query(call);
-    let time = |name: &str| -> Result<Option<i64>, Failure> {
-        let Some(text) = query.get(name) else { return Ok(None) };
-        let parsed = text.parse().ok().filter(|time| *time >= 0);
-        parsed.map(Some).ok_or_else(|| Failure::bad_request(format!("{name} must be Unix seconds")))
+    let query = Query::of(&call.request);
+    let time = |name: &str| match query.number(name, "Unix seconds")? {
+        Some(time) if time < 0 => Err(Failure::bad_request(format!("{name} must be Unix seconds"))),
+        time => Ok(time),
     };
     let (start, end) = (time("start")?, time("end")?);
     if let (Some(start), Some(end)) = (start, end)
@@ -32,21 +35,26 @@ pub(super) async fn metrics(call: &Call, id: &str) -> Reply {
 }
 
 pub(super) async fn metrics_of_many(call: &Call) -> Reply {
-    let query = query(call);
-    let ids = query.get("sandbox_ids").map(String::as_str).unwrap_or_default();
-    let ids: Vec<&str> = ids.split(',').filter(|id| !id.is_empty()).collect();
+    let query = Query::of(&call.request);
+    let ids: Vec<&str> =
+        query.get("sandbox_ids").unwrap_or_default().split(',').filter(|id| !id.is_empty()).collect();
     if ids.is_empty() || ids.len() > MAX_IDS {
         return Err(Failure::bad_request(format!("sandbox_ids must name 1 to {MAX_IDS} sandboxes")));
     }
-    let mut sandboxes = BTreeMap::new();
+    // Side by side: one that has no sample yet is measured for a moment.
+    let mut latest = Vec::new();
     for id in ids {
-        if let Ok(sandbox) = call.engine.owned(id, &call.owner)
-            && let Some(latest) = call.engine.metrics(&sandbox, None, None).await.pop()
-        {
-            sandboxes.insert(sandbox.id().to_owned(), latest);
+        if let Ok(sandbox) = call.engine.owned(id, &call.owner) {
+            latest.push(latest_metric(Arc::clone(&call.engine), sandbox));
         }
     }
+    let sandboxes = join_all(latest).await.into_iter().flatten().collect();
     Ok(json(StatusCode::OK, &SandboxesMetrics { sandboxes }))
+}
+
+async fn latest_metric(engine: Arc<Engine>, sandbox: Arc<Sandbox>) -> Option<(String, SandboxMetric)> {
+    let latest = engine.metrics(&sandbox, None, None).await.pop()?;
+    Some((sandbox.id().to_owned(), latest))
 }
 
 /// Lines of the sandbox's log, from a cursor in Unix milliseconds on, forwards or backwards.
@@ -66,42 +74,20 @@ pub(super) async fn v1(call: &Call, id: &str) -> Reply {
 
 async fn lines(call: &Call, id: &str) -> Result<Vec<SandboxLog>, Failure> {
     let sandbox = call.engine.owned(id, &call.owner)?;
-    let query = query(call);
-    let limit = match query.get("limit") {
-        Some(text) => text
-            .parse()
-            .ok()
-            .filter(|limit| (1..=MAX_LINES).contains(limit))
-            .ok_or_else(|| Failure::bad_request(format!("limit must be 1 to {MAX_LINES}")))?,
-        None => MAX_LINES,
-    };
-    let cursor: Option<i64> = match query.get("cursor").or_else(|| query.get("start")) {
-        Some(text) => {
-            Some(text.parse().map_err(|_| Failure::bad_request("cursor must be Unix milliseconds"))?)
-        }
-        None => None,
-    };
-    let backward = query.get("direction").is_some_and(|direction| direction == "backward");
-    let least = query.get("level").map(|level| severity(level));
+    let query = Query::of(&call.request);
+    let span = Span::of(&query, MAX_LINES)?;
+    let least = query.get("level").map(severity);
+    let wanted = query.get("search").unwrap_or_default();
     let text = match tokio::fs::read_to_string(sandbox.folder.log()).await {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        other => other.map_err(crate::engine::EngineError::at("reading the sandbox's log"))?,
+        other => other.map_err(EngineError::at("reading the sandbox's log"))?,
     };
-    let mut lines: Vec<SandboxLog> = text
+    let lines = text
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok())
         .filter(|line: &SandboxLog| least.is_none_or(|least| severity(&line.level) >= least))
-        .filter(|line| query.get("search").is_none_or(|wanted| line.message.contains(wanted.as_str())))
-        .filter(|line| {
-            let at = line.timestamp.as_millisecond();
-            cursor.is_none_or(|cursor| if backward { at <= cursor } else { at >= cursor })
-        })
-        .collect();
-    if backward {
-        lines.reverse();
-    }
-    lines.truncate(limit);
-    Ok(lines)
+        .filter(|line| line.message.contains(wanted));
+    Ok(span.pick(lines, |line| line.timestamp.as_millisecond()))
 }
 
 fn severity(level: &str) -> u8 {
@@ -111,8 +97,4 @@ fn severity(level: &str) -> u8 {
         "error" => 3,
         _ => 1,
     }
-}
-
-fn query(call: &Call) -> BTreeMap<String, String> {
-    parameters(call.request.uri().query().unwrap_or_default()).collect()
 }

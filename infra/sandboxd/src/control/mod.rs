@@ -5,6 +5,7 @@ mod create;
 mod lifecycle;
 mod list;
 mod logs;
+mod query;
 mod reply;
 mod snapshots;
 mod templates;
@@ -17,7 +18,7 @@ use pvm_e2b_wire::HEADER_API_KEY;
 use reply::{Failure, Reply};
 
 use crate::body::{self, Body};
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineError};
 
 /// A request of a known caller.
 struct Call {
@@ -38,6 +39,11 @@ pub(crate) async fn serve(engine: &Arc<Engine>, request: Request<Incoming>) -> R
     };
     reply::open_to_pages(response.headers_mut());
     response
+}
+
+/// The answer to a request that the end of the server has overtaken.
+pub(crate) fn stopping() -> Response<Body> {
+    Failure::from(EngineError::Capacity("the server is stopping".into())).into_response()
 }
 
 async fn answer(engine: &Arc<Engine>, request: Request<Incoming>) -> Reply {

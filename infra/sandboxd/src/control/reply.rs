@@ -148,3 +148,17 @@ pub(super) fn preflight() -> Response<Body> {
     }
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn want_of_room_says_when_to_try_again() {
+        let (parts, body) = Failure::from(EngineError::Capacity("full".into())).into_response().into_parts();
+        assert_eq!((parts.status.as_u16(), &parts.headers["retry-after"]), (503, &HeaderValue::from(1)));
+        let body = body.collect().await.unwrap().to_bytes();
+        let error: ApiError = serde_json::from_slice(&body).unwrap();
+        assert_eq!((error.code, error.error_code.as_deref()), (503, Some("sandbox_capacity_unavailable")));
+    }
+}

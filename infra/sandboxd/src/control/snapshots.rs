@@ -1,21 +1,18 @@
 //! Snapshots and forks.
 
 use http::StatusCode;
-use pvm_e2b_wire::HEADER_NEXT_TOKEN;
 use pvm_e2b_wire::control::{
     ApiError, DEFAULT_TIMEOUT_V2_SECS, ForkResult, ForkSandbox, NewSnapshot, Snapshot,
 };
-use pvm_e2b_wire::list_query::parameters;
 
 use super::Call;
 use super::create::{body_of, checked_timeout};
+use super::query::{Query, page};
 use super::reply::{Failure, Reply, json, read_optional};
 use crate::templates::{TemplateKind, TemplateRecord, plain_name, tag_of};
 
 /// Most forks of one request.
 const MAX_FORKS: u32 = 100;
-/// Rows of a page when the request names none, and the most it can name.
-const MAX_ROWS: usize = 100;
 /// Longest name of a snapshot.
 const MAX_NAME: usize = 128;
 
@@ -41,55 +38,19 @@ pub(super) fn check_name(name: &str) -> Result<(), Failure> {
     }
 }
 
+/// The caller's snapshots, newest first, in pages.
 pub(super) fn list(call: &Call) -> Reply {
-    let mut sandbox_id = None;
-    let mut name = None;
-    let mut limit = MAX_ROWS;
-    let mut after = None;
-    for (key, value) in parameters(call.request.uri().query().unwrap_or_default()) {
-        match key.as_str() {
-            "sandboxID" if !value.is_empty() => sandbox_id = Some(value),
-            "name" if !value.is_empty() => name = Some(value),
-            "limit" => {
-                limit = value
-                    .parse()
-                    .ok()
-                    .filter(|limit| (1..=MAX_ROWS).contains(limit))
-                    .ok_or_else(|| Failure::bad_request(format!("limit must be 1 to {MAX_ROWS}")))?;
-            }
-            "nextToken" if !value.is_empty() => after = Some(value),
-            _ => {}
+    let query = Query::of(&call.request);
+    let (from, name) = (query.get("sandboxID"), query.get("name"));
+    let mut found = call.engine.templates.records(&call.owner);
+    found.retain(|record| match &record.kind {
+        TemplateKind::Snapshot { sandbox_id } => {
+            from.is_none_or(|from| from == sandbox_id) && name.is_none_or(|name| is_named(record, name))
         }
-    }
-    let mut found: Vec<TemplateRecord> = call
-        .engine
-        .templates
-        .records(&call.owner)
-        .into_iter()
-        .filter(|record| match &record.kind {
-            TemplateKind::Snapshot { sandbox_id: from } => {
-                sandbox_id.as_ref().is_none_or(|wanted| wanted == from)
-            }
-            TemplateKind::Built => false,
-        })
-        .filter(|record| name.as_ref().is_none_or(|wanted| is_named(record, wanted)))
-        .collect();
+        TemplateKind::Built => false,
+    });
     found.reverse();
-    if let Some(after) = after {
-        let place = found.iter().position(|record| record.id == after);
-        let place =
-            place.ok_or_else(|| Failure::bad_request("nextToken is not one that this server gave out"))?;
-        found.drain(..=place);
-    }
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let next = found.last().filter(|_| more).and_then(|record| record.id.parse().ok());
-    let rows: Vec<_> = found.into_iter().map(row).collect();
-    let mut response = json(StatusCode::OK, &rows);
-    if let Some(next) = next {
-        response.headers_mut().insert(HEADER_NEXT_TOKEN, next);
-    }
-    Ok(response)
+    page(found, &query, |record| record.id.as_str(), row)
 }
 
 /// Whether a snapshot has a name and, if one is wanted, a tag.
@@ -99,8 +60,8 @@ fn is_named(record: &TemplateRecord, wanted: &str) -> bool {
         && tag.is_none_or(|tag| record.tags.contains_key(tag))
 }
 
-fn row(record: TemplateRecord) -> Snapshot {
-    Snapshot { names: record.tagged_names(), snapshot_id: record.id }
+fn row(record: &TemplateRecord) -> Snapshot {
+    Snapshot { names: record.tagged_names(), snapshot_id: record.id.clone() }
 }
 
 pub(super) async fn fork(call: Call, id: &str) -> Reply {

@@ -1,16 +1,17 @@
 //! Templates as clients see them: names, tags, removal.
 
 use http::StatusCode;
+use pvm_e2b_wire::ENVD_VERSION;
 use pvm_e2b_wire::control::TemplateAlias;
-use pvm_e2b_wire::list_query::parameters;
-use pvm_e2b_wire::{ENVD_VERSION, HEADER_NEXT_TOKEN};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Call;
+use super::query::{Query, page};
 use super::reply::{Failure, Reply, json as reply, no_content, read};
 use super::snapshots::check_name;
 use crate::clock::timestamp;
+use crate::engine::EngineError;
 use crate::templates::{DEFAULT_TAG, TemplateBuild, TemplateKind, TemplateRecord, tag_of};
 
 pub(super) fn alias(call: &Call, alias: &str) -> Reply {
@@ -27,9 +28,6 @@ fn own(call: &Call, id: &str) -> Result<TemplateRecord, Failure> {
     call.engine.templates.record(id, &call.owner).ok_or_else(|| missing(id))
 }
 
-/// Rows of a page when the request names no number, and the most it can name.
-const MAX_ROWS: usize = 100;
-
 #[expect(clippy::unnecessary_wraps, reason = "the table of routes has handlers of one shape")]
 pub(super) fn list(call: &Call) -> Reply {
     let rows: Vec<Value> = built(call).iter().map(|record| row(call, record)).collect();
@@ -38,35 +36,8 @@ pub(super) fn list(call: &Call) -> Reply {
 
 /// The same in pages.
 pub(super) fn list_v2(call: &Call) -> Reply {
-    let (mut limit, mut after) = (MAX_ROWS, None);
-    for (key, value) in parameters(call.request.uri().query().unwrap_or_default()) {
-        match key.as_str() {
-            "limit" => {
-                limit = value
-                    .parse()
-                    .ok()
-                    .filter(|limit| (1..=MAX_ROWS).contains(limit))
-                    .ok_or_else(|| Failure::bad_request(format!("limit must be 1 to {MAX_ROWS}")))?;
-            }
-            "nextToken" if !value.is_empty() => after = Some(value),
-            _ => {}
-        }
-    }
-    let mut found = built(call);
-    if let Some(after) = after {
-        let place = found.iter().position(|record| record.id == after);
-        let place =
-            place.ok_or_else(|| Failure::bad_request("nextToken is not one that this server gave out"))?;
-        found.drain(..=place);
-    }
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let rows: Vec<Value> = found.iter().map(|record| row(call, record)).collect();
-    let mut response = reply(StatusCode::OK, &rows);
-    if more && let Some(next) = found.last().and_then(|record| record.id.parse().ok()) {
-        response.headers_mut().insert(HEADER_NEXT_TOKEN, next);
-    }
-    Ok(response)
+    let query = Query::of(&call.request);
+    page(built(call), &query, |record| record.id.as_str(), |record| row(call, record))
 }
 
 fn built(call: &Call) -> Vec<TemplateRecord> {
@@ -132,26 +103,25 @@ struct Update {
 }
 
 pub(super) async fn update(call: Call, id: &str) -> Reply {
-    let mut record = own(&call, id)?;
-    let engine = call.engine;
+    own(&call, id)?;
+    let (engine, owner) = (call.engine, call.owner);
     let body: Update = read(call.request.into_body()).await?;
+    let edit = engine.templates.edit();
+    let mut record = edit.record(id, &owner).ok_or_else(|| missing(id))?;
     if let Some(public) = body.public {
         record.public = public;
     }
     let answer = json!({ "names": record.names });
-    engine.templates.save(record).map_err(crate::engine::EngineError::at("recording the template"))?;
+    edit.save(record).map_err(EngineError::at("recording the template"))?;
     Ok(reply(StatusCode::OK, &answer))
 }
 
 /// Removes a snapshot or built template. Sandboxes made from it go on.
 pub(super) fn delete(call: &Call, id: &str) -> Reply {
-    let record = own(call, id)?;
-    call.engine
-        .templates
-        .delete(&record.id)
-        .map_err(crate::engine::EngineError::at("removing the template's record"))?;
-    let engine = std::sync::Arc::clone(&call.engine);
-    call.engine.tasks.spawn(async move { engine.remove_unused_layers().await });
+    let edit = call.engine.templates.edit();
+    let record = edit.record(id, &call.owner).ok_or_else(|| missing(id))?;
+    edit.delete(&record.id).map_err(EngineError::at("removing the template's record"))?;
+    call.engine.remove_unused_layers();
     Ok(no_content())
 }
 
@@ -184,13 +154,14 @@ pub(super) async fn assign_tags(call: Call) -> Reply {
     for tag in &body.tags {
         check_tag(tag)?;
     }
-    let mut record = engine.templates.record(&body.target, &owner).ok_or_else(|| missing(&body.target))?;
+    let edit = engine.templates.edit();
+    let mut record = edit.record(&body.target, &owner).ok_or_else(|| missing(&body.target))?;
     let build = record.build(tag_of(&body.target)).ok_or_else(|| missing(&body.target))?.id.clone();
     let now = engine.now_ms();
     for tag in &body.tags {
         record.assign(tag, &build, now);
     }
-    engine.templates.save(record).map_err(crate::engine::EngineError::at("recording the tags"))?;
+    edit.save(record).map_err(EngineError::at("recording the tags"))?;
     Ok(reply(StatusCode::CREATED, &json!({ "buildID": build, "tags": body.tags })))
 }
 
@@ -212,7 +183,8 @@ struct DeleteTags {
 pub(super) async fn delete_tags(call: Call) -> Reply {
     let (engine, owner) = (call.engine, call.owner);
     let body: DeleteTags = read(call.request.into_body()).await?;
-    let mut record = engine.templates.record(&body.name, &owner).ok_or_else(|| missing(&body.name))?;
+    let edit = engine.templates.edit();
+    let mut record = edit.record(&body.name, &owner).ok_or_else(|| missing(&body.name))?;
     if let Some(unknown) = body.tags.iter().find(|tag| !record.tags.contains_key(*tag)) {
         return Err(missing(&format!("{}:{unknown}", body.name)));
     }
@@ -220,6 +192,6 @@ pub(super) async fn delete_tags(call: Call) -> Reply {
         return Err(Failure::bad_request(format!("the tag {DEFAULT_TAG} cannot be removed")));
     }
     record.tags.retain(|tag, _| !body.tags.contains(tag));
-    engine.templates.save(record).map_err(crate::engine::EngineError::at("recording the tags"))?;
+    edit.save(record).map_err(EngineError::at("recording the tags"))?;
     Ok(no_content())
 }

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::serve::{refusal, refuse, set_headers, strip};
+use super::serve::{prepare, refusal, refuse, set_headers};
 use super::upstream::{Connected, Use};
 use super::{Egress, policy};
 use crate::body::{self, Body};
@@ -71,14 +71,9 @@ async fn answer(
         Err(error) => return refuse(StatusCode::BAD_GATEWAY, &format!("{host}: {error}")),
     };
     let (mut parts, incoming) = request.into_parts();
-    let protocol = parts.headers.get(header::UPGRADE).cloned();
-    strip(&mut parts.headers);
+    prepare(&mut parts.headers);
     if let Some(rule) = sandbox.gate.policy().headers(host) {
         set_headers(&mut parts.headers, rule);
-    }
-    if let Some(protocol) = protocol {
-        parts.headers.insert(header::CONNECTION, header::HeaderValue::from_static("upgrade"));
-        parts.headers.insert(header::UPGRADE, protocol);
     }
     let request = Request::from_parts(parts, body::incoming(incoming));
     super::serve::exchange(TokioIo::new(outside), request, connected.passage).await

@@ -22,7 +22,8 @@ pub use cidr::{Cidr, CidrError};
 pub(crate) use gate::Gate;
 pub(crate) use policy::{Policy, check_rules};
 pub use settings::{EgressSettings, UpstreamProxy};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -30,6 +31,20 @@ use crate::engine::Sandbox;
 
 /// Name of the socket in the sandbox's `egress` folder.
 pub(crate) const SOCKET: &str = "egress.sock";
+
+/// Connections from inside beyond those that lead outside: they get answers too, such as that there are too many. All
+/// others wait inside until one of them ends.
+const SPARE_CONNECTIONS: usize = 64;
+
+/// Accepts a connection from inside once there is a place for it.
+async fn accept(
+    listener: &UnixListener,
+    places: &Arc<Semaphore>,
+) -> std::io::Result<(UnixStream, OwnedSemaphorePermit)> {
+    let place = Arc::clone(places).acquire_owned().await.map_err(std::io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, place))
+}
 
 /// What all sandboxes' proxies share.
 #[derive(Debug)]
@@ -67,18 +82,21 @@ impl Egress {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666))?;
         let (egress, sandbox, stopping) = (Arc::clone(self), Arc::clone(sandbox), stopping.clone());
         let connections = tasks.clone();
+        let places = Arc::new(Semaphore::new(self.settings.connections.saturating_add(SPARE_CONNECTIONS)));
         tasks.spawn(async move {
             loop {
                 let accepted = tokio::select! {
-                    accepted = listener.accept() => accepted,
+                    accepted = accept(&listener, &places) => accepted,
                     () = gone.cancelled() => break,
                     () = stopping.cancelled() => break,
                 };
                 match accepted {
-                    Ok((stream, _)) => {
+                    Ok((stream, place)) => {
                         let (egress, sandbox) = (Arc::clone(&egress), Arc::clone(&sandbox));
                         let (gone, stopping) = (gone.clone(), stopping.clone());
                         connections.spawn(async move {
+                            // Given back when it ends or becomes a tunnel, of which the gate allows only so many.
+                            let _place = place;
                             tokio::select! {
                                 () = serve::connection(&egress, &sandbox, stream) => {}
                                 () = gone.cancelled() => {}

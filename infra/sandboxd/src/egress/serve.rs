@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -16,6 +16,7 @@ use super::upstream::{Connected, Refusal, Use};
 use super::{Egress, intercept, policy};
 use crate::body::{self, Body};
 use crate::engine::Sandbox;
+use crate::hops;
 
 /// How long a client may take to send the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
@@ -121,8 +122,7 @@ async fn forward(egress: &Arc<Egress>, sandbox: &Arc<Sandbox>, request: Request<
     {
         parts.headers.insert(header::HOST, value);
     }
-    let upgrade = parts.headers.get(header::UPGRADE).cloned();
-    strip(&mut parts.headers);
+    prepare(&mut parts.headers);
     let name = policy::normal_name(&host);
     let rules = sandbox.gate.policy();
     // In clear text a secret is set only where it cannot be overheard.
@@ -138,11 +138,7 @@ async fn forward(egress: &Arc<Egress>, sandbox: &Arc<Sandbox>, request: Request<
             parts.headers.insert(header::PROXY_AUTHORIZATION, value);
         }
     } else {
-        parts.uri = origin_form(&parts.uri);
-    }
-    if let Some(protocol) = upgrade {
-        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        parts.headers.insert(header::UPGRADE, protocol);
+        parts.uri = hops::origin_form(&parts.uri);
     }
     let Connected { stream, passage, .. } = connected;
     let request = Request::from_parts(parts, body::incoming(incoming));
@@ -175,16 +171,9 @@ where
             if response.status() == StatusCode::SWITCHING_PROTOCOLS
                 && let Some(inside) = client_upgrade
             {
-                let outside = hyper::upgrade::on(&mut response);
-                tokio::spawn(async move {
-                    if let (Ok(inside), Ok(outside)) = (inside.await, outside.await) {
-                        let (mut inside, mut outside) = (TokioIo::new(inside), TokioIo::new(outside));
-                        // Either end may hang up; there is nobody to tell.
-                        tokio::io::copy_bidirectional(&mut inside, &mut outside).await.ok();
-                    }
-                });
+                tokio::spawn(hops::pipe(inside, &mut response));
             } else {
-                strip(response.headers_mut());
+                hops::strip(response.headers_mut());
             }
             response.map(body::incoming)
         }
@@ -192,30 +181,11 @@ where
     }
 }
 
-/// Removes what belongs to one connection only, including what `Connection` names.
-pub(super) fn strip(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named {
-        headers.remove(name);
-    }
-    for name in [
-        "connection",
-        "keep-alive",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    ] {
-        headers.remove(name);
-    }
+/// Makes a request's headers those of the connection to the outside.
+pub(super) fn prepare(headers: &mut HeaderMap) {
+    hops::prepare(headers);
+    // For this proxy alone.
+    headers.remove(header::PROXY_AUTHORIZATION);
 }
 
 /// Sets or replaces headers; their names and values have been checked when the rule came in.
@@ -228,8 +198,4 @@ pub(super) fn set_headers(headers: &mut HeaderMap, rule: &[(String, Secret)]) {
             headers.insert(name, value);
         }
     }
-}
-
-fn origin_form(uri: &Uri) -> Uri {
-    uri.path_and_query().map_or_else(|| Uri::from_static("/"), |path| path.clone().into())
 }

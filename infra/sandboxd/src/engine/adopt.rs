@@ -3,7 +3,9 @@
 
 use std::io;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
+use futures::StreamExt as _;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::create::blocking;
@@ -18,6 +20,24 @@ impl Engine {
     pub(crate) async fn adopt_all(self: &Arc<Self>) -> io::Result<()> {
         let layout = self.layout.clone();
         blocking(move || layout.empty_trash()).await?;
+        let found = self.stored_sandboxes()?;
+        // Side by side: one that takes its time holds none of the others up.
+        futures::stream::iter(&found)
+            .for_each_concurrent(ADOPTED_AT_ONCE, |sandbox| async move {
+                if let Err(error) = self.adopt(sandbox).await {
+                    tracing::error!(sandbox.id = sandbox.id(), %error, "the sandbox could not be taken over");
+                    self.claims.keep_all();
+                }
+            })
+            .await;
+        self.remove_stray_groups().await;
+        let layout = self.layout.clone();
+        blocking(move || layout.empty_trash()).await
+    }
+
+    /// The sandboxes of the state folder, with their id ranges marked as taken.
+    fn stored_sandboxes(&self) -> io::Result<Vec<Arc<Sandbox>>> {
+        let mut found = Vec::new();
         for entry in std::fs::read_dir(self.layout.sandboxes())? {
             let Ok(id) = entry?.file_name().into_string() else { continue };
             let folder = self.layout.sandbox(&id);
@@ -28,23 +48,20 @@ impl Engine {
                             sandbox.id = id,
                             "two sandboxes have the same ids; this one is left alone"
                         );
+                        self.claims.keep_all();
                         continue;
                     }
-                    let sandbox = Sandbox::new(record, folder, None);
-                    if let Err(error) = self.adopt(&sandbox).await {
-                        tracing::error!(sandbox.id = id, %error, "the sandbox could not be taken over");
-                    }
+                    found.push(Sandbox::new(record, folder, None));
                 }
                 // The folder is made a moment before the record: such a sandbox never was.
                 Ok(None) => drop(self.layout.discard(folder.path())?),
                 Err(error) => {
                     tracing::error!(sandbox.id = id, %error, "the sandbox's record cannot be read; it is left alone");
+                    self.claims.keep_all();
                 }
             }
         }
-        self.remove_stray_groups().await;
-        let layout = self.layout.clone();
-        blocking(move || layout.empty_trash()).await
+        Ok(found)
     }
 
     async fn adopt(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> io::Result<()> {
@@ -59,7 +76,7 @@ impl Engine {
                     match self.take_over(sandbox, &record, &process).await {
                         Ok(()) => return Ok(()),
                         Err(error) => {
-                            tracing::warn!(sandbox.id = record.id, %error, "a running sandbox does not answer");
+                            tracing::warn!(sandbox.id = record.id, %error, "a running sandbox cannot be taken over");
                         }
                     }
                 }
@@ -90,7 +107,8 @@ impl Engine {
             .transpose()
     }
 
-    /// Takes a living sandbox over in the state that its record tells.
+    /// Takes a living sandbox over in the state that its record tells. One whose daemon does not answer is taken over
+    /// like the others: on a busy machine it may only be slow, and its processes are its user's work.
     async fn take_over(
         self: &Arc<Self>,
         sandbox: &Arc<Sandbox>,
@@ -103,9 +121,6 @@ impl Engine {
         if record.phase == Phase::Running {
             // The earlier server may have died in the middle of a pause or a resume.
             group.thaw()?;
-            if !runtime.envd.is_healthy().await {
-                return Err(io::Error::other("its daemon does not answer"));
-            }
         } else {
             blocking(move || group.freeze()).await?;
         }
@@ -113,9 +128,38 @@ impl Engine {
         sandbox.set_runtime(Some(runtime));
         self.registry.insert(Arc::clone(sandbox));
         self.watch(sandbox, Arc::clone(process));
-        self.tell_end(sandbox);
+        self.tasks.spawn(Arc::clone(self).greet(Arc::clone(sandbox), Arc::clone(process)));
         tracing::info!(sandbox.id = record.id, "adopted");
         Ok(())
+    }
+
+    /// Waits until an adopted sandbox's daemon answers, and tells it the end of its time then.
+    async fn greet(self: Arc<Self>, sandbox: Arc<Sandbox>, process: Arc<Process>) {
+        let mut is_late = false;
+        // One that was paused meanwhile is told when it is resumed.
+        while let Some(runtime) = sandbox.running() {
+            let is_healthy = tokio::select! {
+                is_healthy = runtime.envd.is_healthy() => is_healthy,
+                () = process.gone.cancelled() => return,
+                () = self.stopping.cancelled() => return,
+            };
+            if is_healthy {
+                self.tell_end(&sandbox);
+                if is_late {
+                    tracing::info!(sandbox.id = sandbox.id(), "the sandbox's daemon answers now");
+                }
+                return;
+            }
+            if !is_late {
+                is_late = true;
+                tracing::warn!(sandbox.id = sandbox.id(), "an adopted sandbox's daemon does not answer yet");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(ASK_AGAIN) => {}
+                () = process.gone.cancelled() => return,
+                () = self.stopping.cancelled() => return,
+            }
+        }
     }
 
     async fn clear(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> io::Result<()> {
@@ -176,6 +220,10 @@ fn end_group(group: &Group) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::TimedOut, "processes of the sandbox do not end"))
 }
 
+/// Sandboxes that are taken over at a time.
+const ADOPTED_AT_ONCE: usize = 64;
+/// When to ask a daemon again that did not answer.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// Five seconds in all.
 const ATTEMPTS: u32 = 500;
-const BETWEEN_ATTEMPTS: std::time::Duration = std::time::Duration::from_millis(10);
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(10);

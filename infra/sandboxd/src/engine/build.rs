@@ -60,6 +60,18 @@ pub(crate) enum BuildState {
     Failed,
 }
 
+impl BuildState {
+    /// As clients are told.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Building => "building",
+            Self::Ready => "ready",
+            Self::Failed => "error",
+        }
+    }
+}
+
 /// A line of a build's log.
 #[derive(Debug, Clone)]
 pub(crate) struct BuildLine {
@@ -224,6 +236,8 @@ impl Engine {
         if let Err(error) = self.kill(&sandbox).await {
             tracing::warn!(sandbox.id = sandbox.id(), %error, "a build's sandbox was not removed");
         }
+        // Of a build that was not recorded, or of an old one that this one has pushed out.
+        self.remove_unused_layers();
         result
     }
 
@@ -240,6 +254,16 @@ impl Engine {
                 return Err(format!("step {number} failed: {reason}"));
             }
         }
+        self.keep_build(sandbox, request, settings).await
+    }
+
+    /// Makes what the steps have left a build of the template.
+    async fn keep_build(
+        self: &Arc<Self>,
+        sandbox: &Arc<Sandbox>,
+        request: &BuildRequest,
+        settings: Settings,
+    ) -> Result<(), String> {
         let build = self
             .builds
             .find(&request.owner, &request.template_id, &request.build_id)
@@ -250,7 +274,8 @@ impl Engine {
             workdir: settings.workdir.or_else(|| before.origin.workdir.clone()),
             ..before.origin
         };
-        let origin = self.keep_files(sandbox, Some(changed)).await.map_err(|error| error.to_string())?;
+        let (origin, _claim) =
+            self.keep_files(sandbox, Some(changed)).await.map_err(|error| error.to_string())?;
         let mut env = before.env_vars;
         env.extend(settings.env);
         let made = TemplateBuild {
@@ -261,8 +286,12 @@ impl Engine {
             limits: Some(build.limits),
             start: request.start.clone(),
         };
-        let known = self.templates.record(&request.template_id, &request.owner);
-        let template = match known {
+        self.save_build(request, &build, made).map_err(|error| format!("recording the template: {error}"))
+    }
+
+    fn save_build(&self, request: &BuildRequest, build: &Build, made: TemplateBuild) -> std::io::Result<()> {
+        let edit = self.templates.edit();
+        let template = match edit.record(&request.template_id, &request.owner) {
             Some(mut known) => {
                 known.add_build(made, &build.tags);
                 known
@@ -276,6 +305,6 @@ impl Engine {
                 &build.tags,
             ),
         };
-        self.templates.save(template).map_err(|error| format!("recording the template: {error}"))
+        edit.save(template)
     }
 }

@@ -7,7 +7,7 @@ use pvm_e2b_wire::launch::LaunchLimits;
 use pvm_e2b_wire::network::NetworkConfig;
 use pvm_e2b_wire::secret::Secret;
 
-use super::network::ensure_authority;
+use super::network::authority_for;
 use super::{Engine, EngineError, Sandbox};
 use crate::isolation::ids::IdRange;
 use crate::store::{Layout, PauseKind, Phase, Record, SandboxFolder, append_json};
@@ -69,10 +69,13 @@ impl Engine {
     ) -> Result<Arc<Sandbox>, EngineError> {
         let Some(key) = request.idempotency_key.clone() else { return self.create_new(request).await };
         // One at a time, so that a repeated request waits for the first one's sandbox.
-        let _turn = self.idempotent.lock().await;
+        let _turn = self.keyed.take((request.owner.clone(), key.clone())).await;
         let made = self.sandboxes().into_iter().find(|sandbox| {
-            sandbox
-                .with(|record| record.owner == request.owner && record.idempotency_key.as_ref() == Some(&key))
+            sandbox.with(|record| {
+                record.owner == request.owner
+                    && record.idempotency_key.as_ref() == Some(&key)
+                    && record.phase != Phase::Killing
+            })
         });
         let Some(sandbox) = made else { return self.create_new(request).await };
         if sandbox.with(|record| record.request_digest == request.digest()) {
@@ -83,17 +86,15 @@ impl Engine {
     }
 
     async fn create_new(self: &Arc<Self>, request: CreateRequest) -> Result<Arc<Sandbox>, EngineError> {
-        let resolved = self
-            .templates
-            .resolve(&request.template, &request.owner)
-            .ok_or_else(|| EngineError::TemplateNotFound(request.template.clone()))?;
-        let start = resolved.start.clone();
+        let (resolved, _claim) = self.claims.claim(
+            || self.templates.resolve(&request.template, &request.owner),
+            |found| found.as_ref().map(|found| found.origin.layers.clone()).unwrap_or_default(),
+        );
+        let resolved = resolved.ok_or_else(|| EngineError::TemplateNotFound(request.template.clone()))?;
         let record = self.new_record(request, resolved)?;
         let sandbox = self.make(record).await?;
         self.templates.count_spawn(&sandbox.with(|record| record.template_id.clone()), self.now_ms());
-        if let Some(start) = start {
-            self.run_start_command(&sandbox, &start).await;
-        }
+        self.run_start_command(&sandbox).await;
         Ok(sandbox)
     }
 
@@ -103,15 +104,19 @@ impl Engine {
             request.network.as_ref().is_some_and(|network| network.allow_public_traffic == Some(false));
         let now = self.now_ms();
         let request_digest = request.digest();
-        let range = self.take_range()?;
+        let id = new_id();
+        let needs_authority =
+            request.network.as_ref().is_some_and(|network| !network.egress.rules.is_empty());
+        let authority = needs_authority.then(|| authority_for(&id)).transpose()?;
         let mut env_vars = resolved.env;
         env_vars.extend(request.env_vars);
-        let mut record = Record {
-            id: new_id(),
+        Ok(Record {
+            id,
             owner: request.owner,
             template_id: resolved.template_id,
             alias: resolved.alias,
             origin: resolved.origin,
+            start: resolved.start,
             phase: Phase::Creating,
             started_at_ms: now,
             end_at_ms: now.saturating_add(request.timeout_ms),
@@ -129,22 +134,18 @@ impl Engine {
             network: request.network,
             allow_internet_access: request.allow_internet_access,
             limits: resolved.limits.unwrap_or(self.config.limits),
-            range,
+            // Last: from here on nothing can fail, and `make` gives it back.
+            range: self.take_range()?,
             host_boot_id: self.host_boot_id.clone(),
             process: None,
             group: None,
-            authority: None,
+            authority,
             request_digest,
             idempotency_key: request.idempotency_key,
-        };
-        if record.network.as_ref().is_some_and(|network| !network.egress.rules.is_empty()) {
-            ensure_authority(&mut record)
-                .map_err(EngineError::at("making the sandbox's certificate authority"))?;
-        }
-        Ok(record)
+        })
     }
 
-    /// A free id range.
+    /// A free id range. Taken when nothing can fail any more before [`Self::make`], which gives it back with the rest.
     pub(super) fn take_range(&self) -> Result<IdRange, EngineError> {
         let free = self.ranges.lock().unwrap_or_else(PoisonError::into_inner).take();
         free.ok_or_else(|| EngineError::Capacity("all id ranges are in use: kill sandboxes first".into()))

@@ -1,13 +1,15 @@
 //! Snapshots and forks: the files of a sandbox as a new read-only layer. Memory is not kept; nothing on an ordinary
 //! machine can restore it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::create::{blocking, new_id, new_token};
+use super::layers::Claim;
+use super::network::authority_for;
 use super::{Engine, EngineError, Sandbox};
 use crate::store::{Phase, Record};
 use crate::templates::copy::{Owners, copy_tree};
@@ -56,18 +58,32 @@ impl Engine {
     ) -> Result<Kept, EngineError> {
         let _only = SnapshotTurn::take(sandbox)?;
         let record = sandbox.snapshot();
-        let kind = TemplateKind::Snapshot { sandbox_id: record.id.clone() };
+        let (origin, _claim) = self.keep_files(sandbox, None).await?;
         let build = TemplateBuild {
             id: new_uuid(),
             created_at_ms: self.now_ms(),
-            origin: self.keep_files(sandbox, None).await?,
+            origin,
             env: BTreeMap::new(),
             limits: Some(record.limits),
-            start: None,
+            start: record.start.clone(),
         };
-        let plain = name.as_deref().map(|name| plain_name(name).to_owned());
-        let tag = name.as_deref().and_then(tag_of).unwrap_or(DEFAULT_TAG).to_owned();
-        let known = plain.as_ref().and_then(|plain| self.templates.record(plain, &record.owner));
+        let kept = self.save_snapshot(&record, name.as_deref(), build)?;
+        sandbox.note(self.now_ms(), "info", "Snapshot created");
+        Ok(kept)
+    }
+
+    /// Records a snapshot: as a new build of the one of that name, or as a new one.
+    fn save_snapshot(
+        &self,
+        record: &Record,
+        name: Option<&str>,
+        build: TemplateBuild,
+    ) -> Result<Kept, EngineError> {
+        let kind = TemplateKind::Snapshot { sandbox_id: record.id.clone() };
+        let plain = name.map(|name| plain_name(name).to_owned());
+        let tag = name.and_then(tag_of).unwrap_or(DEFAULT_TAG).to_owned();
+        let edit = self.templates.edit();
+        let known = plain.as_ref().and_then(|plain| edit.record(plain, &record.owner));
         let known = known.filter(|known| matches!(known.kind, TemplateKind::Snapshot { .. }));
         let template = match known {
             Some(mut known) => {
@@ -88,8 +104,7 @@ impl Engine {
             id: template.id.clone(),
             names: plain.map(|plain| format!("{plain}:{tag}")).into_iter().collect(),
         };
-        self.templates.save(template).map_err(EngineError::at("recording the snapshot"))?;
-        sandbox.note(self.now_ms(), "info", "Snapshot created");
+        edit.save(template).map_err(EngineError::at("recording the snapshot"))?;
         Ok(kept)
     }
 
@@ -105,7 +120,7 @@ impl Engine {
             return Err(EngineError::Conflict(message));
         }
         let _only = SnapshotTurn::take(sandbox)?;
-        let origin = self.keep_files(sandbox, None).await?;
+        let (origin, claim) = self.keep_files(sandbox, None).await?;
         let parent = sandbox.snapshot();
         let mut forks = Vec::new();
         for _ in 0..count {
@@ -115,15 +130,24 @@ impl Engine {
             };
             forks.push(made);
         }
-        self.remove_unused_layers().await;
+        drop(claim);
+        // Where none came to be, nothing is made of it.
+        self.remove_unused_layers();
+        let starts = forks.iter().flatten().cloned().map(|fork| {
+            let engine = Arc::clone(self);
+            async move { engine.run_start_command(&fork).await }
+        });
+        futures::future::join_all(starts.collect::<Vec<_>>()).await;
         Ok(forks)
     }
 
     fn forked(&self, parent: &Record, origin: &Origin, timeout_ms: u64) -> Result<Record, EngineError> {
         let now = self.now_ms();
         let id = new_id();
+        // A certificate authority is one sandbox's alone; its certificate in the copied files opens nothing.
+        let authority = parent.authority.as_ref().map(|_| authority_for(&id)).transpose()?;
         Ok(Record {
-            id: id.clone(),
+            id,
             origin: origin.clone(),
             phase: Phase::Creating,
             started_at_ms: now,
@@ -131,29 +155,24 @@ impl Engine {
             timeout_ms,
             envd_token: parent.envd_token.as_ref().map(|_| new_token()),
             traffic_token: parent.traffic_token.as_ref().map(|_| new_token()),
+            // Last: from here on nothing can fail, and `make` gives it back.
             range: self.take_range()?,
             process: None,
             group: None,
             idempotency_key: None,
             request_digest: None,
-            // A certificate authority is one sandbox's alone; its certificate in the copied files opens nothing.
-            authority: match &parent.authority {
-                Some(_) => Some(
-                    crate::egress::new_authority(&id)
-                        .map_err(EngineError::at("making the sandbox's certificate authority"))?,
-                ),
-                None => None,
-            },
+            authority,
             ..parent.clone()
         })
     }
 
-    /// Copies the sandbox's own layer to a new read-only one and returns what a sandbox on top of it is made of.
+    /// Copies the sandbox's own layer to a new read-only one and returns what a sandbox on top of it is made of, with
+    /// the claim to the layer: to be kept until a record names it.
     pub(super) async fn keep_files(
         self: &Arc<Self>,
         sandbox: &Arc<Sandbox>,
         changed: Option<Origin>,
-    ) -> Result<Origin, EngineError> {
+    ) -> Result<(Origin, Claim), EngineError> {
         let _turn = sandbox.transition.lock().await;
         let record = sandbox.snapshot();
         if matches!(record.phase, Phase::Creating | Phase::Killing) {
@@ -166,6 +185,7 @@ impl Engine {
             blocking(move || group.freeze()).await.map_err(EngineError::at(step))?;
         }
         let layer = new_id();
+        let claim = self.claims.claim_new(&layer);
         let copied = {
             let (engine, sandbox, layer) = (Arc::clone(self), Arc::clone(sandbox), layer.clone());
             blocking(move || engine.copy_layer(&sandbox, &record, &layer)).await
@@ -180,7 +200,7 @@ impl Engine {
         }
         let mut origin = changed.unwrap_or_else(|| sandbox.with(|record| record.origin.clone()));
         origin.layers.insert(0, layer);
-        Ok(origin)
+        Ok((origin, claim))
     }
 
     fn copy_layer(&self, sandbox: &Sandbox, record: &Record, layer: &str) -> io::Result<()> {
@@ -197,35 +217,4 @@ impl Engine {
         }
         Ok(())
     }
-
-    /// Removes layers that neither a template nor a sandbox is made of.
-    pub(crate) async fn remove_unused_layers(self: &Arc<Self>) {
-        let mut used: BTreeSet<String> = self.templates.layers_in_use();
-        for sandbox in self.sandboxes() {
-            used.extend(sandbox.with(|record| record.origin.layers.clone()));
-        }
-        let Ok(entries) = std::fs::read_dir(self.layout.layers()) else { return };
-        for entry in entries.flatten() {
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            // One that is being made has no template yet: a young folder stays.
-            let young = entry
-                .metadata()
-                .and_then(|metadata| metadata.created().or_else(|_| metadata.modified()))
-                .is_ok_and(|made| made.elapsed().is_ok_and(|age| age < YOUNG_LAYER));
-            if used.contains(&name) || young {
-                continue;
-            }
-            let path = entry.path();
-            if let Ok(Some(trash)) = self.layout.discard(&path) {
-                self.tasks.spawn_blocking(move || {
-                    if let Err(error) = crate::store::remove_tree(&trash) {
-                        tracing::warn!(path = %trash.display(), %error, "removed at the next start");
-                    }
-                });
-            }
-        }
-    }
 }
-
-/// Age from which an unused layer is surely nobody's.
-const YOUNG_LAYER: std::time::Duration = std::time::Duration::from_hours(1);

@@ -17,8 +17,13 @@ impl Engine {
         sandbox
             .update(|record| record.phase = Phase::Killing)
             .map_err(EngineError::at("recording the kill"))?;
+        let removed = self.remove_all(sandbox).await;
         self.registry.remove(sandbox.id());
-        self.remove_all(sandbox).await.map_err(EngineError::at("removing the sandbox"))?;
+        if !sandbox.with(|record| record.origin.layers.is_empty()) {
+            // It may have been the last one above a layer of a snapshot that is gone.
+            self.remove_unused_layers();
+        }
+        removed.map_err(EngineError::at("removing the sandbox"))?;
         tracing::info!(sandbox.id = sandbox.id(), "sandbox killed");
         Ok(())
     }

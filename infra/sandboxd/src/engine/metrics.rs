@@ -18,6 +18,15 @@ const FIRST_SAMPLE: Duration = Duration::from_millis(100);
 
 const MIB: u64 = 1024 * 1024;
 
+/// Bytes that a sandbox uses, as only the server can tell.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct UsageNow {
+    /// Of the disk.
+    pub(crate) disk: u64,
+    /// Of the machine's page cache.
+    pub(crate) cache: u64,
+}
+
 impl Engine {
     /// Samples all running sandboxes until the server stops.
     pub(crate) async fn sample_continually(self: Arc<Self>) {
@@ -82,7 +91,12 @@ impl Engine {
         if empty && sandbox.running().is_some() {
             self.measure_now(sandbox).await;
         }
-        let samples = sandbox.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        let disk_used = self.fresh_disk_use(sandbox).await;
+        let mut samples = sandbox.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(latest) = samples.back_mut() {
+            // Samples are taken without looking at the disk, which takes longer.
+            latest.disk_used = disk_used;
+        }
         samples
             .iter()
             .filter(|sample| start.is_none_or(|start| sample.timestamp_unix >= start))
@@ -91,11 +105,16 @@ impl Engine {
             .collect()
     }
 
+    /// What of the machine's disk and page cache is the sandbox's.
+    pub(crate) async fn usage_now(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> UsageNow {
+        let cache = sandbox.with(|record| record.group.as_ref().map_or(0, |group| group.usage().cache));
+        UsageNow { disk: self.fresh_disk_use(sandbox).await, cache }
+    }
+
     async fn measure_now(self: &Arc<Self>, sandbox: &Arc<Sandbox>) {
         let Some(group) = sandbox.with(|record| record.group.clone()) else { return };
         let before = (Instant::now(), group.usage());
         tokio::time::sleep(FIRST_SAMPLE).await;
-        self.measure_disk(sandbox).await;
         self.keep(sandbox, before, (Instant::now(), group.usage()));
     }
 }

@@ -7,20 +7,23 @@ mod error;
 mod expiry;
 mod fork;
 mod kill;
+mod layers;
 mod metrics;
 mod network;
 mod pause;
 mod quota;
 mod registry;
+mod runs;
 mod sandbox;
 mod start;
+mod turns;
 mod uploads;
 
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 
-pub(crate) use build::{BuildLine, BuildRequest, BuildState, Step};
+pub(crate) use build::{Build, BuildLine, BuildRequest, Step};
 pub(crate) use create::{CreateRequest, End, limits_with, new_id};
 pub(crate) use error::EngineError;
 pub use expiry::Shutdown;
@@ -57,8 +60,10 @@ pub(crate) struct Engine {
     pub(crate) tasks: TaskTracker,
     /// Set at shutdown: from then on an ended process is no surprise.
     closing: AtomicBool,
-    /// Held while a create request with an idempotency key is served.
-    idempotent: tokio::sync::Mutex<()>,
+    /// Taken while a create request with an idempotency key is served, by owner and key.
+    keyed: turns::Turns<(String, String)>,
+    /// Layers that no record names yet.
+    claims: Arc<layers::Claims>,
     /// Template builds since the server started.
     pub(crate) builds: build::Builds,
     /// Permissions to send files for builds.
@@ -94,7 +99,8 @@ impl Engine {
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
             closing: AtomicBool::new(false),
-            idempotent: tokio::sync::Mutex::default(),
+            keyed: turns::Turns::default(),
+            claims: Arc::default(),
             builds: build::Builds::default(),
             uploads: uploads::Uploads::default(),
             address: OnceLock::new(),

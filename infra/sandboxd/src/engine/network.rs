@@ -7,7 +7,7 @@ use pvm_e2b_wire::network::NetworkUpdate;
 
 use super::{Engine, EngineError, Sandbox};
 use crate::egress;
-use crate::store::Record;
+use crate::store::Authority;
 
 impl Engine {
     /// Replaces all egress rules.
@@ -19,14 +19,14 @@ impl Engine {
         egress::check_rules(&update.egress).map_err(EngineError::Invalid)?;
         let needs_authority = !update.egress.rules.is_empty();
         let before = sandbox.with(|record| record.authority.is_some());
-        sandbox
-            .update(|record| {
-                record.allow_internet_access = update.allow_internet_access;
-                record.network.get_or_insert_default().egress = update.egress;
-                if needs_authority { ensure_authority(record) } else { Ok(()) }
-            })
-            .map_err(EngineError::at("recording the network rules"))?
-            .map_err(EngineError::at("making the sandbox's certificate authority"))?;
+        sandbox.change("recording the network rules", |record| {
+            record.allow_internet_access = update.allow_internet_access;
+            record.network.get_or_insert_default().egress = update.egress;
+            if needs_authority && record.authority.is_none() {
+                record.authority = Some(authority_for(&record.id)?);
+            }
+            Ok(())
+        })?;
         self.egress.rules_changed(sandbox);
         if needs_authority
             && !before
@@ -47,19 +47,17 @@ impl Engine {
     /// Voids every link to `port` of the sandbox that was made up to now.
     pub(crate) async fn revoke_links(&self, sandbox: &Arc<Sandbox>, port: u16) -> Result<(), EngineError> {
         let now = self.now_ms();
-        sandbox
-            .update(|record| record.links_void_up_to_ms.insert(port, now))
-            .map_err(EngineError::at("recording the revocation"))?;
+        sandbox.change("recording the revocation", |record| {
+            record.links_void_up_to_ms.insert(port, now);
+            Ok(())
+        })?;
         // Links carry milliseconds: one made after the answer must be newer than the revocation.
         tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         Ok(())
     }
 }
 
-/// Makes the sandbox's own certificate authority, once.
-pub(super) fn ensure_authority(record: &mut Record) -> std::io::Result<()> {
-    if record.authority.is_none() {
-        record.authority = Some(egress::new_authority(&record.id)?);
-    }
-    Ok(())
+/// A new certificate authority for one sandbox alone.
+pub(super) fn authority_for(id: &str) -> Result<Authority, EngineError> {
+    egress::new_authority(id).map_err(EngineError::at("making the sandbox's certificate authority"))
 }

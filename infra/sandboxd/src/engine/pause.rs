@@ -22,6 +22,15 @@ pub(crate) enum Connected {
     Resumed,
 }
 
+/// How a paused sandbox came to run again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    /// Its processes went on.
+    Warm,
+    /// From its files, without any of its processes.
+    Cold,
+}
+
 impl Engine {
     /// Pauses a running sandbox.
     pub(crate) async fn pause(
@@ -125,19 +134,23 @@ impl Engine {
         timeout_ms: u64,
         keep_memory: bool,
     ) -> Result<Connected, EngineError> {
-        let _turn = sandbox.transition.lock().await;
+        let turn = sandbox.transition.lock().await;
         let end = self.now_ms().saturating_add(timeout_ms);
         match sandbox.with(|record| record.phase) {
             Phase::Running => {
-                let extended = sandbox.with(|record| record.end_at_ms.max(end));
-                self.move_end(sandbox, extended)?;
+                self.move_end(sandbox, end, true)?;
                 Ok(Connected::Running)
             }
             Phase::Paused(kind) => {
-                self.resume_in_turn(sandbox, kind, end, keep_memory).await?;
+                let start = self.resume_in_turn(sandbox, kind, end, keep_memory).await?;
+                drop(turn);
+                if start == Start::Cold {
+                    self.run_start_command(sandbox).await;
+                }
                 Ok(Connected::Resumed)
             }
-            Phase::Creating | Phase::Killing => Err(EngineError::NotFound(sandbox.id().to_owned())),
+            Phase::Killing => Err(EngineError::Conflict(format!("sandbox {} is being killed", sandbox.id()))),
+            Phase::Creating => Err(EngineError::NotFound(sandbox.id().to_owned())),
         }
     }
 
@@ -147,7 +160,7 @@ impl Engine {
         kind: PauseKind,
         end_at_ms: u64,
         keep_memory: bool,
-    ) -> Result<(), EngineError> {
+    ) -> Result<Start, EngineError> {
         let now = self.now_ms();
         let recording = EngineError::at("recording the resume");
         sandbox
@@ -157,7 +170,7 @@ impl Engine {
             })
             .map_err(recording)?;
         let runtime = sandbox.any_runtime();
-        match (kind, runtime) {
+        let start = match (kind, runtime) {
             (PauseKind::Memory, Some(runtime)) if keep_memory => {
                 // Stored as running first: a server that dies in between lets the processes go on when it is back.
                 self.run_again(sandbox, &runtime)?;
@@ -165,6 +178,7 @@ impl Engine {
                     group.thaw().map_err(EngineError::at("resuming the sandbox"))?;
                 }
                 self.tell_end(sandbox);
+                Start::Warm
             }
             (_, runtime) => {
                 if let Some(runtime) = runtime {
@@ -177,10 +191,11 @@ impl Engine {
                     self.settle_as_files(sandbox).await;
                     return Err(error);
                 }
+                Start::Cold
             }
-        }
+        };
         sandbox.note(now, "info", "Sandbox resumed");
-        Ok(())
+        Ok(start)
     }
 
     /// Sets what happens when a sandbox's time is over: a pause, or its removal.
@@ -190,26 +205,39 @@ impl Engine {
         sandbox: &Arc<Sandbox>,
         auto_pause: Option<PauseKind>,
     ) -> Result<(), EngineError> {
-        sandbox
-            .update(|record| record.auto_pause = auto_pause)
-            .map_err(EngineError::at("recording what happens at the timeout"))
+        sandbox.change("recording what happens at the timeout", |record| {
+            record.auto_pause = auto_pause;
+            Ok(())
+        })
     }
 
-    /// Replaces a sandbox's labels.
+    /// Changes a sandbox's labels; what `change` refuses does not happen.
     #[expect(clippy::unused_self, reason = "beside its siblings, which need the engine")]
-    pub(crate) fn set_metadata(
+    pub(crate) fn change_metadata(
         &self,
         sandbox: &Arc<Sandbox>,
-        metadata: BTreeMap<String, String>,
+        change: impl FnOnce(&mut BTreeMap<String, String>) -> Result<(), String>,
     ) -> Result<(), EngineError> {
-        sandbox.update(|record| record.metadata = metadata).map_err(EngineError::at("recording the labels"))
+        sandbox.change("recording the labels", |record| {
+            change(&mut record.metadata).map_err(EngineError::Invalid)
+        })
     }
 
-    /// Sets when a sandbox's time is over.
-    pub(crate) fn move_end(&self, sandbox: &Arc<Sandbox>, end_at_ms: u64) -> Result<(), EngineError> {
-        sandbox
-            .update(|record| record.end_at_ms = end_at_ms)
-            .map_err(EngineError::at("recording the timeout"))?;
+    /// Sets when a running sandbox's time is over, or with `only_later` extends it at most. A sandbox that does not run
+    /// has no end to move: to callers it is not there.
+    pub(crate) fn move_end(
+        &self,
+        sandbox: &Arc<Sandbox>,
+        end_at_ms: u64,
+        only_later: bool,
+    ) -> Result<(), EngineError> {
+        sandbox.change("recording the timeout", |record| {
+            if record.phase != Phase::Running {
+                return Err(EngineError::NotFound(record.id.clone()));
+            }
+            record.end_at_ms = if only_later { record.end_at_ms.max(end_at_ms) } else { end_at_ms };
+            Ok(())
+        })?;
         self.tell_end(sandbox);
         Ok(())
     }

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::Sandbox;
+use super::{EngineError, Sandbox};
+use crate::store::Phase;
 
-/// All sandboxes that are not being made or removed.
+/// All sandboxes but those that are being made. One that is being removed leaves when nothing of it runs any more.
 #[derive(Debug, Default)]
 pub(super) struct Registry(RwLock<HashMap<String, Arc<Sandbox>>>);
 
@@ -35,13 +36,22 @@ impl super::Engine {
     }
 
     /// A sandbox of this owner.
-    pub(crate) fn owned(&self, id: &str, owner: &str) -> Result<Arc<Sandbox>, super::EngineError> {
+    pub(crate) fn owned(&self, id: &str, owner: &str) -> Result<Arc<Sandbox>, EngineError> {
+        let sandbox = self.owned_or_ending(id, owner)?;
+        if sandbox.with(|record| record.phase == Phase::Killing) {
+            return Err(EngineError::NotFound(sandbox.id().to_owned()));
+        }
+        Ok(sandbox)
+    }
+
+    /// The same, but it may be on its way out: for who tells that from one that is not there.
+    pub(crate) fn owned_or_ending(&self, id: &str, owner: &str) -> Result<Arc<Sandbox>, EngineError> {
         // Old clients append a client id.
         let id = id.split_once('-').map_or(id, |(front, _)| front);
         self.registry
             .get(id)
             .filter(|sandbox| sandbox.with(|record| record.owner == owner))
-            .ok_or_else(|| super::EngineError::NotFound(id.to_owned()))
+            .ok_or_else(|| EngineError::NotFound(id.to_owned()))
     }
 
     /// All sandboxes.

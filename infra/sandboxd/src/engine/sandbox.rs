@@ -1,7 +1,6 @@
 //! One sandbox in memory.
 
 use std::collections::VecDeque;
-use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,10 +11,12 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
 
+use super::EngineError;
+use super::expiry::Retry;
 use crate::egress::{Gate, Policy};
 use crate::envd::Envd;
 use crate::isolation::process;
-use crate::store::{Phase, Record, SandboxFolder, append_json};
+use crate::store::{Phase, Record, SandboxFolder, append_json, append_line};
 
 /// A sandbox's record, and its processes while it has any.
 #[derive(Debug)]
@@ -28,6 +29,10 @@ pub(crate) struct Sandbox {
     pub(super) transition: tokio::sync::Mutex<()>,
     /// Set while a snapshot or fork is made of it.
     pub(super) snapshotting: AtomicBool,
+    /// When a failed pause or kill at the end of its time is tried again.
+    pub(super) expiry: Retry,
+    /// Held while a line is written to its log.
+    log: Mutex<()>,
     /// Unix milliseconds of the last request that came through the proxy.
     last_activity_ms: AtomicU64,
     pub(super) metrics: Mutex<VecDeque<SandboxMetric>>,
@@ -98,6 +103,8 @@ impl Sandbox {
             runtime: Mutex::new(runtime),
             transition: tokio::sync::Mutex::default(),
             snapshotting: AtomicBool::new(false),
+            expiry: Retry::default(),
+            log: Mutex::default(),
             metrics: Mutex::default(),
             quota: super::quota::QuotaState::default(),
         })
@@ -123,10 +130,33 @@ impl Sandbox {
 
     /// Changes the record and stores it; a change that cannot be stored does not happen.
     pub(super) fn update<T>(&self, change: impl FnOnce(&mut Record) -> T) -> std::io::Result<T> {
+        self.replace(|record| Ok(change(record)), |error| error)
+    }
+
+    /// Changes what a caller asked to be changed; `step` says what is being done. A refused change does not happen, and
+    /// of a sandbox that is being removed nothing is changed any more: it may have no folder.
+    pub(super) fn change<T>(
+        &self,
+        step: &'static str,
+        change: impl FnOnce(&mut Record) -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        let checked = |record: &mut Record| match record.phase {
+            Phase::Running | Phase::Paused(_) => change(record),
+            Phase::Creating | Phase::Killing => Err(EngineError::NotFound(record.id.clone())),
+        };
+        self.replace(checked, EngineError::at(step))
+    }
+
+    /// Stores a changed copy of the record, then takes it for the record. Nobody else changes it meanwhile.
+    fn replace<T, E>(
+        &self,
+        change: impl FnOnce(&mut Record) -> Result<T, E>,
+        failed: impl FnOnce(std::io::Error) -> E,
+    ) -> Result<T, E> {
         let mut record = self.lock();
         let mut changed = record.clone();
-        let result = change(&mut changed);
-        append_json(&self.folder.record(), &changed)?;
+        let result = change(&mut changed)?;
+        append_json(&self.folder.record(), &changed).map_err(failed)?;
         *record = changed;
         Ok(result)
     }
@@ -159,13 +189,52 @@ impl Sandbox {
             "level": level,
             "fields": { "logger": "sandboxd" },
         });
-        let written = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.folder.log())
-            .and_then(|mut file| writeln!(file, "{line}"));
+        let _turn = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = append_line(&self.folder.log(), &line);
         if let Err(error) = written {
             tracing::debug!(sandbox.id = self.id, %error, "the sandbox's log could not be written");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A sandbox of which nothing but its folder is there.
+    fn sandbox(layout: &crate::store::Layout) -> Arc<Sandbox> {
+        let record = serde_json::json!({
+            "id": "iabc", "owner": "ann", "template_id": "host", "alias": null,
+            "origin": { "root": "r", "user": "user" }, "phase": "running", "started_at_ms": 1, "end_at_ms": 2,
+            "auto_pause": null, "auto_resume": false, "timeout_ms": 1, "metadata": {}, "env_vars": {},
+            "envd_token": null, "traffic_token": null, "network": null, "allow_internet_access": null,
+            "limits": crate::config::DEFAULT_LIMITS, "range": 0,
+            "host_boot_id": "b", "process": null, "group": null,
+        });
+        let folder = layout.sandbox("iabc");
+        folder.create().unwrap();
+        Sandbox::new(serde_json::from_value(record).unwrap(), folder, None)
+    }
+
+    #[test]
+    fn a_refused_change_does_not_happen_and_one_of_what_is_being_removed_finds_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = crate::store::Layout::open(folder.path()).unwrap();
+        let sandbox = sandbox(&layout);
+        let refused = sandbox.change("testing", |record| {
+            record.end_at_ms = 5;
+            Err::<(), _>(EngineError::Invalid("no".into()))
+        });
+        assert!(matches!(refused, Err(EngineError::Invalid(_))));
+        assert_eq!(sandbox.with(|record| record.end_at_ms), 2);
+        let late = |record: &mut Record| {
+            record.end_at_ms = 7;
+            Ok(())
+        };
+        sandbox.change("testing", late).unwrap();
+        assert_eq!(sandbox.with(|record| record.end_at_ms), 7);
+        sandbox.update(|record| record.phase = Phase::Killing).unwrap();
+        layout.discard(sandbox.folder.path()).unwrap();
+        assert!(matches!(sandbox.change("testing", late), Err(EngineError::NotFound(_))));
     }
 }

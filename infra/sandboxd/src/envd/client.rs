@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::BodyExt as _;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use pvm_e2b_wire::connect::CONTENT_TYPE_UNARY;
@@ -145,22 +144,10 @@ impl Envd {
         let exchange = async {
             let response = self.control.send(request).await?;
             let status = response.status();
-            let answer = read_all(response.into_body()).await?;
+            let answer = body::read_all(response.into_body(), MAX_OWN_ANSWER).await;
+            let answer = answer.ok_or(EnvdError::Unresponsive)?;
             if status.is_success() { Ok(answer) } else { Err(EnvdError::Status(status)) }
         };
         tokio::time::timeout(limit, exchange).await.map_err(|_| EnvdError::Unresponsive)?
     }
-}
-
-/// Reads a whole answer, unless it is too long.
-async fn read_all(mut body: Body) -> Result<bytes::Bytes, EnvdError> {
-    let mut answer = bytes::BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|_| EnvdError::Unresponsive)?.into_data() else { continue };
-        if answer.len() + data.len() > MAX_OWN_ANSWER {
-            return Err(EnvdError::Unresponsive);
-        }
-        answer.extend_from_slice(&data);
-    }
-    Ok(answer.freeze())
 }

@@ -5,12 +5,14 @@ mod forward;
 mod refusal;
 mod target;
 mod tls;
+mod to_envd;
+mod to_port;
 mod upload;
 
 use std::net::SocketAddr;
 
 pub(crate) use forward::serve;
-pub(crate) use target::{Target, target_of};
+pub(crate) use target::{Place, Target, target_of};
 
 use crate::client_stream::ClientStream;
 

@@ -7,6 +7,15 @@ use pvm_e2b_wire::{ENVD_PORT, HEADER_SANDBOX_ID, HEADER_SANDBOX_PORT};
 
 use crate::engine::Engine;
 
+/// What a data-plane request is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A sandbox, which may not be there.
+    In(Target),
+    /// A file behind a signature that no sandbox's token made.
+    UnknownSignature,
+}
+
 /// Where a data-plane request goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
@@ -18,10 +27,10 @@ pub(crate) struct Target {
 ///
 /// The host name decides when its first label is `<port>-<sandbox id>`, else the routing headers, else, for a
 /// signed `/files` URL (which names no sandbox), the sandbox whose token made the signature.
-pub(crate) fn target_of(engine: &Engine, method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<Target> {
+pub(crate) fn target_of(engine: &Engine, method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<Place> {
     let host = uri.host().or_else(|| headers.get(header::HOST)?.to_str().ok());
     if let Some(target) = host.and_then(from_host) {
-        return Some(target);
+        return Some(Place::In(target));
     }
     if let Some(id) = headers.get(HEADER_SANDBOX_ID) {
         let id = id.to_str().unwrap_or_default();
@@ -31,7 +40,7 @@ pub(crate) fn target_of(engine: &Engine, method: &Method, uri: &Uri, headers: &H
             .map_or(Some(ENVD_PORT), |port| port.parse().ok());
         // A port that is no number is answered as a sandbox that is not there.
         let id = if port.is_some() { id } else { "" };
-        return Some(Target { sandbox_id: id.to_owned(), port: port.unwrap_or(ENVD_PORT) });
+        return Some(Place::In(Target { sandbox_id: id.to_owned(), port: port.unwrap_or(ENVD_PORT) }));
     }
     if uri.path() == "/files" && matches!(*method, Method::GET | Method::HEAD | Method::POST) {
         return from_signature(engine, method, uri);
@@ -47,7 +56,7 @@ fn from_host(host: &str) -> Option<Target> {
 }
 
 /// Tokens are unique, so at most one sandbox's fits.
-fn from_signature(engine: &Engine, method: &Method, uri: &Uri) -> Option<Target> {
+fn from_signature(engine: &Engine, method: &Method, uri: &Uri) -> Option<Place> {
     let (mut path, mut user, mut signature, mut expires) = (String::new(), String::new(), None, None);
     for (key, value) in parameters(uri.query().unwrap_or_default()) {
         match key.as_str() {
@@ -69,10 +78,9 @@ fn from_signature(engine: &Engine, method: &Method, uri: &Uri) -> Option<Target>
     let sandbox = engine.sandboxes().into_iter().find(|sandbox| {
         sandbox.with(|record| record.envd_token.as_ref().is_some_and(|token| fits(token.expose())))
     });
-    Some(Target {
-        sandbox_id: sandbox.map(|sandbox| sandbox.id().to_owned()).unwrap_or_default(),
-        port: ENVD_PORT,
-    })
+    Some(sandbox.map_or(Place::UnknownSignature, |sandbox| {
+        Place::In(Target { sandbox_id: sandbox.id().to_owned(), port: ENVD_PORT })
+    }))
 }
 
 #[cfg(test)]

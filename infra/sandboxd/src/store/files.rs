@@ -50,6 +50,26 @@ pub(crate) fn append_json(path: &Path, value: &impl Serialize) -> io::Result<()>
     file.write_all(&line)
 }
 
+/// A log for people that is longer than this loses its older half.
+const MAX_LINES: u64 = 1024 * 1024;
+
+/// Appends a line to a log for people, of which the newest lines are kept. One caller at a time.
+pub(crate) fn append_line(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    if file.metadata()?.len() > MAX_LINES {
+        let old = fs::read(path)?;
+        let half = &old[old.len() / 2..];
+        let start = half.iter().position(|byte| *byte == b'\n').map_or(half.len(), |end| end + 1);
+        let beside = path.with_extension("new");
+        file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        file.write_all(&half[start..])?;
+        fs::rename(&beside, path)?;
+    }
+    file.write_all(&line)
+}
+
 /// Reads the value that counts; nothing when there is none.
 pub(crate) fn read_last_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     let bytes = match fs::read(path) {
@@ -78,6 +98,23 @@ mod tests {
         assert_eq!(read_last_json::<u32>(&path).unwrap(), Some(2));
         OpenOptions::new().append(true).open(&path).unwrap().write_all(b"34").unwrap();
         assert_eq!(read_last_json::<u32>(&path).unwrap(), Some(2));
+    }
+
+    #[test]
+    fn a_log_for_people_keeps_its_newest_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.jsonl");
+        let filling = "x".repeat(1000);
+        for number in 0..3000 {
+            append_line(&path, &(number, &filling)).unwrap();
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.len() as u64 <= MAX_LINES + 2000, "{}", text.len());
+        let numbers: Vec<u32> =
+            text.lines().map(|line| serde_json::from_str::<(u32, String)>(line).unwrap().0).collect();
+        assert!(numbers.len() > 400);
+        assert_eq!(numbers.last(), Some(&2999));
+        assert!(numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]), "no line between is missing");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::isolation::cgroup::Group;
 use crate::isolation::ids::IdRange;
-use crate::templates::Origin;
+use crate::templates::{Origin, StartCommand};
 
 /// What a paused sandbox has kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +56,9 @@ pub(crate) struct Record {
     pub(crate) alias: Option<String>,
     /// What its root is made of; independent of the template's own record, which may be deleted.
     pub(crate) origin: Origin,
+    /// What its template starts in it, at every start from its files.
+    #[serde(default)]
+    pub(crate) start: Option<StartCommand>,
     pub(crate) phase: Phase,
     /// Unix milliseconds of the start or the last resume.
     pub(crate) started_at_ms: u64,

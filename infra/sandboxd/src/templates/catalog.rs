@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use pvm_e2b_wire::launch::LaunchLimits;
 
@@ -14,6 +14,8 @@ use crate::store::{Layout, read_json, write_json};
 
 /// Most parts a root is made of: `/`, and `/usr` where that is the host's.
 pub(crate) const MAX_PARTS: usize = 2;
+/// The tag that images have when nobody names one.
+const LATEST_TAG: &str = "latest";
 /// User of processes that name none.
 const DEFAULT_USER: &str = "user";
 
@@ -49,12 +51,48 @@ pub(crate) struct Catalog {
     pub(crate) roots: Templates,
     layout: Layout,
     records: RwLock<HashMap<String, TemplateRecord>>,
+    /// Held while a record is read, changed and stored.
+    changing: Mutex<()>,
+    has_unreadable: bool,
+}
+
+/// The right to change stored templates. While somebody has it, nobody else reads one in order to change it.
+#[derive(Debug)]
+pub(crate) struct Edit<'a> {
+    catalog: &'a Catalog,
+    _turn: MutexGuard<'a, ()>,
+}
+
+impl Edit<'_> {
+    /// A template as it is now; see [`Catalog::record`].
+    pub(crate) fn record(&self, wanted: &str, owner: &str) -> Option<TemplateRecord> {
+        self.catalog.record(wanted, owner)
+    }
+
+    /// Stores a template.
+    pub(crate) fn save(&self, record: TemplateRecord) -> io::Result<()> {
+        write_json(&self.catalog.layout.template(&record.id), &record)?;
+        let mut records = self.catalog.records.write().unwrap_or_else(PoisonError::into_inner);
+        records.insert(record.id.clone(), record);
+        Ok(())
+    }
+
+    /// Forgets a template; its layers stay until no sandbox needs them.
+    pub(crate) fn delete(&self, id: &str) -> io::Result<()> {
+        match fs::remove_file(self.catalog.layout.template(id)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        self.catalog.records.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+        Ok(())
+    }
 }
 
 impl Catalog {
     /// Reads the stored templates.
     pub(crate) fn open(roots: Templates, layout: &Layout) -> io::Result<Self> {
         let mut records = HashMap::new();
+        let mut has_unreadable = false;
         for entry in fs::read_dir(layout.templates())? {
             let path = entry?.path();
             if path.extension().is_none_or(|extension| extension != "json") {
@@ -63,10 +101,14 @@ impl Catalog {
             match read_json::<TemplateRecord>(&path) {
                 Ok(Some(record)) => drop(records.insert(record.id.clone(), record)),
                 Ok(None) => {}
-                Err(error) => tracing::error!(%error, "a template's record cannot be read; it is left alone"),
+                Err(error) => {
+                    has_unreadable = true;
+                    tracing::error!(%error, "a template's record cannot be read; it is left alone");
+                }
             }
         }
-        Ok(Self { roots, layout: layout.clone(), records: RwLock::new(records) })
+        let (layout, records, changing) = (layout.clone(), RwLock::new(records), Mutex::default());
+        Ok(Self { roots, layout, records, changing, has_unreadable })
     }
 
     /// Finds a template by id or name, as `owner` may use it. A name may carry a namespace and a tag.
@@ -83,8 +125,8 @@ impl Catalog {
             });
         }
         let name = plain_name(wanted);
-        // Built-in templates have one build, the default one.
-        if tag_of(wanted).is_some_and(|tag| tag != DEFAULT_TAG) {
+        // Built-in templates have one build, the default one; as images are named, it is the latest too.
+        if tag_of(wanted).is_some_and(|tag| tag != DEFAULT_TAG && tag != LATEST_TAG) {
             return None;
         }
         let root = match name {
@@ -124,16 +166,19 @@ impl Catalog {
         own
     }
 
-    /// Stores a template.
-    pub(crate) fn save(&self, record: TemplateRecord) -> io::Result<()> {
-        write_json(&self.layout.template(&record.id), &record)?;
-        self.records.write().unwrap_or_else(PoisonError::into_inner).insert(record.id.clone(), record);
-        Ok(())
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a change of stored templates.
+    pub(crate) fn edit(&self) -> Edit<'_> {
+        Edit { catalog: self, _turn: self.turn() }
     }
 
     /// Counts a sandbox that was made of a template. Only kept in memory until the template changes next: the
     /// number is for people.
     pub(crate) fn count_spawn(&self, id: &str, now_ms: u64) {
+        let _turn = self.turn();
         let mut records = self.records.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(record) = records.get_mut(id) {
             record.spawn_count += 1;
@@ -141,14 +186,9 @@ impl Catalog {
         }
     }
 
-    /// Forgets a template; its layers stay until no sandbox needs them.
-    pub(crate) fn delete(&self, id: &str) -> io::Result<()> {
-        match fs::remove_file(self.layout.template(id)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        self.records.write().unwrap_or_else(PoisonError::into_inner).remove(id);
-        Ok(())
+    /// Whether there are stored templates that could not be read, so that it is not known what they need.
+    pub(crate) fn has_unreadable(&self) -> bool {
+        self.has_unreadable
     }
 
     /// The layers that templates need.
@@ -213,14 +253,50 @@ mod tests {
             let (name, kind) = (Some("mine".to_owned()), TemplateKind::Built);
             TemplateRecord::new(id.into(), "ann".into(), name, kind, build("b1", at), &["v1".into()])
         };
-        catalog.save(record("t1", 1)).unwrap();
-        catalog.save(record("t2", 2)).unwrap();
+        catalog.edit().save(record("t1", 1)).unwrap();
+        catalog.edit().save(record("t2", 2)).unwrap();
         assert_eq!(catalog.resolve("mine", "ann").unwrap().template_id, "t2");
         assert!(catalog.resolve("t1", "bob").is_none());
         let reopened = Catalog::open(roots, &layout).unwrap();
-        reopened.delete("t2").unwrap();
+        reopened.edit().delete("t2").unwrap();
         assert_eq!(reopened.resolve("team/mine:v1", "ann").unwrap().template_id, "t1");
         assert!(reopened.resolve("team/mine:v2", "ann").is_none(), "no build has that tag");
         assert!(reopened.layers_in_use().contains("l"));
+    }
+
+    #[test]
+    fn changes_of_a_template_happen_one_after_the_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::open(&folder.path().join("state")).unwrap();
+        let roots = Templates::open(&folder.path().join("roots")).unwrap();
+        let catalog = Catalog::open(roots, &layout).unwrap();
+        let origin = Origin { root: "r".into(), layers: Vec::new(), user: "user".into(), workdir: None };
+        let build = TemplateBuild {
+            id: "b".into(),
+            created_at_ms: 1,
+            origin,
+            env: BTreeMap::new(),
+            limits: None,
+            start: None,
+        };
+        let record = TemplateRecord::new("t".into(), "ann".into(), None, TemplateKind::Built, build, &[]);
+        catalog.edit().save(record).unwrap();
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let catalog = &catalog;
+                scope.spawn(move || {
+                    for step in 0..20 {
+                        let edit = catalog.edit();
+                        let mut record = edit.record("t", "ann").unwrap();
+                        record.assign(&format!("tag-{number}-{step}"), "b", 1);
+                        edit.save(record).unwrap();
+                        drop(edit);
+                        catalog.count_spawn("t", 2);
+                    }
+                });
+            }
+        });
+        let record = catalog.record("t", "ann").unwrap();
+        assert_eq!((record.tags.len(), record.spawn_count), (8 * 20 + 1, 8 * 20));
     }
 }

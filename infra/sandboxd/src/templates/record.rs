@@ -20,11 +20,12 @@ pub(crate) struct Origin {
     pub(crate) workdir: Option<String>,
 }
 
-/// What a built template starts in each of its sandboxes.
+/// What a built template starts in each of its sandboxes; one of the two at least.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StartCommand {
     /// Run in the background.
-    pub(crate) start: String,
+    #[serde(default)]
+    pub(crate) start: Option<String>,
     /// Waited for until it succeeds.
     #[serde(default)]
     pub(crate) ready: Option<String>,

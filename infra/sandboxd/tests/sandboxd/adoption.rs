@@ -1,6 +1,8 @@
 //! Servers that come back: after a stop, after a crash.
 
+use pvm_e2b_wire::control::Sandbox;
 use pvm_sandboxd::Shutdown;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::lab::{Lab, eventually};
@@ -28,6 +30,30 @@ async fn running_sandboxes_survive_a_crash_of_the_server() {
     // The way out is open again as well.
     let seen = lab.sh(&sandbox, "curl -s -o /dev/null -w '%{http_code}' http://169.254.169.254/").await;
     assert_eq!(seen.stdout, "403");
+    lab.finish().await;
+}
+
+/// Sends a signal to a sandbox's first process.
+pub(crate) fn signal(lab: &Lab, sandbox: &Sandbox, signal: Signal) {
+    let record = last_line(&lab.state().join("sandboxes").join(&sandbox.sandbox_id).join("record.jsonl"));
+    let pid = i32::try_from(record["process"]["pid"].as_i64().unwrap()).unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_whose_daemon_is_slow_is_kept() {
+    let mut lab = Lab::start().await;
+    let sandbox = lab.create().await;
+    let pid = lab.spawn(&sandbox, "user", "sleep 1000").await;
+    // It stands for one that gets no time on a busy machine.
+    signal(&lab, &sandbox, Signal::STOP);
+    lab.crash().await;
+    assert_eq!(lab.state_of(&sandbox).await, "running");
+    // Longer than the server waits for one answer.
+    tokio::time::sleep(std::time::Duration::from_secs(11)).await;
+    assert_eq!(lab.state_of(&sandbox).await, "running");
+    signal(&lab, &sandbox, Signal::CONT);
+    lab.sh(&sandbox, &format!("kill -0 {pid}")).await.ok();
     lab.finish().await;
 }
 
@@ -71,14 +97,7 @@ async fn a_sandbox_whose_first_process_dies_keeps_its_files() {
     let lab = Lab::start().await;
     let sandbox = lab.create().await;
     lab.sh(&sandbox, "echo kept > /workspace/file").await.ok();
-    let record = lab.state().join("sandboxes").join(&sandbox.sandbox_id).join("record.jsonl");
-    let record = last_line(&record);
-    let pid = i32::try_from(record["process"]["pid"].as_i64().unwrap()).unwrap();
-    rustix::process::kill_process(
-        rustix::process::Pid::from_raw(pid).unwrap(),
-        rustix::process::Signal::KILL,
-    )
-    .unwrap();
+    signal(&lab, &sandbox, Signal::KILL);
     eventually("the sandbox is paused", async || lab.state_of(&sandbox).await == "paused").await;
     lab.must(201, "POST", &format!("/v2/sandboxes/{}/connect", sandbox.sandbox_id), json!({"timeout": 60}))
         .await;

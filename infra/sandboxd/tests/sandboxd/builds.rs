@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::lab::{Lab, eventually};
 
-async fn build(lab: &Lab, name: &str, body: Value) -> (String, Value) {
+pub(crate) async fn build(lab: &Lab, name: &str, body: Value) -> (String, Value) {
     let announced = lab.must(202, "POST", "/v3/templates", json!({"name": name})).await.json();
     let (template, build) =
         (announced["templateID"].as_str().unwrap(), announced["buildID"].as_str().unwrap());
@@ -120,6 +120,45 @@ async fn an_image_that_would_have_to_be_pulled_is_refused() {
         lab.must(400, "POST", &path, json!({"fromTemplate": "host", "steps": [{"type": "FLY"}]})).await;
     assert!(unknown.json()["message"].as_str().unwrap().contains("FLY"));
     lab.must(404, "POST", "/v2/templates/nope/builds/nope", json!({})).await;
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_of_a_root_that_is_here_is_taken_by_its_usual_names() {
+    let lab = Lab::start().await;
+    for image in ["host", "host:latest", "host:default"] {
+        let (_, status) = build(&lab, "from-image", json!({"fromImage": image})).await;
+        assert_eq!(status["status"], "ready", "{image}: {status}");
+    }
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_template_starts_runs_after_every_start_from_files() {
+    let lab = Lab::start().await;
+    let start = "echo started >> /workspace/starts; touch /tmp/up; exec sleep 1234";
+    let body = json!({"fromTemplate": "host", "startCmd": start, "readyCmd": "pgrep -f 'sleep 1234'"});
+    let (_, status) = build(&lab, "starts", body).await;
+    assert_eq!(status["status"], "ready", "{status}");
+    let sandbox = lab.create_with(json!({"templateID": "starts"})).await;
+    let path = format!("/sandboxes/{}", sandbox.sandbox_id);
+    let look = "cat /workspace/starts | wc -l; pgrep -fc 'sleep 1234'";
+    assert_eq!(lab.sh(&sandbox, look).await.stdout, "1\n1\n");
+
+    // A pause that keeps the memory keeps the process.
+    for (memory, starts) in [(true, 1), (false, 2)] {
+        lab.must(204, "POST", &format!("{path}/pause"), json!({"memory": memory})).await;
+        lab.must(201, "POST", &format!("{path}/connect"), json!({"timeout": 60})).await;
+        assert_eq!(lab.sh(&sandbox, look).await.stdout, format!("{starts}\n1\n"), "memory: {memory}");
+    }
+    let forks = lab.must(201, "POST", &format!("{path}/fork"), json!({"count": 2})).await.json();
+    for fork in forks.as_array().unwrap() {
+        let fork = serde_json::from_value(fork["sandbox"].clone()).unwrap();
+        assert_eq!(lab.sh(&fork, look).await.stdout, "3\n1\n");
+    }
+    let snapshot = lab.must(201, "POST", &format!("{path}/snapshots"), json!({})).await.json();
+    let copy = lab.create_with(json!({"templateID": snapshot["snapshotID"]})).await;
+    assert_eq!(lab.sh(&copy, look).await.stdout, "3\n1\n");
     lab.finish().await;
 }
 

@@ -74,6 +74,41 @@ async fn a_secret_is_added_outside_and_never_seen_inside() {
     assert!(!lab.sh(&sandbox, &script).await.stdout.contains("s3cret"));
     let search = "grep -rl s3cret /etc /run /tmp /home /proc/*/environ 2>/dev/null | wc -l";
     assert_eq!(lab.sh_as(&sandbox, "root", search).await.stdout, "0\n");
+    // Nor does an answer have it.
+    let detail = lab.must(200, "GET", &format!("/sandboxes/{}", sandbox.sandbox_id), Value::Null).await;
+    assert!(!detail.text().contains("s3cret"), "{}", detail.text());
+    let shown = &detail.json()["network"]["rules"]["localhost"][0]["transform"]["headers"];
+    assert_eq!(*shown, json!({"authorization": "***"}));
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_from_inside_are_bounded_too() {
+    let lab = Lab::with(|config| config.egress.connections = 4).await;
+    let sandbox = lab.create().await;
+    let flood = r"
+import socket, time
+held = []
+for _ in range(400):
+    connection = socket.socket()
+    connection.connect(('127.0.0.1', 3128))
+    held.append(connection)
+open('/tmp/held', 'w').close()
+time.sleep(600)
+";
+    lab.write(&sandbox, "/tmp/flood.py", flood).await;
+    let pid = lab.spawn(&sandbox, "user", "exec /usr/bin/python3 /tmp/flood.py").await;
+    lab.sh(&sandbox, "until [ -e /tmp/held ]; do sleep 0.05; done").await.ok();
+    // The server's ends are listed where they were asked for, which is inside. Those that were accepted have an inode,
+    // those that wait in line have none yet.
+    let count = "awk '/egress.sock$/ && $7 > 0' /proc/net/unix | wc -l";
+    let served: u32 = lab.sh(&sandbox, count).await.ok().parse().unwrap();
+    // Those that may lead outside, and a few more that get an answer.
+    assert!((1..=68).contains(&served), "{served} of 400 are served");
+    lab.sh(&sandbox, &format!("kill {pid}")).await.ok();
+    // Places come back.
+    let script = "curl -s -o /dev/null -w '%{http_code}' -m 30 http://169.254.169.254/";
+    assert_eq!(lab.sh(&sandbox, script).await.stdout, "403");
     lab.finish().await;
 }
 

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::{Method, StatusCode};
-use http_body_util::BodyExt as _;
 use pvm_e2b_wire::connect::{Code, ConnectError};
 use pvm_e2b_wire::control::Sandbox;
 use serde_json::json;
@@ -252,14 +251,19 @@ async fn requests_with_odd_framing_are_refused_or_end_their_connection() {
 async fn output_of_a_flood_reaches_a_late_reader_within_bounds() {
     let lab = Lab::with(|config| config.limits.memory_mb = 256).await;
     let sandbox = lab.create().await;
-    // Nobody reads; the pipe holds the writer back or the newest output is kept, and the daemon's memory is bounded.
+    // Nobody reads: the newest output is kept and the oldest gives way, so that the daemon's memory is bounded.
+    let flood = "head -c 64M /dev/zero | tr '\\0' x; echo end";
+    let mut pids = Vec::new();
     for _ in 0..5 {
-        let mut response =
-            lab.start_process(&sandbox, "user", "head -c 300M /dev/zero | tr '\\0' x; echo end").await;
-        response.body_mut().frame().await.unwrap().unwrap();
-        drop(response);
+        pids.push(lab.spawn(&sandbox, "user", flood).await);
     }
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    for pid in pids {
+        lab.sh(&sandbox, &format!("while kill -0 {pid} 2>/dev/null; do sleep 0.05; done")).await.ok();
+        let output = lab.connect_process(&sandbox, pid).await;
+        assert_eq!(output.exit, Some(0));
+        assert!(output.stdout.ends_with("xend\n"), "the end is what is kept");
+        assert!(output.stdout.len() < 4 << 20, "{} bytes were kept", output.stdout.len());
+    }
     assert_eq!(lab.sh(&sandbox, "echo alive").await.ok(), "alive");
     lab.finish().await;
 }

@@ -104,7 +104,9 @@ calls = {'unshare newuser': (272, 0x10000000), 'unshare newns': (272, 0x20000), 
   'io_uring_setup': (425, 1, 0), 'userfaultfd': (323, 0), 'keyctl': (250, 0, 0), 'add_key': (248, 0, 0, 0, 0, 0), 'request_key': (249, 0, 0, 0, 0),
   'open_by_handle_at': (304, 0, 0, 0), 'init_module': (175, 0, 0, 0), 'finit_module': (313, 0, 0, 0), 'kexec_load': (246, 0, 0, 0, 0), 'reboot': (169, 0, 0, 0, 0),
   'swapon': (167, 0, 0), 'settimeofday': (164, 0, 0), 'fsopen': (430, 0, 0), 'open_tree': (428, 0, 0, 0), 'mount_setattr': (442, 0, 0, 0, 0, 0),
-  'iopl': (172, 3), 'syslog': (103, 2, 0, 0), 'clone newuser': (56, 0x10000011, 0, 0, 0, 0)}
+  'iopl': (172, 3), 'syslog': (103, 2, 0, 0), 'clone newuser': (56, 0x10000011, 0, 0, 0, 0),
+  'kcmp': (312, 1, 1, 0, 0, 0), 'mbind': (237, 0, 0, 0, 0, 0, 0), 'set_mempolicy': (238, 0, 0, 0), 'move_pages': (279, 0, 0, 0, 0, 0, 0),
+  'migrate_pages': (256, 0, 0, 0, 0), 'personality': (135, 0x40000)}
 for name, call in calls.items():
     ctypes.set_errno(0)
     answer = libc.syscall(*call)

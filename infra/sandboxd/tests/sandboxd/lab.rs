@@ -230,6 +230,21 @@ impl Lab {
         self.send(Self::request(sandbox, 49983, method, path, body)).await
     }
 
+    /// Writes a file as the sandbox's default user.
+    pub(crate) async fn write(&self, sandbox: &Sandbox, path: &str, contents: impl Into<Bytes>) {
+        let mut request =
+            Self::request(sandbox, 49983, Method::POST, &format!("/files?path={path}"), contents);
+        request.headers_mut().insert("content-type", "application/octet-stream".parse().unwrap());
+        let answer = self.send(request).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+    }
+
+    /// Runs a Python program as the sandbox's default user, to its end.
+    pub(crate) async fn python(&self, sandbox: &Sandbox, program: &'static str) -> Output {
+        self.write(sandbox, "/tmp/program.py", program).await;
+        self.sh(sandbox, "exec /usr/bin/python3 /tmp/program.py").await
+    }
+
     /// Runs a shell command as the sandbox's default user, to its end.
     pub(crate) async fn sh(&self, sandbox: &Sandbox, script: &str) -> Output {
         self.sh_as(sandbox, "user", script).await

@@ -47,6 +47,14 @@ async fn lists_are_filtered_ordered_and_paged() {
     let even = list(&query.to_query_string()).await.json();
     assert_eq!(ids(&even), [made[4].clone(), made[2].clone(), made[0].clone()]);
 
+    let detail = lab.must(200, "GET", &format!("/sandboxes/{}", made[2]), Value::Null).await.json();
+    let since = detail["startedAt"].as_str().unwrap();
+    let later = list(&format!("startedAfter={}&order=asc", since.replace(':', "%3A"))).await.json();
+    assert_eq!(ids(&later), made[2..], "itself included");
+    lab.must(400, "GET", "/v2/sandboxes?startedAfter=yesterday", Value::Null).await;
+    assert_eq!(ids(&list("template=host").await.json()), newest_first);
+    assert_eq!(ids(&list("template=other").await.json()), [""; 0]);
+
     let old = lab.must(200, "GET", "/sandboxes", Value::Null).await.json();
     assert_eq!(ids(&old), newest_first[1..]);
     lab.finish().await;

@@ -12,7 +12,7 @@ use crate::lab::{Lab, eventually};
 
 /// A web server inside that tells what it was asked, and turns `/upgrade` into an echo.
 const SERVER: &str = r"
-import socket, threading
+import os, socket, threading, time
 def serve(c):
     data = b''
     while b'\r\n\r\n' not in data:
@@ -29,6 +29,15 @@ def serve(c):
             c.sendall(piece)
     elif head.startswith(b'GET /silent'):
         pass
+    elif head.startswith(b'GET /hang'):
+        open('/tmp/hanging', 'w').close()
+        try: c.recv(1)
+        except OSError: pass
+        open('/tmp/let-go', 'w').close()
+    elif head.startswith(b'GET /slow'):
+        open('/tmp/asked', 'w').close()
+        while not os.path.exists('/tmp/go'): time.sleep(0.01)
+        c.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow')
     else:
         c.sendall(b'HTTP/1.1 200 OK\r\nX-Inside: yes\r\nContent-Length: %d\r\n\r\n' % len(head) + head)
     c.close()
@@ -144,6 +153,66 @@ async fn upgraded_connections_pass_bytes_both_ways() {
     lab.finish().await;
 }
 
+/// Sends a request for a path of the server inside on a connection of its own, and waits until it has arrived there.
+async fn ask_slowly(
+    lab: &Lab,
+    sandbox: &Sandbox,
+    path: &str,
+    arrived: &str,
+    head: &str,
+) -> tokio::net::TcpStream {
+    let mut stream = tokio::net::TcpStream::connect(lab.address()).await.unwrap();
+    let head = format!("GET {path} HTTP/1.1\r\nHost: 3000-{}.localhost\r\n{head}\r\n", sandbox.sandbox_id);
+    stream.write_all(head.as_bytes()).await.unwrap();
+    lab.sh(sandbox, &format!("until [ -e {arrived} ]; do sleep 0.02; done")).await.ok();
+    stream
+}
+
+/// Hangs up as a client does whose machine goes down hard.
+fn reset(stream: tokio::net::TcpStream) {
+    rustix::net::sockopt::set_socket_linger(&stream, Some(std::time::Duration::ZERO)).unwrap();
+    drop(stream);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_hangs_up_is_noticed_while_the_service_is_silent() {
+    let lab = Lab::start().await;
+    let sandbox = lab.create().await;
+    with_server(&lab, &sandbox).await;
+    reset(ask_slowly(&lab, &sandbox, "/hang", "/tmp/hanging", "").await);
+    let seen = lab.sh(&sandbox, "timeout 20 sh -c 'until [ -e /tmp/let-go ]; do sleep 0.02; done'").await;
+    assert_eq!(seen.exit, Some(0), "the connection inside is still open: {seen:?}");
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_has_nothing_more_to_say_gets_its_answer() {
+    let lab = Lab::start().await;
+    let sandbox = lab.create().await;
+    with_server(&lab, &sandbox).await;
+    let mut stream = ask_slowly(&lab, &sandbox, "/slow", "/tmp/asked", "Connection: close\r\n").await;
+    stream.shutdown().await.unwrap();
+    lab.sh(&sandbox, "touch /tmp/go").await.ok();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("slow"), "{answer}");
+    lab.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_sees_the_host_name_that_was_asked_for() {
+    let lab = Lab::start().await;
+    let sandbox = lab.create_with(json!({"network": {"maskRequestHost": "app.internal:${PORT}"}})).await;
+    with_server(&lab, &sandbox).await;
+    let head = lab.send(send(by_host(&sandbox, "/"))).await.text().to_ascii_lowercase();
+    assert!(head.contains("host: app.internal:3000\r\n"), "{head}");
+    assert!(
+        head.contains(&format!("x-forwarded-host: 3000-{}.localhost:8788", sandbox.sandbox_id)),
+        "{head}"
+    );
+    lab.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn private_ports_open_to_tokens_and_links_only() {
     let lab = Lab::start().await;
@@ -210,7 +279,9 @@ async fn a_signed_file_url_finds_its_sandbox() {
         Request::builder().uri(uri).header("host", "127.0.0.1").body(Full::default()).unwrap()
     };
     assert_eq!(lab.send(get(&query.to_string())).await.text(), "contents");
-    assert_eq!(lab.send(get("v1_wrong")).await.status, StatusCode::BAD_GATEWAY);
+    let wrong = lab.send(get("v1_wrong")).await;
+    assert_eq!(wrong.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(wrong.json(), json!({"code": 401, "message": "invalid signature"}));
     lab.finish().await;
 }
 
@@ -218,16 +289,20 @@ async fn a_signed_file_url_finds_its_sandbox() {
 async fn the_daemons_own_endpoints_are_closed_to_the_outside() {
     let lab = Lab::start().await;
     let sandbox = lab.create().await;
-    for path in [
-        "/init",
-        "/pvm.Control/Dial?port=22",
-        "/pvm.Control/Shutdown",
-        "/pvm.Control/Timeout",
-        "//init",
-        "/freeze",
+    for (path, status) in [
+        ("/init", 403),
+        ("/pvm.Control/Dial?port=22", 403),
+        ("/pvm.Control/Shutdown", 403),
+        ("/pvm.Control/Timeout", 403),
+        ("//init", 404),
+        ("/freeze", 403),
+        ("/unfreeze", 403),
+        ("/collapse", 403),
+        ("/fsfreeze", 403),
+        ("/fsthaw", 403),
     ] {
         let answer = lab.envd(&sandbox, Method::POST, path, "{}").await;
-        assert!(matches!(answer.status.as_u16(), 401 | 403 | 404), "{path}: {}", answer.status);
+        assert_eq!(answer.status.as_u16(), status, "{path}: {}", answer.text());
     }
     assert_eq!(lab.sh(&sandbox, "echo alive").await.ok(), "alive");
     lab.finish().await;

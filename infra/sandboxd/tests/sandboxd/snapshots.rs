@@ -4,7 +4,7 @@ use http::StatusCode;
 use pvm_e2b_wire::control::Sandbox;
 use serde_json::{Value, json};
 
-use crate::lab::Lab;
+use crate::lab::{Lab, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_starts_sandboxes_with_its_files() {
@@ -107,6 +107,7 @@ async fn a_snapshot_of_a_known_name_is_a_new_build_of_it() {
     lab.must(404, "POST", "/v2/sandboxes", json!({"templateID": "mine:v3"})).await;
     lab.must(404, "POST", "/v2/sandboxes", json!({"templateID": "host:v3"})).await;
     lab.must(201, "POST", "/v2/sandboxes", json!({"templateID": "host:default"})).await;
+    lab.must(201, "POST", "/v2/sandboxes", json!({"templateID": "host:latest"})).await;
     let named = lab.must(200, "GET", "/snapshots?name=mine", Value::Null).await.json();
     assert_eq!(named[0]["names"], json!(["mine:default", "mine:v2"]));
     lab.must(204, "DELETE", "/templates/mine:default", Value::Null).await;
@@ -157,4 +158,30 @@ async fn of_one_sandbox_one_snapshot_is_taken_at_a_time() {
         assert_eq!(last.status, StatusCode::NOT_FOUND, "{}", last.text());
     }
     std::sync::Arc::into_inner(lab).unwrap().finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_a_snapshot_stay_as_long_as_something_is_made_of_them() {
+    let lab = Lab::start().await;
+    let sandbox = lab.create().await;
+    lab.sh(&sandbox, "echo kept > /workspace/f").await.ok();
+    let path = format!("/sandboxes/{}/snapshots", sandbox.sandbox_id);
+    let snapshot = lab.must(201, "POST", &path, Value::Null).await.json();
+    let copy = lab.create_with(json!({"templateID": snapshot["snapshotID"]})).await;
+    let layers = || std::fs::read_dir(lab.state().join("layers")).unwrap().count();
+    assert_eq!(layers(), 1);
+    let template = format!("/templates/{}", snapshot["snapshotID"].as_str().unwrap());
+    lab.must(204, "DELETE", &template, Value::Null).await;
+    // Another round of clearing away, which finds what the copy is made of in use.
+    let other = lab.must(201, "POST", &path, Value::Null).await.json();
+    let other = format!("/templates/{}", other["snapshotID"].as_str().unwrap());
+    lab.must(204, "DELETE", &other, Value::Null).await;
+    eventually("only the copy's layer is left", async || layers() == 1).await;
+    let pause = format!("/sandboxes/{}/pause", copy.sandbox_id);
+    lab.must(204, "POST", &pause, json!({"memory": false})).await;
+    lab.must(201, "POST", &format!("/sandboxes/{}/connect", copy.sandbox_id), json!({"timeout": 60})).await;
+    assert_eq!(lab.sh(&copy, "cat /workspace/f").await.ok(), "kept");
+    lab.kill(&copy).await;
+    eventually("nothing is left of the snapshot", async || layers() == 0).await;
+    lab.finish().await;
 }

@@ -1,31 +1,22 @@
-//! The steps of a build, and the start command of what it makes.
+//! The steps of a build.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use bytes::Bytes;
 use http::{Method, Request, header};
 use pvm_e2b_wire::HEADER_ACCESS_TOKEN;
-use pvm_e2b_wire::journal::{ReadRun, RunReport, RunState, SERVICE, StartRun};
+use pvm_e2b_wire::journal::{ReadRun, RunState, StartRun};
 use pvm_e2b_wire::process::ProcessConfig;
 
 use super::{BuildRequest, Settings, Step};
 use crate::body;
 use crate::engine::create::new_id;
+use crate::engine::runs::{POLL, run_call, shell};
 use crate::engine::{Engine, Sandbox};
-use crate::envd::EnvdError;
-use crate::templates::StartCommand;
 
 /// How long one step may take.
 const STEP_TIMEOUT: Duration = Duration::from_hours(1);
-/// How long one call waits for a step's end.
-const STEP_POLL: Duration = Duration::from_secs(20);
-/// How long a start command's own check may need until it succeeds.
-const READY_TIMEOUT: Duration = Duration::from_mins(1);
-/// Pause between two checks.
-const READY_EVERY: Duration = Duration::from_millis(250);
 /// User that a build's commands run as until a step says otherwise.
 const BUILD_USER: &str = "root";
 
@@ -105,13 +96,12 @@ impl Engine {
             // Unique for each command of a step: user changes and the like have one as well.
             run_id: format!("build-{number}-{}", new_id()),
             process: ProcessConfig {
-                cmd: "/bin/bash".into(),
-                args: vec!["-l".into(), "-c".into(), script.to_owned()],
                 envs: settings.env.clone(),
                 cwd: settings.workdir.clone(),
+                ..shell(script)
             },
             timeout_ms: u64::try_from(STEP_TIMEOUT.as_millis()).ok(),
-            wait_ms: u64::try_from(STEP_POLL.as_millis()).ok(),
+            wait_ms: u64::try_from(POLL.as_millis()).ok(),
             ..StartRun::default()
         };
         let mut report =
@@ -151,9 +141,11 @@ impl Engine {
         }
     }
 
-    async fn upload(&self, sandbox: &Sandbox, archive: &PathBuf, path: &str) -> Result<(), String> {
-        let contents =
-            tokio::fs::read(archive).await.map_err(|error| format!("the uploaded files: {error}"))?;
+    /// Puts an archive in place as it is read: it may be larger than memory.
+    async fn upload(&self, sandbox: &Sandbox, archive: &Path, path: &str) -> Result<(), String> {
+        let reading = |error: std::io::Error| format!("the uploaded files: {error}");
+        let file = tokio::fs::File::open(archive).await.map_err(reading)?;
+        let length = file.metadata().await.map_err(reading)?.len();
         let runtime = sandbox.running().ok_or("the build's sandbox has ended")?;
         let token = sandbox.with(|record| record.envd_token.clone()).unwrap_or_default();
         let request = Request::builder()
@@ -161,8 +153,9 @@ impl Engine {
             .uri(format!("/files?path={path}&username=root"))
             .header(header::HOST, "envd")
             .header(header::CONTENT_TYPE, "application/octet-stream")
+            .header(header::CONTENT_LENGTH, length)
             .header(HEADER_ACCESS_TOKEN, token.expose())
-            .body(body::full(contents))
+            .body(body::file(file))
             .map_err(|error| error.to_string())?;
         runtime
             .envd
@@ -171,66 +164,6 @@ impl Engine {
             .map(|_| ())
             .map_err(|error| error.to_string())
     }
-
-    /// Starts what a built template runs in its sandboxes, and waits a while until it is ready. That it is not is
-    /// noted; the sandbox is there all the same.
-    pub(in crate::engine) async fn run_start_command(&self, sandbox: &Arc<Sandbox>, start: &StartCommand) {
-        let shell = |script: &str| ProcessConfig {
-            cmd: "/bin/bash".into(),
-            args: vec!["-l".into(), "-c".into(), script.to_owned()],
-            ..ProcessConfig::default()
-        };
-        let run =
-            StartRun { run_id: "template-start".into(), process: shell(&start.start), ..StartRun::default() };
-        if let Err(error) = run_call(sandbox, "Start", &run, None).await {
-            sandbox.note(
-                self.now_ms(),
-                "error",
-                &format!("The template's start command was not started: {error}"),
-            );
-            return;
-        }
-        let Some(ready) = &start.ready else { return };
-        let limit = tokio::time::Instant::now() + READY_TIMEOUT;
-        while tokio::time::Instant::now() < limit {
-            let check = StartRun {
-                run_id: format!("template-ready-{}", new_id()),
-                process: shell(ready),
-                wait_ms: Some(10_000),
-                timeout_ms: Some(10_000),
-                ..StartRun::default()
-            };
-            match run_call(sandbox, "Start", &check, None).await {
-                Ok(report) if report.exit_code == Some(0) => return,
-                Ok(_) => tokio::time::sleep(READY_EVERY).await,
-                Err(_) => break,
-            }
-        }
-        sandbox.note(self.now_ms(), "warn", "The template's start command is not ready");
-    }
-}
-
-/// Calls the sandbox's run journal.
-async fn run_call(
-    sandbox: &Sandbox,
-    method: &str,
-    message: &impl serde::Serialize,
-    user: Option<&str>,
-) -> Result<RunReport, EnvdError> {
-    let runtime = sandbox.running().ok_or(EnvdError::Unresponsive)?;
-    let document = serde_json::to_vec(message).map_err(|_| EnvdError::Unresponsive)?;
-    let mut request = Request::builder()
-        .method(Method::POST)
-        .uri(format!("{SERVICE}{method}"))
-        .header(header::HOST, "envd")
-        .header(header::CONTENT_TYPE, "application/json");
-    if let Some(user) = user {
-        let credentials = base64::engine::general_purpose::STANDARD.encode(format!("{user}:"));
-        request = request.header(header::AUTHORIZATION, format!("Basic {credentials}"));
-    }
-    let request = request.body(body::full(document)).map_err(EnvdError::Request)?;
-    let answer: Bytes = runtime.envd.control_request(request, STEP_POLL * 2).await?;
-    serde_json::from_slice(&answer).map_err(|_| EnvdError::Unresponsive)
 }
 
 /// A word for the shell.
