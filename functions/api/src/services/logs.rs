@@ -24,12 +24,12 @@ const TAIL_BYTES: u64 = 64 * 1024;
 ///
 /// # Errors
 /// Of the request and the use case.
-pub async fn handle<S, V, A>(store: &S, vm: &V, ambient: &A, request: Request) -> AppResult<Reply>
-where
-    S: WriteStore + Clone + 'static,
-    V: RunCommands + Clone + 'static,
-    A: Ambient + Clone + 'static,
-{
+pub async fn handle(
+    store: &(impl WriteStore + Clone + 'static),
+    vm: &(impl RunCommands + Clone + 'static),
+    ambient: &(impl Ambient + Clone + 'static),
+    request: Request,
+) -> AppResult<Reply> {
     let principal = principal::of(&request)?;
     let project_id: ProjectId = request::path_id(&request, "project_id")?;
     let service_id: ServiceId = request::path_id(&request, "service_id")?;
