@@ -2,6 +2,11 @@
 //! were interrupted. The clock is the test's: no test waits for time to pass.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "lifecycle/commands.rs"]
+mod commands;
+#[path = "lifecycle/vms.rs"]
+mod vms;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;

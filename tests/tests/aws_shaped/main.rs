@@ -62,6 +62,7 @@ stories! {
     a_secret_is_in_force_for_its_host_and_never_inside: |aws| secrets::in_force(&aws.api);
     a_web_server_is_a_service: |aws| services::web_server(&aws.api);
     a_service_that_ends_at_once_has_failed_and_says_why: |aws| services::failure(&aws.api);
+    a_service_start_that_was_never_ready_is_ended_before_the_next: |aws| services::retried(&aws.api);
     services_come_back_on_a_new_vm: |aws| services::brought_back(&aws.api);
     vm_lines_run_in_order_with_directory_and_variables_carried: |aws| conversations::vm_lines(&aws.api);
     messages_queue_and_none_is_lost: |aws| conversations::messages_queue(&aws.api);

@@ -133,6 +133,15 @@ fn errors_are_those_that_steps_raise_and_all_passing_ones_are_retried() {
 }
 
 #[test]
+fn a_step_of_the_lifecycle_is_over_before_its_operation_is_taken_for_dead() {
+    for (name, state) in states("vm-lifecycle") {
+        if let Some(seconds) = state["TimeoutSeconds"].as_u64() {
+            assert!(seconds < pvm_domain::limits::VM_STEP_SECS, "{name} may take {seconds} s");
+        }
+    }
+}
+
+#[test]
 fn the_page_about_the_machines_has_the_times_of_the_template() {
     let page = super::text("statemachines/README.md");
     let mut problems = Vec::new();

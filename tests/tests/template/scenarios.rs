@@ -13,6 +13,7 @@ const IN_PROCESS_ONLY: &[(&str, &str)] = &[
     ),
     ("commands::reconnect", "reads raw output too, which stays in base64 there"),
     ("fair_use::exact", "sets limits as the embedded install's owner"),
+    ("fair_use::raced", "sets limits as the embedded install's owner"),
     ("fair_use::commands", "sets limits as the embedded install's owner"),
     ("fair_use::agents", "sets limits as the embedded install's owner"),
     ("fair_use::running", "sets limits as the embedded install's owner"),

@@ -58,10 +58,10 @@ pub(crate) async fn serve(
     let Some(runtime) = awake(engine, &sandbox).await else {
         return Refusal::NotFound.answer(&target, reader);
     };
-    sandbox.touch(now);
     let mut response = if target.port == ENVD_PORT {
         to_envd(&sandbox, &runtime, request, &client.stream).await
     } else {
+        sandbox.touch(now);
         to_port(&sandbox, &runtime, target.port, request, client.address).await
     };
     if let Some(cookie) = cookie {
@@ -142,7 +142,7 @@ async fn to_envd(
             .envd
             .forward_upgrade(request)
             .await
-            .map(|response| finish(response, client_upgrade, &runtime.streams))
+            .map(|response| finish(response, client_upgrade, &runtime.streams, None))
     } else {
         runtime.envd.forward(request).await.map(|mut response| {
             strip_connection(response.headers_mut(), false);
@@ -151,7 +151,8 @@ async fn to_envd(
     };
     result.unwrap_or_else(|error| {
         tracing::debug!(sandbox.id = sandbox.id(), %error, "envd did not answer");
-        Refusal::NotFound.answer(&target, reader)
+        let refusal = if error.is_before_sending() { Refusal::NotFound } else { Refusal::Broken };
+        refusal.answer(&target, reader)
     })
 }
 
@@ -216,7 +217,7 @@ async fn to_port(
         exchange(stream.into_inner(), request, &runtime.streams).await
     };
     match answer {
-        Ok(response) => finish(response, client_upgrade, &runtime.streams),
+        Ok(response) => finish(response, client_upgrade, &runtime.streams, Some(sandbox)),
         Err(error) => {
             let message = format!("The service in the sandbox closed the connection: {error}");
             refusal::json(&ProxyError { sandbox_id: target.sandbox_id, message, code: 502, port: Some(port) })
@@ -250,18 +251,22 @@ where
     Ok(sender.send_request(request).await?)
 }
 
-/// Turns an answer from inside into the one for the client; an accepted upgrade becomes a pipe.
+/// Turns an answer from inside into the one for the client; an accepted upgrade becomes a pipe, which is noted as use of
+/// `used`.
 fn finish(
     mut response: Response<Incoming>,
     client: Option<OnUpgrade>,
     ended: &CancellationToken,
+    used: Option<&Arc<Sandbox>>,
 ) -> Response<Body> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS
         && let Some(client) = client
     {
         let inside = hyper::upgrade::on(&mut response);
         let ended = ended.clone();
+        let pipe = used.map(Sandbox::open_pipe);
         tokio::spawn(async move {
+            let _pipe = pipe;
             let (Ok(client), Ok(inside)) = (client.await, inside.await) else { return };
             let (mut client, mut inside) = (TokioIo::new(client), TokioIo::new(inside));
             tokio::select! {
