@@ -4,52 +4,34 @@ use pvm_application::error::ErrorCode;
 use pvm_application::files::upload::Announced;
 use pvm_application::files::{history, restore, sync, unstored};
 use pvm_application::keys;
-use pvm_application::ports::{Clock as _, GetObject as _, NewId as _};
+use pvm_application::ports::GetObject as _;
 use pvm_application::store::{ReadStore as _, Tx, WriteStore as _};
-use pvm_application::vm::lease;
-use pvm_contracts::lifecycle::LifecycleInput;
 use pvm_domain::event::{EventType, LogId};
 use pvm_domain::file::{ProjectFile, SyncStatus, object_key};
-use pvm_domain::ids::OperationId;
 use pvm_domain::limits;
-use pvm_domain::vm::{VmLease, VmStatus};
 use pvm_entry::System;
 use pvm_events::notification::{QueueBatch, QueueMessage};
 use pvm_events::{save_files, sync_files};
-use pvm_workflow::lifecycle::setup;
 use serde_json::json;
 
 use crate::rig::{ByHand, CutAt, Rig};
-
-/// Puts the VM back into a set-up that has restored its files already.
-async fn set_up_again(rig: &Rig) -> OperationId {
-    let operation: OperationId = System.new_id();
-    let begin = |lease: &mut VmLease| {
-        lease.begin(operation.clone(), VmStatus::Starting, System.now()).unwrap();
-        Ok(true)
-    };
-    lease::change(&rig.store, &System, &rig.project_id, begin).await.unwrap();
-    operation
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_uploaded_and_deleted_during_a_set_up_is_so_in_the_vm_when_it_is_active() {
     let mut rig = Rig::start().await;
     rig.upload("old", "old").await.unwrap();
     rig.deliver_all().await;
-    let operation = set_up_again(&rig).await;
+    let operation = rig.set_up_again().await;
     rig.upload("new", "new").await.unwrap();
     rig.delete(&rig.record("old").await.file_id).await.unwrap();
     rig.deliver_all().await;
     assert_eq!(rig.record("new").await.sync_status, SyncStatus::Pending, "there is no VM to bring it to");
-    let input = || LifecycleInput { project_id: rig.project_id.clone(), operation_id: operation.clone() };
-    let Rig { store, objects, vm, .. } = &rig;
-    setup::start_services(store, objects, vm, &System, input()).await.unwrap();
+    rig.set_up_ends(&operation).await;
     assert_eq!(rig.sh("cat new; ls").await, "newnew\n");
     assert_eq!(rig.record("new").await.sync_status, SyncStatus::Synced);
     // A call that was cut off after the VM became active is repeated without harm.
     rig.upload("late", "late").await.unwrap();
-    setup::start_services(store, objects, vm, &System, input()).await.unwrap();
+    rig.set_up_ends(&operation).await;
     assert_eq!(rig.sh("cat late").await, "late");
     rig.stop().await;
 }

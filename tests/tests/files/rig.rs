@@ -14,9 +14,11 @@ use pvm_application::ports::{
     VmError, VmFiles,
 };
 use pvm_application::store::{ReadStore as _, Tx, WriteStore as _};
+use pvm_application::vm::lease;
 use pvm_application::{error::AppResult, keys};
 use pvm_aws::clients::{self, ClientSettings};
 use pvm_aws::{Dynamo, DynamoSettings, Objects, Tables};
+use pvm_contracts::lifecycle::LifecycleInput;
 use pvm_domain::file::{ProjectFile, WorkspacePath};
 use pvm_domain::ids::{FileId, OperationId, OwnerId, ProjectId};
 use pvm_domain::key::Principal;
@@ -28,6 +30,7 @@ use pvm_embedded::s3::{S3Config, S3Event, S3Host};
 use pvm_entry::System;
 use pvm_sandbox::{VmClient, VmClientConfig};
 use pvm_sandboxd::{Config, Server, ServerHandle, Shutdown, StaticKeys};
+use pvm_workflow::lifecycle::setup;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 const KEY: &str = "e2b_0123456789012345678901234567890123456789";
@@ -167,6 +170,24 @@ impl Rig {
         lease.attach(&self.vm_id, "boot", System.now());
         lease.finish(VmStatus::Active, None);
         self.store.commit(Tx::new().update(&mut lease)).await.unwrap();
+    }
+
+    /// Puts the VM back into a set-up that has restored its files already.
+    pub(crate) async fn set_up_again(&self) -> OperationId {
+        let operation: OperationId = System.new_id();
+        let begin = |lease: &mut VmLease| {
+            lease.begin(operation.clone(), VmStatus::Starting, System.now()).unwrap();
+            Ok(true)
+        };
+        lease::change(&self.store, &System, &self.project_id, begin).await.unwrap();
+        operation
+    }
+
+    /// The last step of a set-up.
+    pub(crate) async fn set_up_ends(&self, operation: &OperationId) {
+        let Self { store, objects, vm, project_id, .. } = self;
+        let input = LifecycleInput { project_id: project_id.clone(), operation_id: operation.clone() };
+        setup::start_services(store, objects, vm, &System, input).await.unwrap();
     }
 
     pub(crate) async fn save_within(&self, budget: Budget) -> AppResult<Outcome> {
