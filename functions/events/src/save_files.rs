@@ -68,7 +68,7 @@ where
     let project_id = &request.project_id;
     let done = match &request.archive_id {
         Some(archive) => {
-            archives::build::build(store, objects, vm, ambient, project_id, archive).await.map(|_| false)
+            archives::build::build(store, objects, vm, ambient, project_id, archive).await.map(|()| false)
         }
         None => save(store, objects, vm, ambient, project_id).await,
     };

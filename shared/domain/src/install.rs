@@ -125,7 +125,9 @@ fn apt(arguments: &[&str], sudo: bool) -> Option<Install> {
     let command = format!(
         "{sudo}apt-get -qq update; {sudo}env DEBIAN_FRONTEND=noninteractive apt-get -qq -y install {words}"
     );
-    let is_local = arguments.iter().any(|word| word.ends_with(".deb") && !word.starts_with('/'));
+    let is_package_file =
+        |word: &&str| std::path::Path::new(word).extension().is_some_and(|end| end == "deb");
+    let is_local = arguments.iter().any(|word| is_package_file(word) && !word.starts_with('/'));
     (packages > 0).then_some(Install { command, is_local })
 }
 

@@ -213,7 +213,12 @@ where
     let lacks = |file: &ProjectFile| {
         let copy = file.vm_copy.as_ref().filter(|copy| copy.vm_id == vm_id);
         let same = copy.is_some_and(|copy| file.sha256.as_ref() == Some(&copy.sha256));
-        file.object_version > 0 && file.sync_status != SyncStatus::Failed && !same
+        let waits = match file.sync_status {
+            SyncStatus::Pending => true,
+            SyncStatus::Synced => !same,
+            SyncStatus::Failed => false,
+        };
+        file.object_version > 0 && waits
     };
     if deleted.is_empty() && !files.iter().any(lacks) {
         return Ok(Outcome::default());
