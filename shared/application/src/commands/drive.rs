@@ -151,7 +151,7 @@ pub(super) async fn unclaimed(store: &impl WriteStore, command: Command) -> AppR
 /// look asks it; where the VM said no, and its journal does not know the command, it has ended.
 ///
 /// # Errors
-/// Of the store; a refusal that is not about the command, such as of the key.
+/// Of the store.
 pub(super) async fn unclear<S: WriteStore, V: RunCommands, A: Ambient>(
     store: &S,
     vm: &V,
