@@ -16,6 +16,8 @@ pub enum Mode {
     Down,
     /// Connections are taken and never answered.
     Silent,
+    /// Well, and every piece of a request or answer takes a while.
+    Slow,
     /// Every request is answered with 429 and `Retry-After: 1`.
     Busy,
 }
@@ -80,6 +82,16 @@ impl Faulty {
                     while client.read(&mut head).await.is_ok_and(|read| read > 0) {}
                 }
             }
+            Mode::Slow => {
+                let target = *self.target.lock().expect("nobody panics with it");
+                if let Some(target) = target
+                    && let Ok(server) = TcpStream::connect(target).await
+                {
+                    let ((from_client, to_client), (from_server, to_server)) =
+                        (client.into_split(), server.into_split());
+                    tokio::join!(crawl(from_client, to_server), crawl(from_server, to_client));
+                }
+            }
             Mode::Pass => {
                 let target = *self.target.lock().expect("nobody panics with it");
                 if let Some(target) = target
@@ -90,4 +102,19 @@ impl Faulty {
             }
         }
     }
+}
+
+/// How long a piece takes on its way through a slow proxy.
+const PIECE: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// Passes on what comes, piece by piece.
+async fn crawl(mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt + Unpin) {
+    let mut piece = vec![0; 64 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut piece).await {
+        tokio::time::sleep(PIECE).await;
+        if to.write_all(&piece[..length]).await.is_err() {
+            return;
+        }
+    }
+    drop(to.shutdown().await);
 }

@@ -137,3 +137,22 @@ async fn a_provider_that_goes_away_makes_the_status_stale_and_loses_nothing() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_provider_is_waited_for() {
+    with_provider(async |_stack: Arc<Stack>, api: Api, provider: Faulty| {
+        provider.set(Mode::Slow);
+        let path = api.project("slow").await;
+        assert_eq!(api.shell(&path, "echo once >> ran; cat ran").await, "once\n");
+        let web = json!({"name": "web", "command": "exec python3 -m http.server $PORT", "port": 8000});
+        api.post(&format!("{path}/services"), web).await.expect(201);
+        until(&api, &path, "web", "running").await;
+        // Slow is not away.
+        let status = status(&api, &path).await;
+        assert_eq!((&status["stale"], &status["vm_status"]), (&json!(false), &json!("active")), "{status}");
+        assert!(status["resources"].is_object(), "{status}");
+        api.post(&format!("{path}/vm/pause"), json!({})).await.expect(200);
+        assert_eq!(api.shell(&path, "cat ran").await, "once\n");
+    })
+    .await;
+}

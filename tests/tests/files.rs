@@ -6,6 +6,8 @@
 mod deleted;
 #[path = "files/faults.rs"]
 mod faults;
+#[path = "files/gaps.rs"]
+mod gaps;
 #[path = "files/large.rs"]
 mod large;
 #[path = "files/model.rs"]

@@ -42,6 +42,7 @@ stories! {
     a_projects_vm_clocks_are_checked_and_kept: projects::clocks;
     use_is_counted_and_given_back: fair_use::counted;
     a_limit_holds_exactly_under_many_callers: fair_use::exact;
+    every_limit_holds_exactly_under_many_callers: fair_use::raced;
     commands_over_the_limit_are_refused_without_a_trace: fair_use::commands;
     commands_of_agents_count_and_a_model_over_the_limit_is_told_to_wait: fair_use::agents;
     vms_and_conversations_over_the_limit_are_refused: fair_use::running;
@@ -63,6 +64,7 @@ stories! {
     a_secret_is_in_force_for_its_host_and_never_inside: secrets::in_force;
     a_web_server_is_a_service: services::web_server;
     a_service_that_ends_at_once_has_failed_and_says_why: services::failure;
+    a_service_start_that_was_never_ready_is_ended_before_the_next: services::retried;
     services_come_back_on_a_new_vm: services::brought_back;
     clients_of_both_eras_use_tools_and_resources: mcp::both_eras;
 }

@@ -2,6 +2,11 @@
 //! were interrupted. The clock is the test's: no test waits for time to pass.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "lifecycle/commands.rs"]
+mod commands;
+#[path = "lifecycle/vms.rs"]
+mod vms;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -332,6 +337,35 @@ async fn a_deletion_that_was_interrupted_ends_with_nothing_left() {
         let again = api.project("again").await;
         let asked = json!({"agent_ids": ["dev_agent"], "initial_message": "/vm true", "conversation_id": "to-be-deleted"});
         api.post(&format!("{again}/conversations"), asked).await.expect(201);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deletion_that_was_interrupted_between_files_and_records_goes_on() {
+    use pvm_application::erase;
+    use pvm_application::ports::DeleteObject;
+    with_clock(async |stack: Arc<Stack>, api: Api, clock: Later| {
+        let path = api.project("half deleted").await;
+        let project = id_of(&path);
+        let upload = api.request(reqwest::Method::POST, &format!("{path}/files?path=a.txt"));
+        let upload = upload.header("content-type", "application/octet-stream").body("hello");
+        api.send(upload).await.expect(201);
+        let owner = OwnerId::parse("local").unwrap();
+        let principal = Principal { owner, scope: Scope::Admin, projects: None };
+        let (store, objects) = (&stack.app.store, &stack.app.objects);
+        projects::delete(store, &Away, &System, &principal, &project).await.unwrap();
+        // The files are gone; then the process ends.
+        while erase::objects(store, objects, &stack.app.secrets, &project).await.unwrap() {}
+        assert_eq!(objects.delete_prefix(&format!("p/{project}/"), 10).await.unwrap(), 0);
+        assert_eq!(limit(&api, "storage_bytes").await.1, 5, "the record is there");
+        sweep(&stack, clock.by(1_000)).await;
+        while store.get::<Project>(&keys::project(&project)).await.unwrap().is_some() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let pk = keys::project_partition(&project);
+        assert_eq!(store.purge(Purge::Records { pk, keep: None }, 100).await.unwrap(), 0);
+        assert_eq!(limit(&api, "storage_bytes").await.1, 0, "its bytes are given back");
     })
     .await;
 }

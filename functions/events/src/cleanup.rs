@@ -28,7 +28,12 @@ where
     A: Ambient,
 {
     let counts = cleanup::sweep(store, objects, workflow, vm, ambient, kept).await?;
-    // A field each: the template's metric filters read them by these names.
+    tell(&counts);
+    Ok(counts)
+}
+
+/// A field each: the template's metric filters read them by these names.
+fn tell(counts: &Counts) {
     tracing::info!(
         paused = counts.paused,
         ended = counts.ended,
@@ -43,5 +48,4 @@ where
         errors = counts.errors,
         "clean-up"
     );
-    Ok(counts)
 }

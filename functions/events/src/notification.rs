@@ -30,6 +30,13 @@ pub struct BatchAnswer {
     pub batch_item_failures: Vec<FailedItem>,
 }
 
+impl BatchAnswer {
+    /// The queue should deliver this message again.
+    pub(crate) fn failed(&mut self, message_id: String) {
+        self.batch_item_failures.push(FailedItem { item_identifier: message_id });
+    }
+}
+
 /// A message that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -60,8 +67,6 @@ struct S3Part {
 #[derive(Deserialize)]
 struct ObjectPart {
     key: String,
-    #[serde(default)]
-    sequencer: String,
 }
 
 /// The objects that an S3 notification says were made. Other events of it are passed over.
@@ -74,12 +79,7 @@ pub fn objects_created(body: &str) -> Result<Vec<ObjectCreated>, serde_json::Err
         .records
         .into_iter()
         .filter(|record| record.event_name.trim_start_matches("s3:").starts_with("ObjectCreated"));
-    Ok(created
-        .map(|record| ObjectCreated {
-            key: decode(&record.s3.object.key),
-            sequencer: record.s3.object.sequencer,
-        })
-        .collect())
+    Ok(created.map(|record| ObjectCreated { key: decode(&record.s3.object.key) }).collect())
 }
 
 /// Keys come form-encoded: `+` is a space.
@@ -97,7 +97,7 @@ mod tests {
             {"eventName":"ObjectCreated:Put","s3":{"object":{"key":"p/a+b%2Fc","sequencer":"0A"}}},
             {"eventName":"ObjectRemoved:Delete","s3":{"object":{"key":"x"}}}]}"#;
         let found = objects_created(body).unwrap();
-        assert_eq!(found, [ObjectCreated { key: "p/a b/c".into(), sequencer: "0A".into() }]);
+        assert_eq!(found, [ObjectCreated { key: "p/a b/c".into() }]);
         assert_eq!(objects_created(r#"{"Service":"Amazon S3","Event":"s3:TestEvent"}"#).unwrap(), []);
         assert!(objects_created("not json").is_err());
     }

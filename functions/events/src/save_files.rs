@@ -10,7 +10,7 @@ use pvm_application::vm::{lease, ready};
 use pvm_contracts::lifecycle::SaveRequest;
 use pvm_domain::ids::ProjectId;
 
-use crate::notification::{BatchAnswer, FailedItem, QueueBatch};
+use crate::notification::{BatchAnswer, QueueBatch, QueueMessage};
 
 /// Works off a batch, message by message in the order they came. The queue keeps that order: what stands behind a
 /// failed message is not touched, and comes again with it.
@@ -30,38 +30,58 @@ where
     A: Ambient,
 {
     let mut answer = BatchAnswer::default();
-    for message in batch.records {
-        if !answer.batch_item_failures.is_empty() {
-            answer.batch_item_failures.push(FailedItem { item_identifier: message.message_id });
-            continue;
-        }
-        let request: SaveRequest = match serde_json::from_str(&message.body) {
-            Ok(request) => request,
-            Err(error) => {
-                // It will never read better: the queue must not bring it again.
-                tracing::error!(message.id = %message.message_id, %error, "a queue message is no request to save");
-                continue;
-            }
-        };
-        if let Some(archive_id) = &request.archive_id {
-            let built =
-                archives::build::build(store, objects, vm, ambient, &request.project_id, archive_id).await;
-            if let Err(error) = built {
-                tracing::warn!(project.id = %request.project_id, ?error, "an archive could not be built");
-                answer.batch_item_failures.push(FailedItem { item_identifier: message.message_id });
-            }
-            continue;
-        }
-        match save(store, objects, vm, ambient, &request.project_id).await {
-            Ok(false) => {}
-            Ok(true) => saver.request_save(&request.project_id).await,
-            Err(error) => {
-                tracing::warn!(project.id = %request.project_id, ?error, "a workspace could not be saved");
-                answer.batch_item_failures.push(FailedItem { item_identifier: message.message_id });
-            }
+    for QueueMessage { message_id, body } in batch.records {
+        let behind_a_failure = !answer.batch_item_failures.is_empty();
+        if behind_a_failure || work_off(store, objects, vm, saver, ambient, &message_id, &body).await.is_err()
+        {
+            answer.failed(message_id);
         }
     }
     answer
+}
+
+/// Does what one message asks for; an error has been told.
+async fn work_off<S, O, V, Q, A>(
+    store: &S,
+    objects: &O,
+    vm: &V,
+    saver: &Q,
+    ambient: &A,
+    message_id: &str,
+    body: &str,
+) -> AppResult<()>
+where
+    S: WriteStore,
+    O: PutObject + GetObject + DeleteObject,
+    V: VmFiles,
+    Q: RequestSave,
+    A: Ambient,
+{
+    let request: SaveRequest = match serde_json::from_str(body) {
+        Ok(request) => request,
+        Err(error) => {
+            // It will never read better: the queue must not bring it again.
+            tracing::error!(message.id = %message_id, %error, "a queue message is no request to save");
+            return Ok(());
+        }
+    };
+    let project_id = &request.project_id;
+    let done = match &request.archive_id {
+        Some(archive) => {
+            archives::build::build(store, objects, vm, ambient, project_id, archive).await.map(|()| false)
+        }
+        None => save(store, objects, vm, ambient, project_id).await,
+    };
+    match done {
+        Ok(true) => saver.request_save(project_id).await,
+        Ok(false) => {}
+        Err(error) => {
+            let what = if request.archive_id.is_some() { "archive" } else { "workspace" };
+            tracing::warn!(project.id = %project_id, what, ?error, "a request to save could not be worked off");
+            return Err(error);
+        }
+    }
+    Ok(())
 }
 
 /// Saves what fits into one call; answers whether there is more.

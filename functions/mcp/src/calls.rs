@@ -308,6 +308,10 @@ impl<P: Parts> ProjectServer<P> {
                     self.ambient().sleep(PAUSE * tries).await;
                 }
                 Err(VmError::Gone) => return Ok(ToolProgress::Done(self.vm_is_gone(context).await?)),
+                Err(error @ VmError::Paused) => {
+                    self.vm_is_paused(context).await?;
+                    return Err(error.into());
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -320,6 +324,13 @@ impl<P: Parts> ProjectServer<P> {
             "The VM went away during this call: its outcome is unknown, and it was not repeated. The next call gets a \
              new VM with the saved files; look at what is there before you repeat it.",
         ))
+    }
+
+    /// Notes that the VM's provider paused it: what runs in it goes on when it is resumed.
+    pub(crate) async fn vm_is_paused(&self, context: &ToolContext) -> AppResult<()> {
+        let (project_id, vm_id) = (&context.project_id, &context.vm_id);
+        let noted = vm::lease::note_away(self.store(), self.ambient(), project_id, vm_id, &VmError::Paused);
+        noted.await.map(|_| ())
     }
 
     /// `get_command` and `kill_command` may see the end of a job: then what follows the job's own tool is done, such as

@@ -138,6 +138,10 @@ impl<P: Parts> ProjectServer<P> {
             Ok(ToolProgress::Running { output, .. }) => return Ok((job, output)),
             Ok(ToolProgress::Done(result)) => result,
             Err(VmError::Gone) => self.vm_is_gone(&context).await?,
+            Err(VmError::Paused) => {
+                self.vm_is_paused(&context).await?;
+                return Ok((job, String::new()));
+            }
             Err(VmError::NotFound(_)) => lost(),
             Err(error) => return Err(error.into()),
         };

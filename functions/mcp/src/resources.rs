@@ -216,8 +216,8 @@ impl<P: Parts> ProjectServer<P> {
                     return Ok(contents(uri, mime, &bytes));
                 }
                 Ok(None) => return Err(AppError::not_found("file")),
-                Err(VmError::Gone) => {
-                    lease::note_gone(tools.store(), tools.ambient(), id, &ready.vm_id).await?;
+                Err(error @ (VmError::Gone | VmError::Paused)) => {
+                    lease::note_away(tools.store(), tools.ambient(), id, &ready.vm_id, &error).await?;
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -79,13 +79,15 @@ steps! {
     "restore-files" in "vm-lifecycle" within 300: |p, input|
         setup::restore_files(p.store(), p.objects(), p.vm(), p.ambient(), input);
     "replay-recipe" in "vm-lifecycle" within 120: |p, input| setup::replay_recipe(p.store(), p.vm(), p.ambient(), input);
-    "start-services" in "vm-lifecycle" within 120: |p, input| setup::start_services(p.store(), p.vm(), p.ambient(), input);
+    "start-services" in "vm-lifecycle" within 120: |p, input|
+        setup::start_services(p.store(), p.objects(), p.vm(), p.ambient(), input);
     "fail-vm" in "vm-lifecycle" within 45: |p, input| setup::fail_vm(p.store(), p.ambient(), input);
     "stop-runs" in "vm-lifecycle" within 75: |p, input|
         erase::stop_runs(p.store(), p.workflow(), p.vm(), p.tools(), p.ambient(), input);
     "save-workspace" in "vm-lifecycle" within 300: |p, input|
         end::save_workspace(p.store(), p.objects(), p.vm(), p.ambient(), input);
     "kill-vm" in "vm-lifecycle" within 75: |p, input| end::kill_vm(p.store(), p.vm(), p.ambient(), input);
-    "delete-files" in "vm-lifecycle" within 300: |p, input| erase::delete_files(p.store(), p.objects(), p.secrets(), input);
-    "delete-records" in "vm-lifecycle" within 300: |p, input| erase::delete_records(p.store(), input);
+    "delete-files" in "vm-lifecycle" within 300: |p, input|
+        erase::delete_files(p.store(), p.objects(), p.secrets(), p.ambient(), input);
+    "delete-records" in "vm-lifecycle" within 300: |p, input| erase::delete_records(p.store(), p.ambient(), input);
 }

@@ -203,6 +203,9 @@ pub struct SandboxDetail {
     /// What a paused sandbox's pause has kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause_mode: Option<PauseMode>,
+    /// When one of its ports was last used from outside: an extension, which other servers do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_traffic_at: Option<Timestamp>,
 }
 
 /// What a pause has kept.
@@ -453,6 +456,7 @@ mod tests {
             network: None,
             lifecycle: Some(Lifecycle { auto_resume: false, on_timeout: OnTimeout::Kill }),
             pause_mode: None,
+            last_traffic_at: None,
         };
         let value = serde_json::to_value(&detail).unwrap();
         assert_eq!(

@@ -232,7 +232,8 @@ pub async fn save_and_pause(app: &App) {
 
 async fn save_one(app: &App, lease: VmLease) {
     let project = &lease.project_id;
-    let paused = end::pause_now(&app.store, &app.objects, &app.vm, &app.ambient, project).await;
+    let budget = Budget::unlimited();
+    let paused = end::pause_now(&app.store, &app.objects, &app.vm, &app.ambient, project, budget).await;
     if let Err(error) = paused {
         tracing::warn!(project.id = %project, ?error, "a VM could not be saved; its files stay with it");
     }

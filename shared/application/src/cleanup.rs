@@ -2,25 +2,26 @@
 //! end was lost are taken up again, deletions go on, VMs that nobody owns are ended, what was kept long enough goes
 //! (uploads that never came, files that the VM deleted, old commands). One call does a bounded batch.
 
+mod leases;
+mod provider;
+
 use jiff::SignedDuration;
-use pvm_domain::command::CommandStatus;
-use pvm_domain::ids::{CommandId, OperationId, ProjectId};
+use pvm_domain::ids::{OperationId, ProjectId};
 use pvm_domain::limits;
 use pvm_domain::project::Project;
 use pvm_domain::vm::{VmLease, VmStatus};
 
-use crate::commands;
-use crate::error::{AppResult, ErrorCode};
+use crate::error::AppResult;
 use crate::files;
 use crate::keys;
 use crate::ports::{
-    Ambient, ConnectVm, DeleteObject, EndVm, FindVm, GetObject, PutObject, RequestSave, RunCommands,
-    SendTask, StartExecution, UploadParts, VmError, VmFiles,
+    Ambient, ConnectVm, DeleteObject, EndVm, FindVm, GetObject, PutObject, RunCommands, SendTask,
+    StartExecution, UploadParts, VmFiles,
 };
 use crate::runs;
 use crate::store::{Index, Listing, Record, WriteStore};
 use crate::upkeep;
-use crate::vm::{end, lease, ready};
+use crate::vm::{lease, ready};
 
 /// Records looked at by one call, per shard.
 const BATCH: u32 = 25;
@@ -102,7 +103,8 @@ where
 {
     let mut counts = Counts { runs: runs::sweep(store, workflow, ambient).await?, ..Counts::default() };
     for lease in due::<VmLease, _, _>(store, ambient, keys::Sweep::Vm).await? {
-        if let Err(error) = look(store, objects, workflow, vm, ambient, &lease.project_id, &mut counts).await
+        if let Err(error) =
+            leases::look(store, objects, workflow, vm, ambient, &lease.project_id, &mut counts).await
         {
             tracing::warn!(project.id = %lease.project_id, error = ?error, "clean-up could not deal with a VM");
             counts.errors += 1;
@@ -117,7 +119,7 @@ where
         }
     }
     // "Unknown" is never taken for "none": without a certain listing nothing is ended.
-    let ended = strays(store, vm, ambient).await;
+    let ended = provider::reconcile(store, workflow, vm, ambient, &mut counts).await;
     counts.strays = counts.of("VMs of nobody", ended);
     let given_up = files::expire::sweep(store, objects, ambient, FILES).await;
     counts.uploads = counts.of("uploads that never came", given_up);
@@ -154,164 +156,6 @@ async fn due<R: Record, S: WriteStore, A: Ambient>(
     Ok(found)
 }
 
-async fn look<S, O, W, V, A>(
-    store: &S,
-    objects: &O,
-    workflow: &W,
-    vm: &V,
-    ambient: &A,
-    project_id: &ProjectId,
-    counts: &mut Counts,
-) -> AppResult<()>
-where
-    S: WriteStore,
-    O: PutObject + GetObject + DeleteObject,
-    W: StartExecution,
-    V: ConnectVm + EndVm + FindVm + VmFiles + RunCommands,
-    A: Ambient,
-{
-    // The index may lag: the lease itself decides.
-    let lease = lease::load(store, ambient, project_id).await?;
-    let now = ambient.now();
-    if lease.operation.is_some() {
-        if !lease.is_busy_at(now) {
-            give_up(store, ambient, project_id).await?;
-            counts.operations += 1;
-        }
-        return Ok(());
-    }
-    let lease = release_ended(store, objects, workflow, vm, ambient, lease).await?;
-    let quiet_for = now.duration_since(lease.last_activity);
-    let over = |secs: u64| quiet_for >= SignedDuration::from_secs(secs.cast_signed());
-    match lease.state {
-        VmStatus::Active if !lease.holders.is_empty() => {
-            extend(store, vm, ambient, &lease).await?;
-            counts.extended += 1;
-        }
-        VmStatus::Active if over(lease.idle_secs()) => {
-            end::pause_now(store, objects, vm, ambient, project_id).await?;
-            counts.paused += 1;
-        }
-        VmStatus::Paused if over(lease.paused_secs()) => {
-            end::teardown_now(store, workflow, ambient, project_id).await?;
-            counts.ended += 1;
-        }
-        _ => {}
-    }
-    Ok(())
-}
-
-/// Drops holders that have ended: runs whose own release was lost, commands that nobody asked for since.
-async fn release_ended<S, O, W, V, A>(
-    store: &S,
-    objects: &O,
-    workflow: &W,
-    vm: &V,
-    ambient: &A,
-    lease: VmLease,
-) -> AppResult<VmLease>
-where
-    S: WriteStore,
-    O: PutObject,
-    W: StartExecution,
-    V: ConnectVm + RunCommands,
-    A: Ambient,
-{
-    let mut over = Vec::new();
-    for holder in &lease.holders {
-        let ended = match holder.parse::<CommandId>() {
-            Ok(id) => command_ended(store, objects, workflow, vm, ambient, &lease.project_id, &id).await?,
-            Err(_) => runs::is_over(store, holder).await?,
-        };
-        if ended {
-            over.push(holder.clone());
-        }
-    }
-    if over.is_empty() {
-        return Ok(lease);
-    }
-    lease::change(store, ambient, &lease.project_id, |lease| {
-        lease.holders.retain(|holder| !over.contains(holder));
-        Ok(true)
-    })
-    .await
-}
-
-/// Looks whether a command has ended, and notes its end.
-async fn command_ended<S, O, W, V, A>(
-    store: &S,
-    objects: &O,
-    workflow: &W,
-    vm: &V,
-    ambient: &A,
-    project_id: &ProjectId,
-    command_id: &CommandId,
-) -> AppResult<bool>
-where
-    S: WriteStore,
-    O: PutObject,
-    W: StartExecution,
-    V: ConnectVm + RunCommands,
-    A: Ambient,
-{
-    let command = match commands::load(store, project_id, command_id).await {
-        Ok(command) => command,
-        Err(error) if error.code == ErrorCode::NotFound => return Ok(true),
-        Err(error) => return Err(error),
-    };
-    let wait = std::time::Duration::ZERO;
-    let live = commands::drive(store, objects, workflow, vm, &SavedByPause, ambient, command, wait).await?;
-    Ok(live.command.status != CommandStatus::Running)
-}
-
-/// The clean-up saves a workspace when it pauses its VM, so that it need not ask for it.
-struct SavedByPause;
-
-impl RequestSave for SavedByPause {
-    async fn request_save(&self, _: &ProjectId) {}
-}
-
-/// A VM that runs or commands hold must not be paused under them.
-async fn extend<S: WriteStore, V: ConnectVm, A: Ambient>(
-    store: &S,
-    vm: &V,
-    ambient: &A,
-    held: &VmLease,
-) -> AppResult<()> {
-    let Some(ready) = ready::ready_of(held) else { return Ok(()) };
-    match vm.connect_vm(&ready.vm_id, limits::VM_TIMEOUT_SECS).await {
-        Ok(_) => {
-            lease::change(store, ambient, &held.project_id, |lease| {
-                lease.last_activity = ambient.now();
-                Ok(true)
-            })
-            .await?;
-        }
-        Err(VmError::Gone) => {
-            lease::note_gone(store, ambient, &held.project_id, &ready.vm_id).await?;
-        }
-        Err(error) => return Err(error.into()),
-    }
-    Ok(())
-}
-
-/// An operation that did not finish in its time: the lease goes free, and the next use starts a new one.
-async fn give_up<S: WriteStore, A: Ambient>(store: &S, ambient: &A, project_id: &ProjectId) -> AppResult<()> {
-    lease::change(store, ambient, project_id, |lease| {
-        let overdue = lease.operation.is_some() && !lease.is_busy_at(ambient.now());
-        if overdue {
-            lease.finish(
-                VmStatus::Failed,
-                Some("The operation did not finish in its time; the next use tries again.".into()),
-            );
-            lease.last_activity = ambient.now();
-        }
-        Ok(overdue)
-    })
-    .await
-    .map(|_| ())
-}
-
 /// Starts the erasing of a marked project (again).
 ///
 /// # Errors
@@ -336,28 +180,4 @@ pub async fn delete<S: WriteStore, A: Ambient>(
         Some(ours) if ours == operation => ready::start(workflow, project_id, "delete", &ours).await,
         _ => Ok(()),
     }
-}
-
-/// Ends VMs of our deployment whose project is gone or has another VM. Only a complete listing counts.
-async fn strays<S: WriteStore, V: FindVm + EndVm, A: Ambient>(
-    store: &S,
-    vm: &V,
-    ambient: &A,
-) -> AppResult<u32> {
-    let mut ended = 0;
-    for known in vm.vms(None).await? {
-        let Some(project_id) = known.project_id.as_deref().and_then(|id| id.parse::<ProjectId>().ok()) else {
-            continue;
-        };
-        let project: Option<Project> = store.get(&keys::project(&project_id)).await?;
-        let stray = project.is_none() || {
-            let lease = lease::load(store, ambient, &project_id).await?;
-            lease.operation.is_none() && lease.vm_id.as_ref().is_some_and(|ours| *ours != known.vm_id)
-        };
-        if stray {
-            vm.kill_vm(&known.vm_id).await?;
-            ended += 1;
-        }
-    }
-    Ok(ended)
 }

@@ -121,6 +121,11 @@ impl AppError {
         }
     }
 
+    /// The VM's error behind it, where one is.
+    pub fn vm_error(&self) -> Option<&VmError> {
+        self.source.as_ref()?.downcast_ref()
+    }
+
     /// The same error, with its cause for the log.
     #[must_use]
     pub fn because(mut self, source: impl Into<anyhow::Error>) -> Self {
@@ -203,6 +208,10 @@ impl From<VmError> for AppError {
         match &error {
             VmError::Gone => {
                 Self::new(ErrorCode::VmNotReady, "The VM is gone; the next use makes a new one. Try again.")
+                    .retry_after(Duration::from_secs(1))
+            }
+            VmError::Paused => {
+                Self::new(ErrorCode::VmNotReady, "The VM was paused; the next use resumes it. Try again.")
                     .retry_after(Duration::from_secs(1))
             }
             VmError::Busy { retry_after } => {

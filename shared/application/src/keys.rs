@@ -82,6 +82,10 @@ pub fn file_versions(file: &FileId) -> String {
 pub fn link(project: &ProjectId, path: &WorkspacePath) -> Key {
     key(project_partition(project), format!("LN#{path}"))
 }
+/// What the project's VM has and the store cannot take.
+pub fn unstored(project: &ProjectId) -> Key {
+    key(project_partition(project), "VM#UNSTORED")
+}
 /// The proof that the project's VM has its files.
 pub fn manifest(project: &ProjectId) -> Key {
     key(project_partition(project), "VM#MANIFEST")
@@ -93,6 +97,12 @@ pub fn archive(project: &ProjectId, archive: &ArchiveId) -> Key {
 /// A service.
 pub fn service(project: &ProjectId, service: &ServiceId) -> Key {
     key(project_partition(project), format!("SVC#{service}"))
+}
+/// How the sort keys of what stopped services left in a VM start.
+pub const SERVICE_LEFTOVERS: &str = "SVCLEFT#";
+/// What a stopped service left in a VM.
+pub fn service_leftover(project: &ProjectId, service: &ServiceId) -> Key {
+    key(project_partition(project), format!("{SERVICE_LEFTOVERS}{service}"))
 }
 /// The claim of a service's name.
 pub fn service_name(project: &ProjectId, name: &str) -> Key {

@@ -1,15 +1,16 @@
 //! Which domain type is stored where: the `Record` of each.
 
-use jiff::SignedDuration;
 use pvm_domain::archive::Archive;
 use pvm_domain::command::Command;
 use pvm_domain::fair_use::{OwnerLimits, Resource};
-use pvm_domain::file::{DeletedFile, FilePointer, FileVersion, Manifest, ProjectFile, WorkspaceLink};
+use pvm_domain::file::{
+    DeletedFile, FilePointer, FileVersion, Manifest, ProjectFile, Unstored, WorkspaceLink,
+};
 use pvm_domain::key::ApiKey;
 use pvm_domain::project::{Member, Project};
 use pvm_domain::secret::SecretRef;
 use pvm_domain::service::Service;
-use pvm_domain::vm::{VmLease, VmRecipe, VmStatus};
+use pvm_domain::vm::{VmLease, VmRecipe};
 
 use crate::keys;
 
@@ -53,6 +54,7 @@ record!(WorkspaceLink, "link", |r| keys::link(&r.project_id, &r.path));
 record!(Archive, "archive", |r| keys::archive(&r.project_id, &r.archive_id),
     expires: Some(r.expires_at()));
 record!(Manifest, "manifest", |r| keys::manifest(&r.project_id));
+record!(Unstored, "unstored", |r| keys::unstored(&r.project_id));
 record!(FilePointer, "file_pointer", |r| keys::file_pointer(&r.project_id, &r.file_id));
 record!(Service, "service", |r| keys::service(&r.project_id, &r.service_id),
     count: r.counted.count(Resource::Services, r.owner.as_ref(), 1),
@@ -62,22 +64,6 @@ record!(SecretRef, "secret", |r| keys::secret(&r.project_id, &r.name));
 record!(VmRecipe, "vm_recipe", |r| keys::vm_recipe(&r.project_id));
 record!(Command, "command", |r| keys::command(&r.project_id, &r.command_id));
 record!(VmLease, "vm_lease", |r| keys::vm_lease(&r.project_id),
-    sweep: due(r).map(|at| keys::sweep(keys::Sweep::Vm, at, r.project_id.as_str())),
+    sweep: r.due_at().map(|at| keys::sweep(keys::Sweep::Vm, at, r.project_id.as_str())),
     count: { let running = u64::from(r.is_running()); r.counted.count(Resource::VmsRunning, r.owner.as_ref(), running) },
     uncount: r.counted.uncount(Resource::VmsRunning, r.owner.as_ref()));
-
-/// When the clean-up should next look at a lease: an overdue operation, an idle VM, a VM paused for long.
-fn due(lease: &VmLease) -> Option<pvm_domain::Timestamp> {
-    let after = |at: pvm_domain::Timestamp, secs: u64| {
-        at.saturating_add(SignedDuration::from_secs(secs.cast_signed())).ok()
-    };
-    if let Some(until) = lease.operation_until {
-        return Some(until);
-    }
-    match lease.state {
-        VmStatus::Active => after(lease.last_activity, lease.idle_secs()),
-        VmStatus::Paused => after(lease.last_activity, lease.paused_secs()),
-        VmStatus::Starting | VmStatus::Stopping => Some(lease.last_activity),
-        VmStatus::None | VmStatus::Failed => None,
-    }
-}

@@ -62,6 +62,20 @@ pub struct FileCounts {
     pub pending: u64,
     /// Those whose last sync failed.
     pub failed: u64,
+    /// Files and links that only the VM has, because they cannot be stored (a name that is no UTF-8, a path of more than
+    /// 1,000 bytes, not readable): they go with the VM. `file.unstored` events name them.
+    pub unstored: u64,
+}
+
+/// A recorded install that could not be repeated on the present VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FailedInstall {
+    /// Its shell line, shortened where it is long.
+    pub command: String,
+    /// How it ended; `null` where it was killed at its time limit.
+    pub exit_code: Option<i32>,
+    /// The end of its output.
+    pub output: String,
 }
 
 /// What a VM has and uses right now.
@@ -135,4 +149,6 @@ pub struct Status {
     pub capabilities: BTreeMap<String, bool>,
     /// What separates the VM from its host, such as `namespaces` or `microvm`; `null` while unknown.
     pub isolation: Option<String>,
+    /// Recorded installs that the VM lacks, because they could not be repeated when it was made; 20 at most.
+    pub failed_installs: Vec<FailedInstall>,
 }

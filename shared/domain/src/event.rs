@@ -61,6 +61,10 @@ event_types! {
     FileChanged = "file.changed",
     /// Both sides changed a file; both versions are kept.
     FileConflict = "file.conflict",
+    /// The VM has other files than before that the store cannot take; `data` counts and names them.
+    FileUnstored = "file.unstored",
+    /// A recorded install could not be repeated on a new VM; `data` has its last output.
+    InstallFailed = "vm.install_failed",
     /// A VM was given the project's files; `data` has the manifest that proves it.
     WorkspaceRestored = "workspace.restored",
     /// A service changed its state.

@@ -108,8 +108,6 @@ pub struct ProjectFile {
     /// Uploads that were announced and have not arrived, oldest first.
     #[serde(default)]
     pub uploads: Vec<OpenUpload>,
-    /// The S3 sequencer of the last event taken, left-padded hex; orders events of one key.
-    pub sequencer: Option<String>,
     /// Whether the VM has it.
     pub sync_status: SyncStatus,
     /// Why the last sync failed.
@@ -188,6 +186,7 @@ impl ProjectFile {
             sha256: self.sha256.clone(),
             mode: self.mode,
             created_at: self.updated_at,
+            erasing: false,
             owner: self.owner.clone(),
             counted: Counted::default(),
             version: 0,
@@ -259,6 +258,9 @@ pub struct FileVersion {
     pub mode: u32,
     /// When it became current.
     pub created_at: Timestamp,
+    /// Whether it is being forgotten: from then on nobody finds it, and its bytes may be gone.
+    #[serde(default)]
+    pub erasing: bool,
     /// The project's owner, in whose name its bytes are counted.
     #[serde(default)]
     pub owner: Option<OwnerId>,
@@ -314,6 +316,26 @@ pub struct Manifest {
     pub at: Timestamp,
     /// Counts the changes of this record.
     pub version: u64,
+}
+
+/// What the project's VM has and the store cannot take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unstored {
+    /// The project.
+    pub project_id: ProjectId,
+    /// How many files and links there are.
+    pub total: u64,
+    /// The paths of the first of them, as well as they can be shown.
+    pub paths: Vec<String>,
+    /// Counts the changes of this record.
+    pub version: u64,
+}
+
+impl Unstored {
+    /// Nothing.
+    pub fn none(project_id: ProjectId) -> Self {
+        Self { project_id, total: 0, paths: Vec::new(), version: 0 }
+    }
 }
 
 /// The S3 key of one version of a file's bytes: `p/<project>/<file_id>/<version>`.
@@ -395,7 +417,6 @@ mod tests {
             object_version: 3,
             restored_from: None,
             uploads: vec![upload(5)],
-            sequencer: None,
             sync_status: SyncStatus::Synced,
             sync_error: None,
             vm_copy: Some(VmCopy { vm_id: "vm".into(), sha256: "cc".into(), mode: None }),

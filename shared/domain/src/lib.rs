@@ -10,6 +10,7 @@ pub mod event;
 pub mod fair_use;
 pub mod file;
 pub mod ids;
+pub mod install;
 pub mod key;
 pub mod limits;
 pub mod project;

@@ -56,6 +56,11 @@ pub const DELETED_FILES_KEPT_DAYS: u64 = 7;
 pub const COMMANDS_KEPT_DAYS: u64 = 30;
 /// The shortest such time, in days: a repeated request must still find the command that the first one made.
 pub const COMMANDS_KEPT_MIN_DAYS: u64 = 2;
+/// A command whose start was never heard of is started by whoever looks at it within this time after it was accepted, in
+/// seconds. Later nobody can tell it from one that ran and that the VM's journal has forgotten.
+pub const COMMAND_START_SECS: u64 = 86_400;
+/// The journal of a VM remembers a run this long after its end, in seconds.
+pub const JOURNAL_KEPT_SECS: u64 = 7 * 86_400;
 /// An archive of a workspace is kept this long, in seconds.
 pub const ARCHIVE_SECS: u64 = 86_400;
 /// An archive that is not ready after this time has failed, in seconds: the function that builds one ends before.
@@ -85,8 +90,14 @@ pub const VM_PAUSED_SECS: u64 = 30 * 86_400;
 /// The timeout that a VM gets from its provider at each use, in seconds; longer than the idle time, so that we
 /// pause it before the provider does.
 pub const VM_TIMEOUT_SECS: u64 = 3_600;
-/// A lifecycle operation that has not finished after this many seconds may be taken over.
+/// A lifecycle operation that was not heard of for this many seconds may be taken over. Each of its steps says that it is
+/// alive, so that an operation as a whole may take longer, such as one that repeats installs.
 pub const VM_OPERATION_SECS: u64 = 900;
+/// The longest that one step of a lifecycle operation may take, in seconds, with the wait before it: the state machine's
+/// own limit of a task is below it.
+pub const VM_STEP_SECS: u64 = 600;
+/// The clean-up makes sure this often, in seconds, that a paused VM is still there.
+pub const VM_PAUSED_LOOK_SECS: u64 = 6 * 3_600;
 /// The shortest time without use after which a project may have its VM paused, in seconds: a minute of the clean-up.
 pub const VM_IDLE_MIN_SECS: u64 = 60;
 /// The longest, in seconds: E2B's clock ends a VM after a day.
@@ -140,6 +151,10 @@ const _: () = assert!(COMMAND_TIMEOUT_DEFAULT_SECS <= COMMAND_TIMEOUT_MAX_SECS);
 const _: () = assert!(IDEMPOTENCY_SECS < COMMANDS_KEPT_MIN_DAYS * 86_400);
 const _: () = assert!(COMMAND_TIMEOUT_MAX_SECS < COMMANDS_KEPT_MIN_DAYS * 86_400);
 const _: () = assert!(COMMANDS_KEPT_MIN_DAYS <= COMMANDS_KEPT_DAYS);
+const _: () = assert!(COMMAND_START_SECS < JOURNAL_KEPT_SECS);
+const _: () = assert!(VM_STEP_SECS < VM_OPERATION_SECS);
+const _: () = assert!(STEP_INLINE_WAIT_SECS < VM_STEP_SECS);
+const _: () = assert!(VM_IDLE_MAX_SECS + VM_TIMEOUT_SECS <= 86_400);
 const _: () = assert!(TURNS_DEFAULT <= TURNS_MAX);
 const _: () = assert!(UPLOAD_INLINE_BYTES * 4 / 3 < 6 * 1024 * 1024);
 const _: () = assert!(UPLOAD_PART_BYTES * UPLOAD_PARTS < UPLOAD_PARTS_BYTES);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::fair_use::Counted;
@@ -51,6 +51,12 @@ pub struct VmLease {
     pub last_activity: Timestamp,
     /// When the VM was made or resumed.
     pub started_at: Option<Timestamp>,
+    /// Until when its provider keeps it awake, as far as it was asked to.
+    #[serde(default)]
+    pub awake_until: Option<Timestamp>,
+    /// When the clean-up last saw that a paused one is still there.
+    #[serde(default)]
+    pub seen_at: Option<Timestamp>,
     /// The template it was made from.
     pub template: Option<String>,
     /// Why the last set-up failed.
@@ -95,9 +101,54 @@ impl VmLease {
         self.paused_secs.unwrap_or(limits::VM_PAUSED_SECS)
     }
 
-    /// Whether the VM takes up a machine, or is about to.
+    /// Whether the VM takes up a machine, or is about to. One whose set-up failed half-way does.
     pub fn is_running(&self) -> bool {
-        matches!(self.state, VmStatus::Starting | VmStatus::Active | VmStatus::Stopping)
+        match self.state {
+            VmStatus::Starting | VmStatus::Active | VmStatus::Stopping => true,
+            VmStatus::Failed => self.vm_id.is_some(),
+            VmStatus::None | VmStatus::Paused => false,
+        }
+    }
+
+    /// Whether nobody has used it for so many seconds at `now`.
+    pub fn is_quiet_for(&self, secs: u64, now: Timestamp) -> bool {
+        now >= after(self.last_activity, secs)
+    }
+
+    /// Its provider was asked at `now` to keep it awake.
+    pub fn kept_awake(&mut self, now: Timestamp) {
+        self.awake_until = Some(after(now, limits::VM_TIMEOUT_SECS));
+    }
+
+    /// Whether its provider should be asked for more time at `now`: half of what it gave is over.
+    pub fn needs_time_at(&self, now: Timestamp) -> bool {
+        self.time_is_short_at().is_none_or(|short| now >= short)
+    }
+
+    fn time_is_short_at(&self) -> Option<Timestamp> {
+        let half = SignedDuration::from_secs((limits::VM_TIMEOUT_SECS / 2).cast_signed());
+        self.awake_until?.saturating_sub(half).ok()
+    }
+
+    /// When the clean-up should next look at it: an overdue operation, an idle VM, one whose provider would soon pause
+    /// it, one paused for long or under somebody who needs it, one whose set-up failed. `None` where there is nothing.
+    pub fn due_at(&self) -> Option<Timestamp> {
+        if let Some(until) = self.operation_until {
+            return Some(until);
+        }
+        let idle = after(self.last_activity, self.idle_secs());
+        match self.state {
+            VmStatus::Active => Some(self.time_is_short_at().unwrap_or(self.last_activity).min(idle)),
+            VmStatus::Paused if !self.holders.is_empty() => Some(self.last_activity),
+            VmStatus::Paused => {
+                let seen = self.seen_at.map_or(self.last_activity, |seen| seen.max(self.last_activity));
+                let over = after(self.last_activity, self.paused_secs());
+                Some(over.min(after(seen, limits::VM_PAUSED_LOOK_SECS)))
+            }
+            VmStatus::Failed => self.vm_id.as_ref().map(|_| idle),
+            VmStatus::Starting | VmStatus::Stopping => Some(self.last_activity),
+            VmStatus::None => None,
+        }
     }
 
     /// Seconds that VMs of this project were active up to `now`.
@@ -127,6 +178,8 @@ impl VmLease {
             holders: BTreeSet::new(),
             last_activity: now,
             started_at: None,
+            awake_until: None,
+            seen_at: None,
             template: None,
             reason: None,
             refused: false,
@@ -153,11 +206,20 @@ impl VmLease {
             return Err(Busy);
         }
         self.operation = Some(operation);
-        self.operation_until =
-            Some(now + jiff::SignedDuration::from_secs(limits::VM_OPERATION_SECS.cast_signed()));
+        self.renew(now);
         self.state = state;
         self.reason = None;
         Ok(())
+    }
+
+    /// The operation under way is alive at `now`.
+    pub fn renew(&mut self, now: Timestamp) {
+        self.operation_until = self.operation.as_ref().map(|_| after(now, limits::VM_OPERATION_SECS));
+    }
+
+    /// Whether the operation under way should say at `now` that it is alive: what is left must be enough for any step.
+    pub fn needs_renewal_at(&self, now: Timestamp) -> bool {
+        self.operation_until.is_some_and(|until| after(now, limits::VM_STEP_SECS) > until)
     }
 
     /// The operation made or resumed a VM. A VM other than the one before starts a new epoch.
@@ -170,6 +232,7 @@ impl VmLease {
         self.add_up(now);
         self.started_at = Some(now);
         self.last_activity = now;
+        self.kept_awake(now);
     }
 
     /// The operation ended, with the VM in `state`.
@@ -193,6 +256,10 @@ impl VmLease {
     }
 }
 
+fn after(at: Timestamp, secs: u64) -> Timestamp {
+    at.saturating_add(SignedDuration::from_secs(secs.cast_signed())).unwrap_or(Timestamp::MAX)
+}
+
 /// Another lifecycle operation holds the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("another operation on this VM is under way")]
@@ -209,8 +276,11 @@ pub struct VmRecipe {
     pub env: BTreeMap<String, String>,
     /// Installs and environment steps that succeeded, in order, each as a shell line.
     pub installs: Vec<InstallStep>,
-    /// The highest epoch whose VM has all of `installs`.
+    /// The highest epoch whose VM has all of `installs`, but for those of `failed`.
     pub replayed_epoch: u64,
+    /// Steps that could not be repeated in that epoch.
+    #[serde(default)]
+    pub failed: Vec<FailedStep>,
     /// Counts the changes of this record.
     pub version: u64,
 }
@@ -226,6 +296,17 @@ pub struct InstallStep {
     pub user: String,
     /// The epoch it first ran in; VMs of a later epoch need it replayed.
     pub epoch: u64,
+}
+
+/// A step of a recipe that could not be repeated.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedStep {
+    /// The shell line, shortened where it is long.
+    pub command: String,
+    /// How its shell ended; `None` where it was killed at its time limit.
+    pub exit_code: Option<i32>,
+    /// The end of its output.
+    pub output: String,
 }
 
 #[cfg(test)]
@@ -246,6 +327,64 @@ mod tests {
         assert!(lease.begin(one, VmStatus::Starting, at(1)).is_ok());
         let dead = at(2 + limits::VM_OPERATION_SECS.cast_signed());
         assert!(lease.begin(two, VmStatus::Starting, dead).is_ok());
+    }
+
+    #[test]
+    fn an_operation_that_goes_on_is_alive() {
+        let mut lease = VmLease::none(ProjectId::from_parts(1, 1), at(0));
+        lease.begin(OperationId::from_parts(1, 1), VmStatus::Starting, at(0)).unwrap();
+        let (all, step) = (limits::VM_OPERATION_SECS.cast_signed(), limits::VM_STEP_SECS.cast_signed());
+        assert!(!lease.needs_renewal_at(at(all - step)));
+        assert!(lease.needs_renewal_at(at(all - step + 1)));
+        lease.renew(at(all - 1));
+        assert!(lease.is_busy_at(at(all + step)));
+        // Nothing is renewed that is over.
+        lease.finish(VmStatus::Active, None);
+        lease.renew(at(all));
+        assert_eq!((lease.operation_until, lease.needs_renewal_at(at(all))), (None, false));
+    }
+
+    #[test]
+    fn a_vm_is_looked_at_before_its_provider_pauses_it_however_long_it_may_idle() {
+        let mut lease = VmLease::none(ProjectId::from_parts(1, 1), at(0));
+        lease.attach("a", "boot", at(0));
+        lease.finish(VmStatus::Active, None);
+        assert_eq!(lease.due_at(), Some(at(limits::VM_IDLE_SECS.cast_signed())));
+        lease.idle_secs = Some(limits::VM_IDLE_MAX_SECS);
+        let half = (limits::VM_TIMEOUT_SECS / 2).cast_signed();
+        assert_eq!(lease.due_at(), Some(at(half)));
+        assert!(!lease.needs_time_at(at(half - 1)) && lease.needs_time_at(at(half)));
+        lease.kept_awake(at(half));
+        assert_eq!(lease.due_at(), Some(at(2 * half)), "more time, and no use of it");
+        assert!(lease.is_quiet_for(limits::VM_IDLE_MAX_SECS, at(limits::VM_IDLE_MAX_SECS.cast_signed())));
+    }
+
+    #[test]
+    fn a_vm_whose_setup_failed_takes_up_a_machine_and_is_looked_at() {
+        let mut lease = VmLease::none(ProjectId::from_parts(1, 1), at(0));
+        lease.finish(VmStatus::Failed, Some("no such template".to_owned()));
+        assert_eq!((lease.is_running(), lease.due_at()), (false, None), "there is none");
+        lease.attach("a", "boot", at(0));
+        lease.finish(VmStatus::Failed, Some("no files".to_owned()));
+        assert_eq!(
+            (lease.is_running(), lease.due_at()),
+            (true, Some(at(limits::VM_IDLE_SECS.cast_signed())))
+        );
+    }
+
+    #[test]
+    fn a_paused_vm_is_looked_at_now_and_then_and_at_once_where_somebody_needs_it() {
+        let mut lease = VmLease::none(ProjectId::from_parts(1, 1), at(0));
+        lease.attach("a", "boot", at(0));
+        lease.finish(VmStatus::Paused, None);
+        let look = limits::VM_PAUSED_LOOK_SECS.cast_signed();
+        assert_eq!(lease.due_at(), Some(at(look)));
+        lease.seen_at = Some(at(look));
+        assert_eq!(lease.due_at(), Some(at(2 * look)));
+        lease.seen_at = Some(at(limits::VM_PAUSED_SECS.cast_signed()));
+        assert_eq!(lease.due_at(), Some(at(limits::VM_PAUSED_SECS.cast_signed())));
+        lease.holders.insert("cmd_1".to_owned());
+        assert_eq!(lease.due_at(), Some(at(0)));
     }
 
     #[test]

@@ -9,7 +9,8 @@ use pvm_application::ports::{
 };
 use pvm_domain::limits;
 use pvm_e2b_wire::control::{
-    ApiError, ConnectSandbox, ListedSandbox, NewSandbox, PauseSandbox, Sandbox, SandboxDetail, SandboxState,
+    ApiError, AutoResume, ConnectSandbox, ListedSandbox, NewSandbox, PauseSandbox, Sandbox, SandboxDetail,
+    SandboxState,
 };
 use pvm_e2b_wire::envd_http::EnvdMetrics;
 use pvm_e2b_wire::list_query::ListQuery;
@@ -125,6 +126,7 @@ fn info(listed: ListedSandbox) -> VmInfo {
         memory_mib: listed.memory_mb,
         disk_mib: listed.disk_size_mb,
         ends_at: Some(listed.end_at),
+        last_traffic: None,
     }
 }
 
@@ -142,6 +144,8 @@ impl CreateVm for VmClient {
             template_id: vm.template.clone().unwrap_or_else(|| TEMPLATE.to_owned()),
             timeout: i64::try_from(vm.timeout_secs).ok(),
             auto_pause: Some(true),
+            // Whoever opens the link of a service wakes the VM that has it; the clean-up then takes it into use.
+            auto_resume: Some(AutoResume { enabled: true }),
             secure: Some(true),
             network: Some(NetworkConfig {
                 allow_public_traffic: Some(false),
@@ -178,7 +182,8 @@ impl SetEgress for VmClient {
 
 impl FindVm for VmClient {
     async fn vm(&self, vm_id: &str) -> Result<Option<VmInfo>, VmError> {
-        Ok(self.detail(vm_id).await?.map(|detail| info(detail.listed)))
+        let detail = self.detail(vm_id).await?;
+        Ok(detail.map(|detail| VmInfo { last_traffic: detail.last_traffic_at, ..info(detail.listed) }))
     }
 
     async fn vms(&self, project: Option<&str>) -> Result<Vec<VmInfo>, VmError> {
@@ -239,6 +244,10 @@ impl ConnectVm for VmClient {
             capabilities: known.map(|(name, has)| (name.to_owned(), has)).into(),
             isolation: Some("namespaces".to_owned()),
         }
+    }
+
+    async fn is_there(&self, vm_id: &str) -> Result<bool, VmError> {
+        Ok(self.detail(vm_id).await?.is_some())
     }
 
     async fn know_links(&self, vm_id: &str) -> Result<(), VmError> {

@@ -18,6 +18,9 @@ use crate::access::Access;
 use crate::client::{REQUEST, VmClient};
 use crate::control::{TIMEOUT_SECS, unreachable};
 
+/// What a proxy says of a sandbox that it has no way to.
+const NOT_FOUND: &str = "was not found";
+
 impl VmClient {
     fn envd_url(&self, vm_id: &str) -> String {
         let config = &self.inner.config;
@@ -102,8 +105,9 @@ impl VmClient {
         let body = response.bytes().await.unwrap_or_default();
         let error = ConnectError::from_http(status.as_u16(), &body);
         match status.as_u16() {
-            // The proxy's answer when there is no such sandbox, and when it is paused: both say "was not found".
-            502 => Err(self.why_not_there(vm_id).await),
+            // The proxy's answer when there is no such sandbox, and when it is paused. Only then is it sure that nothing was
+            // passed on: any other trouble on the way may have come after what was asked for was done.
+            502 if error.message.contains(NOT_FOUND) => Err(self.why_not_there(vm_id).await),
             429 if error.is_lasting() => Err(VmError::Refused(error.message)),
             429 | 503 => Err(VmError::Busy { retry_after }),
             404 => Err(VmError::NotFound(error.message)),
@@ -115,14 +119,14 @@ impl VmClient {
         }
     }
 
-    /// Why a sandbox does not answer. A paused one counts as gone: its processes may not come back, so whoever uses it
-    /// must go through the set-up, which resumes it and finds that out.
+    /// Why a sandbox is not found.
     async fn why_not_there(&self, vm_id: &str) -> VmError {
         match self.detail(vm_id).await {
             Ok(Some(detail)) if detail.listed.state == SandboxState::Running => {
                 VmError::Unavailable(anyhow::anyhow!("the sandbox runs, but its daemon does not answer"))
             }
-            Ok(_) => {
+            Ok(Some(_)) => VmError::Paused,
+            Ok(None) => {
                 self.inner.access.forget(vm_id);
                 VmError::Gone
             }

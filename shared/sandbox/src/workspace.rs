@@ -46,10 +46,25 @@ impl VmClient {
                     .to_owned(),
             ));
         }
-        if let Some(path) = found.unreadable.first() {
-            tracing::warn!(vm.id = vm_id, path, "entries of the workspace cannot be read and are not saved");
-        }
-        Ok(found.entries.into_iter().map(entry).collect())
+        let unreadable = found.unreadable.iter().map(|told| unreadable(told));
+        Ok(found.entries.into_iter().map(entry).chain(unreadable).collect())
+    }
+}
+
+/// What is told as `path: reason`.
+fn unreadable(told: &str) -> VmEntry {
+    let path = told.split_once(": ").map_or(told, |(path, _)| path);
+    VmEntry {
+        path: path.to_owned(),
+        name: path.rsplit('/').next().unwrap_or_default().to_owned(),
+        kind: EntryKind::Unreadable,
+        size: 0,
+        mode: 0,
+        owner: String::new(),
+        group: String::new(),
+        modified_ns: 0,
+        sha256: None,
+        symlink_target: None,
     }
 }
 

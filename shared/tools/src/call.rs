@@ -86,7 +86,9 @@ impl From<VmError> for Stop {
         match error {
             VmError::Refused(text) => Self::error(format!("The VM refused: {text}")),
             VmError::NotFound(what) => Self::error(format!("The VM has no {what}.")),
-            VmError::Gone | VmError::Busy { .. } | VmError::Unavailable(_) => Self::Vm(error),
+            VmError::Gone | VmError::Paused | VmError::Busy { .. } | VmError::Unavailable(_) => {
+                Self::Vm(error)
+            }
         }
     }
 }

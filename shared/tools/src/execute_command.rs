@@ -6,11 +6,11 @@ use pvm_application::ports::RunCommands;
 use pvm_application::ports_tools::ToolContext;
 use pvm_contracts::tools::{CommandOutput, ExecuteCommandArgs};
 use pvm_domain::command::{CommandSpec, CommandStatus};
-use pvm_domain::{Invalid, limits};
+use pvm_domain::{Invalid, install, limits};
 
 use crate::call::{Answer, Call, Mode, Ports, result};
 use crate::catalogue::{Effect, Spec};
-use crate::{output, paths, schema};
+use crate::{output, paths, recipe, schema};
 
 pub(crate) type Args = ExecuteCommandArgs;
 
@@ -76,7 +76,8 @@ pub(crate) async fn drive<P: Ports>(call: &Call<'_, P>, args: Args) -> Answer {
     .checked()?;
     let mut run = call.run_of(spec.command, args.user, spec.timeout_secs);
     run.working_dir = spec.working_dir;
-    run.env.extend(spec.env);
+    let given = spec.env;
+    run.env.extend(given.clone());
     run.stdin = spec.stdin;
     let report = if args.background {
         match call.mode {
@@ -94,6 +95,10 @@ pub(crate) async fn drive<P: Ports>(call: &Call<'_, P>, args: Args) -> Answer {
         call.run(&run).await?
     };
     let shown = output::command(call, &run.run_id, &report).await?;
+    if shown.status == CommandStatus::Exited && shown.exit_code == Some(0) && !install::is_redirected(&given)
+    {
+        recipe::record_line(call, &run).await;
+    }
     let mut text = output::text_of(&shown);
     if shown.status == CommandStatus::Running {
         text = format!(

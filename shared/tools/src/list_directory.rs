@@ -104,7 +104,8 @@ fn shown(entry: VmEntry, root: &str) -> Option<DirectoryEntry> {
         // E2B tells a link as what it leads to, and where it leads.
         kind: match entry.kind {
             _ if entry.symlink_target.is_some() => EntryType::Symlink,
-            EntryKind::File => EntryType::File,
+            // A listing has none that it could not look at.
+            EntryKind::File | EntryKind::Unreadable => EntryType::File,
             EntryKind::Directory => EntryType::Directory,
             EntryKind::Symlink => EntryType::Symlink,
         },

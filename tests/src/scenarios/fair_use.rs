@@ -73,6 +73,64 @@ pub async fn exact(api: &Api) {
     start(50).await.expect(201);
 }
 
+/// Checks that of many answers exactly so many were accepted, and that the others were told which limit it was.
+fn exactly(most: usize, name: &str, answers: Vec<crate::api::Answer>) {
+    let (taken, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status < 300);
+    assert_eq!(
+        taken.len(),
+        most,
+        "{name}: {:?}",
+        refused.iter().map(|answer| answer.status).collect::<Vec<_>>()
+    );
+    for answer in refused {
+        assert_eq!(answer.problem(429, "limit_reached")["limit"], name);
+    }
+}
+
+/// The same race for everything else that is limited.
+pub async fn raced(api: &Api) {
+    use futures::future::join_all;
+    set(api, json!({"vms_running": 2})).await;
+    let paths = join_all((0..6).map(|n| async move { api.project(&format!("raced {n}")).await })).await;
+    let set_up = |path: &String| {
+        let url = format!("{path}/vm/setup");
+        async move { api.post(&url, json!({})).await }
+    };
+    exactly(2, "vms_running", join_all(paths.iter().map(set_up)).await);
+    assert_eq!(limit(api, "vms_running").await, (2, 2));
+    set(api, json!({"vms_running": null, "storage_bytes": 1_000})).await;
+
+    let files = format!("{}/files", paths[0]);
+    let upload = |n: usize| {
+        let request = api.request(Method::POST, &format!("{files}?path=f{n}"));
+        let request = request.header("content-type", "application/octet-stream").body(vec![b'x'; 300]);
+        api.send(request)
+    };
+    exactly(3, "storage_bytes", join_all((0..12).map(upload)).await);
+    assert_eq!(limit(api, "storage_bytes").await, (1_000, 900));
+    set(api, json!({"storage_bytes": null, "conversations_running": 2})).await;
+
+    let conversations = format!("{}/conversations", paths[0]);
+    let talk = |_: usize| {
+        let asked = json!({"agent_ids": ["dev_agent"], "initial_message": "/vm sleep 600"});
+        api.post(&conversations, asked)
+    };
+    exactly(2, "conversations_running", join_all((0..8).map(talk)).await);
+    assert_eq!(limit(api, "conversations_running").await, (2, 2));
+
+    api.shell(&paths[0], "true").await;
+    let minute = || jiff::Timestamp::now().as_second() / 60;
+    let (began, used) = (minute(), limit(api, "commands_per_minute").await.1);
+    set(api, json!({"conversations_running": null, "commands_per_minute": used + 3})).await;
+    let command = format!("{}/vm/command", paths[0]);
+    let answers = join_all((0..12).map(|_| api.post(&command, json!({"command": "true"})))).await;
+    // With a new minute counting begins anew, so only the same minute can be compared.
+    if minute() == began {
+        exactly(3, "commands_per_minute", answers);
+    }
+    set(api, json!({"commands_per_minute": null})).await;
+}
+
 /// Commands of a minute: those over the limit are refused and leave no trace.
 pub async fn commands(api: &Api) {
     let path = api.project("commands of a minute").await;

@@ -140,7 +140,8 @@ pub async fn status(api: &Api) {
         (&json!(false), &json!(true))
     );
     assert!(active["template"].is_string(), "{active}");
-    assert_eq!(active["files"], json!({"total": 0, "synced": 0, "pending": 0, "failed": 0}));
+    assert_eq!(active["files"], json!({"total": 0, "synced": 0, "pending": 0, "failed": 0, "unstored": 0}));
+    assert_eq!(active["failed_installs"], json!([]));
 
     api.post(&format!("{path}/vm/pause"), json!({})).await.expect(200);
     let paused = api.get(&format!("{path}/status")).await.expect(200);

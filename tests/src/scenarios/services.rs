@@ -83,6 +83,30 @@ pub async fn port_taken(api: &Api) {
     until(api, &path, "two", "running").await;
 }
 
+/// A start that did not get ready in time is ended before the next one: it may hold the port.
+pub async fn retried(api: &Api) {
+    let path = api.project("retried").await;
+    let services = format!("{path}/services");
+    let asked = |line: &str, ready: serde_json::Value| json!({"name": "web", "command": line, "port": 8000, "ready": ready, "ready_timeout_secs": 60});
+    let mut never =
+        asked("echo $$ > first; exec python3 -m http.server $PORT", json!({"log_line": "never said"}));
+    never["ready_timeout_secs"] = json!(2);
+    api.post(&services, never).await.expect(201);
+    until(api, &path, "web", "failed").await;
+    assert_eq!(
+        api.shell(&path, "kill -0 $(cat first) && echo alive").await,
+        "alive\n",
+        "it can be looked into"
+    );
+    api.post(&services, asked("exec python3 -m http.server $PORT", json!("port"))).await.expect(201);
+    until(api, &path, "web", "running").await;
+    assert_ne!(
+        api.run(&path, json!({"command": "kill -0 $(cat first)"})).await["exit_code"],
+        0,
+        "it still runs"
+    );
+}
+
 /// A service that ends is started again by its policy, with a pause, and given up in the end.
 pub async fn restarts(api: &Api) {
     let path = api.project("restarts").await;
@@ -96,6 +120,18 @@ pub async fn restarts(api: &Api) {
     let id = made["service_id"].as_str().unwrap();
     let logs = api.get(&format!("{services}/{id}/logs")).await.expect(200);
     assert!(logs["stderr"].as_str().unwrap().contains("exit status 4; starting it again in 2 s"), "{logs}");
+    // One that keeps ending does not say that it runs while it does not.
+    let asked = json!({"name": "loop", "command": "echo up; sleep 0.2; exit 5", "ready": {"log_line": "up"}});
+    api.post(&services, asked).await.expect(201);
+    let between = loop {
+        let list = api.get(&services).await.expect(200);
+        let one = list["items"].as_array().unwrap().iter().find(|one| one["name"] == "loop").unwrap().clone();
+        if one["status"] != "running" && one["reason"].is_string() {
+            break one;
+        }
+    };
+    assert!(between["reason"].as_str().unwrap().contains("exit status 5"), "{between}");
+    until(api, &path, "loop", "failed").await;
     // Ended well, `on_failure` leaves it; the status comes from the VM.
     let asked = json!({"name": "short", "command": "echo done; exit 0", "restart": "on_failure"});
     api.post(&services, asked).await.expect(201);

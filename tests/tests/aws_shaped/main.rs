@@ -49,6 +49,7 @@ stories! {
     a_projects_vm_clocks_are_checked_and_kept: |aws| projects::clocks(&aws.api);
     use_is_counted_and_given_back: |aws| fair_use::counted(&aws.api);
     a_limit_holds_exactly_under_many_callers: |aws| fair_use::exact(&aws.api);
+    every_limit_holds_exactly_when_it_is_raced: |aws| fair_use::raced(&aws.api);
     commands_over_the_limit_are_refused_without_a_trace: |aws| fair_use::commands(&aws.api);
     commands_of_agents_count_and_a_model_over_the_limit_is_told_to_wait: |aws| fair_use::agents(&aws.api);
     vms_and_conversations_over_the_limit_are_refused: |aws| fair_use::running(&aws.api);
@@ -70,6 +71,7 @@ stories! {
     a_secret_is_in_force_for_its_host_and_never_inside: |aws| secrets::in_force(&aws.api);
     a_web_server_is_a_service: |aws| services::web_server(&aws.api);
     a_service_that_ends_at_once_has_failed_and_says_why: |aws| services::failure(&aws.api);
+    a_service_start_that_was_never_ready_is_ended_before_the_next: |aws| services::retried(&aws.api);
     services_come_back_on_a_new_vm: |aws| services::brought_back(&aws.api);
     clients_of_both_eras_use_tools_and_resources: |aws| mcp::both_eras(&aws.api);
     vm_lines_run_in_order_with_directory_and_variables_carried: |aws| conversations::vm_lines(&aws.api);

@@ -11,7 +11,8 @@ use pvm_application::files::upload::{Announced, Way};
 use pvm_application::files::{deleted, history, restore, save};
 use pvm_application::ports::{EntryKind, GetObject as _, NewContent, NewEntry, VmFiles as _};
 use pvm_domain::fair_use::Resource;
-use pvm_domain::file::{DeletedFile, ProjectFile, object_key};
+use pvm_domain::file::{DeletedFile, ProjectFile, SyncStatus, object_key};
+use pvm_domain::ids::OperationId;
 use pvm_entry::System;
 use sha2::{Digest, Sha256};
 
@@ -59,6 +60,8 @@ struct World {
     open: Vec<(Way, String)>,
     /// Events that have not been delivered.
     events: Vec<ObjectCreated>,
+    /// The set-up under way, during which nobody finds a VM.
+    set_up: Option<OperationId>,
     told: Vec<String>,
 }
 
@@ -114,9 +117,18 @@ impl World {
         self.durable.extend(std::mem::take(&mut self.unsaved).into_values());
     }
 
+    /// Whatever was stored during a set-up is in the VM, or is told not to be, when that VM is active.
+    async fn set_up_ends(&mut self, operation: OperationId) {
+        self.rig.set_up_ends(&operation).await;
+        let waits = |file: &&ProjectFile| file.object_version > 0 && file.sync_status == SyncStatus::Pending;
+        let records = self.rig.records().await;
+        let waiting: Vec<_> = records.values().filter(waits).map(|file| file.path.as_str()).collect();
+        assert!(waiting.is_empty(), "not in the VM when it became active: {waiting:?}");
+    }
+
     async fn step(&mut self) {
         let path = self.random.path();
-        let kind = self.random.below(15);
+        let kind = self.random.below(16);
         self.told.push(format!("{kind} {path}"));
         match kind {
             0 | 1 => {
@@ -188,12 +200,17 @@ impl World {
             }
             12 => {
                 self.excused.extend(std::mem::take(&mut self.unsaved).into_values());
+                self.set_up = None;
                 self.rig.new_vm().await;
                 if self.random.below(2) == 0 {
                     self.save().await;
                 }
             }
-            13 => {
+            13 => match self.set_up.take() {
+                None => self.set_up = Some(self.rig.set_up_again().await),
+                Some(operation) => self.set_up_ends(operation).await,
+            },
+            14 => {
                 let gone = self.deleted().await;
                 if gone.is_empty() {
                     return;
@@ -241,6 +258,9 @@ impl World {
 
     /// Lets everything come to rest.
     async fn rest(&mut self) {
+        if let Some(operation) = self.set_up.take() {
+            self.set_up_ends(operation).await;
+        }
         for (way, bytes) in std::mem::take(&mut self.open) {
             assert_eq!(self.rig.send(&way, bytes.clone()).await, 200);
             self.durable.insert(hash(&bytes));
@@ -332,6 +352,7 @@ async fn run(seed: u64) {
         unsaved: BTreeMap::new(),
         open: Vec::new(),
         events: Vec::new(),
+        set_up: None,
         told: Vec::new(),
     };
     for _ in 0..STEPS {

@@ -2,19 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use pvm_application::files::save::{self, Budget, Outcome};
 use pvm_application::files::sync::{self, ObjectCreated};
 use pvm_application::files::upload::{self, Announced, NewUpload, Way};
-use pvm_application::files::{delete, manifest};
+use pvm_application::files::{delete, manifest, parts};
 use pvm_application::ports::{
-    Clock as _, CreateVm, EndVm, NewEntry, NewId as _, NewVm, RequestSave, VmFiles,
+    ByteStream, Clock as _, CreateVm, EndVm, NewEntry, NewId as _, NewVm, RequestSave, UploadedPart, VmEntry,
+    VmError, VmFiles,
 };
 use pvm_application::store::{ReadStore as _, Tx, WriteStore as _};
+use pvm_application::vm::lease;
 use pvm_application::{error::AppResult, keys};
 use pvm_aws::clients::{self, ClientSettings};
 use pvm_aws::{Dynamo, DynamoSettings, Objects, Tables};
+use pvm_contracts::lifecycle::LifecycleInput;
 use pvm_domain::file::{ProjectFile, WorkspacePath};
 use pvm_domain::ids::{FileId, OperationId, OwnerId, ProjectId};
 use pvm_domain::key::Principal;
@@ -26,6 +30,7 @@ use pvm_embedded::s3::{S3Config, S3Event, S3Host};
 use pvm_entry::System;
 use pvm_sandbox::{VmClient, VmClientConfig};
 use pvm_sandboxd::{Config, Server, ServerHandle, Shutdown, StaticKeys};
+use pvm_workflow::lifecycle::setup;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 const KEY: &str = "e2b_0123456789012345678901234567890123456789";
@@ -167,6 +172,24 @@ impl Rig {
         self.store.commit(Tx::new().update(&mut lease)).await.unwrap();
     }
 
+    /// Puts the VM back into a set-up that has restored its files already.
+    pub(crate) async fn set_up_again(&self) -> OperationId {
+        let operation: OperationId = System.new_id();
+        let begin = |lease: &mut VmLease| {
+            lease.begin(operation.clone(), VmStatus::Starting, System.now()).unwrap();
+            Ok(true)
+        };
+        lease::change(&self.store, &System, &self.project_id, begin).await.unwrap();
+        operation
+    }
+
+    /// The last step of a set-up.
+    pub(crate) async fn set_up_ends(&self, operation: &OperationId) {
+        let Self { store, objects, vm, project_id, .. } = self;
+        let input = LifecycleInput { project_id: project_id.clone(), operation_id: operation.clone() };
+        setup::start_services(store, objects, vm, &System, input).await.unwrap();
+    }
+
     pub(crate) async fn save_within(&self, budget: Budget) -> AppResult<Outcome> {
         let Self { store, objects, vm, .. } = self;
         save::reconcile(store, objects, vm, &System, &self.project_id, &self.vm_id, budget).await
@@ -208,9 +231,34 @@ impl Rig {
         put.body(bytes).send().await.unwrap().status().as_u16()
     }
 
+    /// Sends an upload of one part, and completes it.
+    pub(crate) async fn send_in_parts(&self, file: &ProjectFile, way: &Way, bytes: &'static str) {
+        let Way::Parts(announced) = way else { panic!("not in parts") };
+        let request = &announced.requests[0];
+        let mut put = self.http.request(request.method.parse().unwrap(), &request.url);
+        for (name, value) in &request.headers {
+            put = put.header(name, value);
+        }
+        let answer = put.body(bytes).send().await.unwrap();
+        let etag = answer.headers()["etag"].to_str().unwrap().to_owned();
+        let sent = [UploadedPart { number: 1, etag }];
+        let Self { store, objects, principal, project_id, .. } = self;
+        parts::complete(store, objects, principal, project_id, &file.file_id, &sent).await.unwrap();
+    }
+
     pub(crate) async fn delete(&self, file: &FileId) -> AppResult<()> {
         let Self { store, objects, vm, principal, project_id, .. } = self;
         delete::delete(store, objects, vm, &System, principal, project_id, file).await
+    }
+
+    /// Messages that have come so far, as a queue has them.
+    pub(crate) fn take_bodies(&mut self) -> Vec<String> {
+        let mut all = Vec::new();
+        while let Ok(event) = self.events.try_recv() {
+            all.push(event.body().to_string());
+            event.done();
+        }
+        all
     }
 
     /// Events that have come so far.
@@ -269,5 +317,84 @@ impl Rig {
 
     pub(crate) async fn write(&self, entries: Vec<NewEntry>) -> Vec<Option<String>> {
         self.vm.write_many(&self.vm_id, entries).await.unwrap()
+    }
+}
+
+/// A VM that does not answer for one path, or from one scan on.
+pub(crate) struct CutAt {
+    vm: VmClient,
+    path: Option<String>,
+    /// Scans that are answered.
+    scans: AtomicUsize,
+}
+
+impl CutAt {
+    pub(crate) fn path(vm: VmClient, path: &str) -> Self {
+        Self { vm, path: Some(format!("/workspace/{path}")), scans: AtomicUsize::new(usize::MAX) }
+    }
+
+    pub(crate) fn scan(vm: VmClient, answered: usize) -> Self {
+        Self { vm, path: None, scans: AtomicUsize::new(answered) }
+    }
+
+    fn reach(&self, path: &str) -> Result<(), VmError> {
+        if self.path.as_deref() == Some(path) {
+            return Err(VmError::Unavailable(anyhow::anyhow!("cut off")));
+        }
+        Ok(())
+    }
+}
+
+impl VmFiles for CutAt {
+    async fn read_file(&self, vm_id: &str, path: &str, user: &str, most: u64) -> Result<Bytes, VmError> {
+        self.vm.read_file(vm_id, path, user, most).await
+    }
+    async fn read_file_stream(
+        &self,
+        vm_id: &str,
+        path: &str,
+        user: &str,
+    ) -> Result<(u64, ByteStream), VmError> {
+        self.vm.read_file_stream(vm_id, path, user).await
+    }
+    async fn write_file(&self, vm_id: &str, path: &str, user: &str, bytes: Bytes) -> Result<(), VmError> {
+        self.vm.write_file(vm_id, path, user, bytes).await
+    }
+    async fn write_file_stream(
+        &self,
+        vm_id: &str,
+        path: &str,
+        user: &str,
+        size: u64,
+        bytes: ByteStream,
+    ) -> Result<(), VmError> {
+        self.vm.write_file_stream(vm_id, path, user, size, bytes).await
+    }
+    async fn stat(&self, vm_id: &str, path: &str, user: &str) -> Result<Option<VmEntry>, VmError> {
+        self.reach(path)?;
+        self.vm.stat(vm_id, path, user).await
+    }
+    async fn list_dir(
+        &self,
+        vm_id: &str,
+        path: &str,
+        user: &str,
+        depth: u32,
+    ) -> Result<Vec<VmEntry>, VmError> {
+        self.vm.list_dir(vm_id, path, user, depth).await
+    }
+    async fn remove(&self, vm_id: &str, path: &str, user: &str) -> Result<(), VmError> {
+        self.vm.remove(vm_id, path, user).await
+    }
+    async fn write_many(&self, vm_id: &str, entries: Vec<NewEntry>) -> Result<Vec<Option<String>>, VmError> {
+        self.vm.write_many(vm_id, entries).await
+    }
+    async fn scan_workspace(&self, vm_id: &str) -> Result<Vec<VmEntry>, VmError> {
+        let left = self.scans.load(Ordering::Relaxed);
+        if left == 0 {
+            return Err(VmError::Unavailable(anyhow::anyhow!("cut off")));
+        }
+        self.scans.store(left - 1, Ordering::Relaxed);
+        self.vm.scan_workspace(vm_id).await
     }
 }

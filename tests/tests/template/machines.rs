@@ -143,6 +143,15 @@ fn a_step_in_process_may_take_as_long_as_its_lambda() {
 }
 
 #[test]
+fn a_step_of_the_lifecycle_is_over_before_its_operation_is_taken_for_dead() {
+    for (name, state) in states("vm-lifecycle") {
+        if let Some(seconds) = state["TimeoutSeconds"].as_u64() {
+            assert!(seconds < pvm_domain::limits::VM_STEP_SECS, "{name} may take {seconds} s");
+        }
+    }
+}
+
+#[test]
 fn the_page_about_the_machines_has_the_times_of_the_template() {
     let page = super::text("statemachines/README.md");
     let mut problems = Vec::new();

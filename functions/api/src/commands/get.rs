@@ -21,27 +21,32 @@ use crate::commands::view::{self, Offsets};
 ///
 /// # Errors
 /// Of the request and the use case.
-pub async fn handle<S, O, W, V, R, A>(
-    store: &S,
-    objects: &O,
-    workflow: &W,
-    vm: &V,
-    saver: &R,
-    ambient: &A,
+pub async fn handle(
+    store: &(impl WriteStore + Clone + 'static),
+    objects: &(impl PutObject + GetObject + Clone + 'static),
+    workflow: &(impl StartExecution + Clone + 'static),
+    vm: &(impl RunCommands + ConnectVm + Clone + 'static),
+    saver: &(impl RequestSave + Clone + 'static),
+    ambient: &(impl Ambient + Clone + 'static),
     request: Request,
-) -> AppResult<Reply>
-where
-    S: WriteStore + Clone + 'static,
-    O: PutObject + GetObject + Clone + 'static,
-    W: StartExecution + Clone + 'static,
-    V: RunCommands + ConnectVm + Clone + 'static,
-    R: RequestSave + Clone + 'static,
-    A: Ambient + Clone + 'static,
-{
+) -> AppResult<Reply> {
     let principal = principal::of(&request)?;
-    let project_id = request::path_id(&request, "project_id")?;
-    let command_id = request::path_id(&request, "command_id")?;
-    let query = Query::of(&request, &["stdout_offset", "stderr_offset", "wait"])?;
+    let (project, command) =
+        (request::path_id(&request, "project_id")?, request::path_id(&request, "command_id")?);
+    let (offsets, from) = asked(&request)?;
+    let live =
+        commands::get(store, objects, workflow, vm, saver, ambient, &principal, &project, &command, from)
+            .await?;
+    if request::wants_stream(&request) {
+        let watch = Watch::new(store, objects, workflow, vm, saver, ambient, principal);
+        return Ok(Output::new(watch, live, [from.stdout, from.stderr]).reply());
+    }
+    Ok(pvm_entry::reply::ok(&view::command(objects, live, offsets).await?))
+}
+
+/// The offsets that were asked for, and how to read from there on.
+fn asked(request: &Request) -> AppResult<(Offsets, ReadFrom)> {
+    let query = Query::of(request, &["stdout_offset", "stderr_offset", "wait"])?;
     let stdout = query.number("stdout_offset", 0..=u64::MAX)?;
     let stderr = query.number("stderr_offset", 0..=u64::MAX)?;
     let from = ReadFrom {
@@ -50,23 +55,5 @@ where
         limit: limits::OUTPUT_INLINE_BYTES as u64 / 2,
         wait: Duration::from_secs(query.number("wait", 0..=limits::POLL_WAIT_SECS)?.unwrap_or(0)),
     };
-    let live = commands::get(
-        store,
-        objects,
-        workflow,
-        vm,
-        saver,
-        ambient,
-        &principal,
-        &project_id,
-        &command_id,
-        from,
-    )
-    .await?;
-    if request::wants_stream(&request) {
-        let watch = Watch::new(store, objects, workflow, vm, saver, ambient, principal);
-        return Ok(Output::new(watch, live, [from.stdout, from.stderr]).reply());
-    }
-    let shown = view::command(objects, live, Offsets { stdout, stderr }).await?;
-    Ok(pvm_entry::reply::ok(&shown))
+    Ok((Offsets { stdout, stderr }, from))
 }

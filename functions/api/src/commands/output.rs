@@ -7,7 +7,7 @@ use lambda_http::Request;
 use pvm_application::commands;
 use pvm_application::error::{AppError, AppResult};
 use pvm_application::ports::{
-    Ambient, ConnectVm, GetObject, PutObject, ReadFrom, RequestSave, RunCommands, StartExecution,
+    Ambient, Chunk, ConnectVm, GetObject, PutObject, ReadFrom, RequestSave, RunCommands, StartExecution,
 };
 use pvm_application::store::WriteStore;
 use pvm_contracts::commands::OutputStream;
@@ -34,9 +34,19 @@ pub async fn handle(
     request: Request,
 ) -> AppResult<Reply> {
     let principal = principal::of(&request)?;
-    let project_id = request::path_id(&request, "project_id")?;
-    let command_id = request::path_id(&request, "command_id")?;
-    let query = Query::of(&request, &["stream", "offset", "wait"])?;
+    let (project, command) =
+        (request::path_id(&request, "project_id")?, request::path_id(&request, "command_id")?);
+    let (stream, from) = asked(&request)?;
+    let live =
+        commands::get(store, objects, workflow, vm, saver, ambient, &principal, &project, &command, from)
+            .await?;
+    let chunk = view::chunk(objects, &live, stream, from.stdout).await?;
+    Ok(shown(&chunk))
+}
+
+/// Which stream, and from where on.
+fn asked(request: &Request) -> AppResult<(OutputStream, ReadFrom)> {
+    let query = Query::of(request, &["stream", "offset", "wait"])?;
     let stream = match query.text("stream").unwrap_or("stdout") {
         "stdout" => OutputStream::Stdout,
         "stderr" => OutputStream::Stderr,
@@ -44,24 +54,13 @@ pub async fn handle(
     };
     let offset = query.number("offset", 0..=u64::MAX)?.unwrap_or(0);
     let wait = Duration::from_secs(query.number("wait", 0..=limits::POLL_WAIT_SECS)?.unwrap_or(0));
-    let from = ReadFrom { stdout: offset, stderr: offset, limit: MOST, wait };
-    let live = commands::get(
-        store,
-        objects,
-        workflow,
-        vm,
-        saver,
-        ambient,
-        &principal,
-        &project_id,
-        &command_id,
-        from,
-    )
-    .await?;
-    let chunk = view::chunk(objects, &live, stream, offset).await?;
+    Ok((stream, ReadFrom { stdout: offset, stderr: offset, limit: MOST, wait }))
+}
+
+fn shown(chunk: &Chunk) -> Reply {
     let data = chunk.data.slice(..chunk.data.len().min(MOST as usize));
     let next = chunk.offset + data.len() as u64;
     let reply = reply::bytes(StatusCode::OK, "application/octet-stream", data);
     let reply = reply::with_header(reply, HeaderName::from_static("x-output-next"), &next.to_string());
-    Ok(reply::with_header(reply, HeaderName::from_static("x-output-total"), &chunk.total.to_string()))
+    reply::with_header(reply, HeaderName::from_static("x-output-total"), &chunk.total.to_string())
 }

@@ -21,44 +21,23 @@ use crate::commands::view::{self, Offsets};
 ///
 /// # Errors
 /// Of the request and the use case.
-pub async fn handle<S, O, W, V, R, A>(
-    store: &S,
-    objects: &O,
-    workflow: &W,
-    vm: &V,
-    saver: &R,
-    ambient: &A,
+pub async fn handle(
+    store: &(impl WriteStore + Clone + 'static),
+    objects: &(impl PutObject + GetObject + Clone + 'static),
+    workflow: &(impl StartExecution + Clone + 'static),
+    vm: &(impl RunCommands + ConnectVm + Clone + 'static),
+    saver: &(impl RequestSave + Clone + 'static),
+    ambient: &(impl Ambient + Clone + 'static),
     request: Request,
-) -> AppResult<Reply>
-where
-    S: WriteStore + Clone + 'static,
-    O: PutObject + GetObject + Clone + 'static,
-    W: StartExecution + Clone + 'static,
-    V: RunCommands + ConnectVm + Clone + 'static,
-    R: RequestSave + Clone + 'static,
-    A: Ambient + Clone + 'static,
-{
-    let principal = principal::of(&request)?;
-    let project_id = request::path_id(&request, "project_id")?;
-    let mut input = asked(request::json(&request)?)?;
-    let claim = request::claim(&request, &principal, request.body())?;
+) -> AppResult<Reply> {
+    let (principal, project) = (principal::of(&request)?, request::path_id(&request, "project_id")?);
     let streamed = request::wants_stream(&request);
-    if streamed {
-        input.wait = Duration::ZERO;
-    }
-    let live = commands::run(
-        store,
-        objects,
-        workflow,
-        vm,
-        saver,
-        ambient,
-        &principal,
-        &project_id,
-        claim.as_ref(),
-        input,
-    )
-    .await?;
+    let input = asked(request::json(&request)?, streamed)?;
+    let claim = request::claim(&request, &principal, request.body())?;
+    let claim = claim.as_ref();
+    let live =
+        commands::run(store, objects, workflow, vm, saver, ambient, &principal, &project, claim, input)
+            .await?;
     if streamed {
         let watch = Watch::new(store, objects, workflow, vm, saver, ambient, principal);
         return Ok(Output::new(watch, live, [0, 0]).reply());
@@ -66,7 +45,8 @@ where
     view::reply(objects, live, Offsets::default()).await
 }
 
-fn asked(body: Body) -> AppResult<RunCommand> {
+/// The command as asked for. One that is streamed is not waited for: its stream tells the end.
+fn asked(body: Body, streamed: bool) -> AppResult<RunCommand> {
     let most = limits::HTTP_INLINE_WAIT_SECS;
     let wait = body.wait_secs.unwrap_or(most);
     if wait > most {
@@ -84,6 +64,6 @@ fn asked(body: Body) -> AppResult<RunCommand> {
         timeout_secs: body.timeout_secs.unwrap_or(defaults.timeout_secs),
         command: defaults.command,
     };
-    let wait = if body.background { Duration::ZERO } else { Duration::from_secs(wait) };
+    let wait = if body.background || streamed { Duration::ZERO } else { Duration::from_secs(wait) };
     Ok(RunCommand { spec: spec.checked()?, wait })
 }

@@ -48,14 +48,16 @@ pub async fn handle(
         "" | "application/json" => {
             presigned(store, objects, ambient, &request, &principal, &project_id).await
         }
-        other => {
-            let detail = format!(
-                "The body is `{other}`; send the bytes as application/octet-stream with `?path=`, a form as \
-                 multipart/form-data, or JSON {{path, size}} for a presigned upload."
-            );
-            Err(AppError::new(ErrorCode::UnsupportedMedia, detail))
-        }
+        other => Err(unsupported(other)),
     }
+}
+
+fn unsupported(media_type: &str) -> AppError {
+    let detail = format!(
+        "The body is `{media_type}`; send the bytes as application/octet-stream with `?path=`, a form as \
+         multipart/form-data, or JSON {{path, size}} for a presigned upload."
+    );
+    AppError::new(ErrorCode::UnsupportedMedia, detail)
 }
 
 fn octets(request: &Request) -> AppResult<Sent> {

@@ -24,19 +24,18 @@ const TAIL_BYTES: u64 = 64 * 1024;
 ///
 /// # Errors
 /// Of the request and the use case.
-pub async fn handle<S, V, A>(store: &S, vm: &V, ambient: &A, request: Request) -> AppResult<Reply>
-where
-    S: WriteStore + Clone + 'static,
-    V: RunCommands + Clone + 'static,
-    A: Ambient + Clone + 'static,
-{
+pub async fn handle(
+    store: &(impl WriteStore + Clone + 'static),
+    vm: &(impl RunCommands + Clone + 'static),
+    ambient: &(impl Ambient + Clone + 'static),
+    request: Request,
+) -> AppResult<Reply> {
     let principal = principal::of(&request)?;
-    let project_id: ProjectId = request::path_id(&request, "project_id")?;
-    let service_id: ServiceId = request::path_id(&request, "service_id")?;
+    let project: ProjectId = request::path_id(&request, "project_id")?;
+    let id: ServiceId = request::path_id(&request, "service_id")?;
     let query = Query::of(&request, &["tail_bytes", "stdout_offset", "stderr_offset", "wait"])?;
     let tail = query.number("tail_bytes", 1..=limits::OUTPUT_INLINE_BYTES as u64 / 4)?.unwrap_or(TAIL_BYTES);
-    let read =
-        async |from| services::logs(store, vm, ambient, &principal, &project_id, &service_id, from).await;
+    let read = async |from| services::logs(store, vm, ambient, &principal, &project, &id, from).await;
     let (service, report) = match offsets(&query, tail)? {
         Some(from) => read(from).await?,
         None => match read(at_end()).await? {

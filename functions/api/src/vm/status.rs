@@ -8,7 +8,8 @@ use pvm_application::ports::{Ambient, ConnectVm, RunCommands};
 use pvm_application::store::WriteStore;
 use pvm_application::vm::status::{ProjectStatus, Recent, status};
 use pvm_contracts::services::Service;
-use pvm_contracts::vm::{Cost, FileCounts, Resources, Status};
+use pvm_contracts::vm::{Cost, FailedInstall, FileCounts, Resources, Status};
+use pvm_domain::vm::FailedStep;
 use pvm_entry::{Reply, principal, reply, request};
 
 /// What this process saw of VMs within the last two seconds.
@@ -48,6 +49,7 @@ fn shown(status: ProjectStatus) -> Status {
             synced: files.synced,
             pending: files.pending,
             failed: files.failed,
+            unstored: files.unstored,
         },
         stale,
         resources: status.used.map(|used| Resources {
@@ -68,5 +70,10 @@ fn shown(status: ProjectStatus) -> Status {
         },
         capabilities: traits.capabilities,
         isolation: traits.isolation,
+        failed_installs: status.failed_installs.into_iter().map(failed_install).collect(),
     }
+}
+
+fn failed_install(step: FailedStep) -> FailedInstall {
+    FailedInstall { command: step.command, exit_code: step.exit_code, output: step.output }
 }

@@ -163,6 +163,16 @@ impl Computer {
         }
     }
 
+    /// Whether a command was started.
+    pub(crate) fn has_started(&self, command: &str) -> bool {
+        self.runs.lock().unwrap().contains_key(command)
+    }
+
+    /// Forgets all runs, as a journal does after a week.
+    pub(crate) fn forget(&self) {
+        self.runs.lock().unwrap().clear();
+    }
+
     /// Ends all running commands.
     pub(crate) fn end(&self, code: i32) {
         for run in self.runs.lock().unwrap().values_mut().filter(|run| run.state == RunState::Running) {

@@ -1,8 +1,13 @@
 //! Commands: their end in the answer, or where they stand, or as a stream.
 
+use pvm_application::ports::{Clock, NewId};
+use pvm_application::store::{Tx, WriteStore};
+use pvm_application::vm::recipe;
+use pvm_domain::command::{Command, CommandSpec, CommandStatus, KeptOutput};
+use pvm_entry::System;
 use serde_json::{Value, json};
 
-use crate::parts::{Blocks, house};
+use crate::parts::{Blocks, House, house};
 
 #[tokio::test]
 async fn a_command_answers_with_its_end_or_with_where_it_stands() {
@@ -86,4 +91,74 @@ async fn a_set_up_is_asked_for_once_and_an_end_without_a_vm_is_no_news() {
     assert_eq!((ended.status.as_u16(), ended.body["vm_status"].as_str()), (200, Some("none")));
     let unknown = house.post(&format!("{fresh}/setup"), &json!({"x": 1})).await;
     assert_eq!(unknown.field(), "x");
+}
+
+/// A command that was claimed for the VM of [`House::ready`] so many hours ago.
+async fn claimed(house: &House, project: &str, hours_ago: i64) -> Command {
+    let mut command = Command {
+        project_id: project.parse().unwrap(),
+        command_id: System.new_id(),
+        spec: CommandSpec::new("say hello"),
+        status: CommandStatus::Running,
+        epoch: Some(1),
+        kill_requested: false,
+        exit_code: None,
+        signal: None,
+        stdout: KeptOutput::default(),
+        stderr: KeptOutput::default(),
+        duration_ms: None,
+        created_at: System.now() - jiff::SignedDuration::from_hours(hours_ago),
+        finished_at: None,
+        version: 0,
+    };
+    house.app.store.commit(Tx::new().create(&mut command)).await.unwrap();
+    command
+}
+
+#[tokio::test]
+async fn a_command_that_its_journal_may_have_forgotten_is_never_started_again() {
+    let house = house().await;
+    let project = house.project().await;
+    house.ready(&project).await.unwrap();
+    let commands = format!("/api/projects/{project}/vm/commands");
+    // One whose start was never heard of is started by whoever looks.
+    let young = claimed(&house, &project, 23).await;
+    let seen = house.get(&format!("{commands}/{}", young.command_id)).await;
+    assert_eq!((seen.body["status"].as_str(), seen.body["stdout"].as_str()), (Some("exited"), Some("hello")));
+    // An old one may have run, ended, and been forgotten with its journal's record.
+    for hours in [24, 8 * 24] {
+        let old = claimed(&house, &project, hours).await;
+        house.app.vm.forget();
+        let seen = house.get(&format!("{commands}/{}", old.command_id)).await;
+        assert_eq!(seen.body["status"], "lost", "{}", seen.body);
+        let killed =
+            house.ask("DELETE", &format!("{commands}/{}", old.command_id)).token(&house.ann).send().await;
+        assert_eq!(killed.body["status"], "lost", "{}", killed.body);
+        assert!(!house.app.vm.has_started(old.command_id.as_str()));
+    }
+}
+
+#[tokio::test]
+async fn what_a_command_installed_is_noted_for_the_next_vm() {
+    let house = house().await;
+    let project = house.project().await;
+    house.ready(&project).await.unwrap();
+    let command = format!("/api/projects/{project}/vm/command");
+    for body in [
+        json!({"command": "pip install flask", "working_dir": "/tmp"}),
+        json!({"command": "pip install -r requirements.txt"}),
+        json!({"command": "pip install numpy", "env": {"VIRTUAL_ENV": "/workspace/venv"}}),
+        json!({"command": "echo pip install nothing"}),
+    ] {
+        house.post(&command, &body).await;
+    }
+    // Not of one that failed.
+    let waits =
+        house.post(&command, &json!({"command": "wait && pip install never", "background": true})).await;
+    house.app.vm.end(1);
+    house.get(&format!("{command}s/{}", waits.text("command_id"))).await;
+    let recipe = recipe::load(&house.app.store, &project.parse().unwrap()).await.unwrap();
+    let noted: Vec<_> =
+        recipe.installs.iter().map(|step| (step.command.as_str(), step.working_dir.as_str())).collect();
+    assert_eq!(noted, [("pip install flask", "/"), ("pip install -r requirements.txt", "/workspace")]);
 }

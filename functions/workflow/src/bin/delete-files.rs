@@ -1,6 +1,6 @@
 //! `vm-lifecycle`: `DeleteFiles`
 
-use pvm_entry::{Outcome, Start, StepError};
+use pvm_entry::{Outcome, Start, StepError, System};
 use pvm_workflow::lifecycle::erase;
 
 #[tokio::main(flavor = "current_thread")]
@@ -11,7 +11,7 @@ async fn main() -> Outcome {
     let secrets = start.secrets();
     start
         .step(|input| async {
-            erase::delete_files(store, objects, secrets, input).await.map_err(StepError::from)
+            erase::delete_files(store, objects, secrets, &System, input).await.map_err(StepError::from)
         })
         .await
 }

@@ -7,10 +7,11 @@ use pvm_workflow::lifecycle::setup;
 async fn main() -> Outcome {
     let start = Start::new("start-services").await?;
     let store = start.store()?;
+    let objects = start.objects()?;
     let vm = start.vm().await?;
     start
         .step(|input| async {
-            setup::start_services(store, vm, &System, input).await.map_err(StepError::from)
+            setup::start_services(store, objects, vm, &System, input).await.map_err(StepError::from)
         })
         .await
 }

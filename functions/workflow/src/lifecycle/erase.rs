@@ -7,6 +7,7 @@ use pvm_application::ports::{
 };
 use pvm_application::ports_tools::Tools;
 use pvm_application::store::WriteStore;
+use pvm_application::vm::provision;
 use pvm_contracts::lifecycle::{LifecycleInput, LifecycleOutput};
 
 /// Ends the runs of the project's conversations.
@@ -28,6 +29,7 @@ where
     T: Tools,
     A: Ambient,
 {
+    provision::keep_alive(store, ambient, &input.project_id, &input.operation_id).await?;
     let more = erase::stop_runs(store, workflow, vm, tools, ambient, &input.project_id).await?;
     Ok(LifecycleOutput::more(more))
 }
@@ -36,12 +38,14 @@ where
 ///
 /// # Errors
 /// Of the store, the objects or the secrets.
-pub async fn delete_files<S: WriteStore, O: DeleteObject, K: KeepSecrets>(
+pub async fn delete_files<S: WriteStore, O: DeleteObject, K: KeepSecrets, A: Ambient>(
     store: &S,
     objects: &O,
     secrets: &K,
+    ambient: &A,
     input: LifecycleInput,
 ) -> AppResult<LifecycleOutput> {
+    provision::keep_alive(store, ambient, &input.project_id, &input.operation_id).await?;
     Ok(LifecycleOutput::more(erase::objects(store, objects, secrets, &input.project_id).await?))
 }
 
@@ -49,6 +53,11 @@ pub async fn delete_files<S: WriteStore, O: DeleteObject, K: KeepSecrets>(
 ///
 /// # Errors
 /// Of the store.
-pub async fn delete_records<S: WriteStore>(store: &S, input: LifecycleInput) -> AppResult<LifecycleOutput> {
+pub async fn delete_records<S: WriteStore, A: Ambient>(
+    store: &S,
+    ambient: &A,
+    input: LifecycleInput,
+) -> AppResult<LifecycleOutput> {
+    provision::keep_alive(store, ambient, &input.project_id, &input.operation_id).await?;
     Ok(LifecycleOutput::more(erase::records(store, &input.project_id).await?))
 }

@@ -11,6 +11,7 @@ use pvm_application::ports::{
 };
 use pvm_application::store::WriteStore;
 use pvm_application::vm::provision::{self, of_operation};
+use pvm_application::vm::ready::ready_of;
 use pvm_application::vm::recipe::{self, Replay};
 use pvm_application::{commands, services};
 use pvm_contracts::lifecycle::{FailVmInput, LifecycleInput, LifecycleOutput};
@@ -93,19 +94,34 @@ pub async fn replay_recipe<S: WriteStore, V: RunCommands, A: Ambient>(
     }
 }
 
-/// Starts the project's services, gives the VM free (it is active from here on), and starts the commands that waited.
+/// Starts the project's services, gives the VM free (it is active from here on), brings what was stored meanwhile into
+/// it, and starts the commands that waited.
 ///
 /// # Errors
-/// Of the VM or the store.
-pub async fn start_services<S: WriteStore, V: RunCommands, A: Ambient>(
+/// Of the VM, the objects or the store.
+pub async fn start_services<S, O, V, A>(
     store: &S,
+    objects: &O,
     vm: &V,
     ambient: &A,
     input: LifecycleInput,
-) -> AppResult<LifecycleOutput> {
-    services::restore(store, vm, ambient, &input.project_id, &input.operation_id).await?;
-    let lease = provision::activate(store, ambient, &input.project_id, &input.operation_id).await?;
-    commands::start_waiting(store, vm, &lease).await?;
+) -> AppResult<LifecycleOutput>
+where
+    S: WriteStore,
+    O: PutObject + GetObject + DeleteObject,
+    V: RunCommands + VmFiles,
+    A: Ambient,
+{
+    let (project_id, operation) = (&input.project_id, &input.operation_id);
+    // A call that was interrupted after that goes on where it was.
+    if !provision::is_active(store, ambient, project_id).await? {
+        services::restore(store, vm, ambient, project_id, operation).await?;
+    }
+    let lease = provision::activate(store, ambient, project_id, operation).await?;
+    if let Some(ready) = ready_of(&lease) {
+        save::catch_up(store, objects, vm, ambient, project_id, &ready.vm_id).await?;
+    }
+    commands::start_waiting(store, vm, ambient, &lease).await?;
     Ok(LifecycleOutput::done())
 }
 

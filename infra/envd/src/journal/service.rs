@@ -125,7 +125,7 @@ fn claim_or_find(
         output_limit,
         started_at: Timestamp::now(),
     };
-    let storing = |error: io::Error| internal(format!("storing run {}: {error}", question.run_id));
+    let storing = |error: io::Error| not_stored(&question.run_id, &error);
     DirBuilder::new().mode(0o700).create(&folder).map_err(storing)?;
     // From here to `insert` nothing is awaited, so nobody finds the run half-made.
     let unclaim = |error: ConnectError| {
@@ -166,6 +166,19 @@ fn claim_or_find(
         return Err(internal(format!("following run {}: {error}", question.run_id)));
     }
     Ok((Found::Live(run), true))
+}
+
+/// The error of a run that could not be claimed. A full disk is a fact about the sandbox and no fault of ours: asking again
+/// is of no use before there is room.
+fn not_stored(run_id: &str, error: &io::Error) -> ConnectError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            let message =
+                "the disk is full, so the run cannot be noted and was not started: remove files first";
+            ConnectError::new(Code::FailedPrecondition, message)
+        }
+        _ => internal(format!("storing run {run_id}: {error}")),
+    }
 }
 
 /// Refuses to take one run for another.
@@ -228,4 +241,19 @@ fn wait_time(wait_ms: Option<u64>) -> Result<Duration, ConnectError> {
         return Err(invalid(format!("waitMs must be at most {MAX_WAIT_MS}")));
     }
     Ok(Duration::from_millis(wait))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_as_that() {
+        for number in [libc::ENOSPC, libc::EDQUOT] {
+            let told = not_stored("r", &io::Error::from_raw_os_error(number));
+            assert_eq!(told.code, Code::FailedPrecondition);
+            assert!(told.message.contains("disk is full"), "{told}");
+        }
+        assert_eq!(not_stored("r", &io::Error::from_raw_os_error(libc::EIO)).code, Code::Internal);
+    }
 }

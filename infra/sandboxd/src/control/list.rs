@@ -16,6 +16,7 @@ use crate::store::{PauseKind, Phase, Record};
 
 pub(super) fn detail(call: &Call, id: &str) -> Reply {
     let sandbox = call.engine.owned(id, &call.owner)?;
+    let last_traffic_at = sandbox.last_traffic_ms(call.engine.now_ms()).map(timestamp);
     let detail = sandbox.with(|record| SandboxDetail {
         listed: listed(record),
         envd_access_token: record.envd_token.clone(),
@@ -31,6 +32,7 @@ pub(super) fn detail(call: &Call, id: &str) -> Reply {
             Phase::Paused(PauseKind::Filesystem) => Some(PauseMode::Filesystem),
             Phase::Creating | Phase::Running | Phase::Killing => None,
         },
+        last_traffic_at,
     });
     Ok(json(StatusCode::OK, &detail))
 }

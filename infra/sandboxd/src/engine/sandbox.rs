@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pvm_e2b_wire::control::SandboxMetric;
@@ -17,6 +17,16 @@ use crate::egress::{Gate, Policy};
 use crate::envd::Envd;
 use crate::isolation::process;
 use crate::store::{Phase, Record, SandboxFolder, append_json, append_line};
+
+/// A connection to a sandbox's port, for as long as it is open.
+#[derive(Debug)]
+pub(crate) struct OpenPipe(Arc<Sandbox>);
+
+impl Drop for OpenPipe {
+    fn drop(&mut self) {
+        self.0.open_pipes.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// A sandbox's record, and its processes while it has any.
 #[derive(Debug)]
@@ -33,8 +43,10 @@ pub(crate) struct Sandbox {
     pub(super) expiry: Retry,
     /// Held while a line is written to its log.
     log: Mutex<()>,
-    /// Unix milliseconds of the last request that came through the proxy.
-    last_activity_ms: AtomicU64,
+    /// Unix milliseconds of the last request to one of its ports; 0 before the first.
+    last_traffic_ms: AtomicU64,
+    /// Connections to its ports that outlive their request.
+    open_pipes: AtomicUsize,
     pub(super) metrics: Mutex<VecDeque<SandboxMetric>>,
     pub(crate) quota: super::quota::QuotaState,
     /// Its rules and connections at the way out.
@@ -97,7 +109,8 @@ impl Sandbox {
         Arc::new(Self {
             id: record.id.clone(),
             folder,
-            last_activity_ms: AtomicU64::new(record.started_at_ms),
+            last_traffic_ms: AtomicU64::new(0),
+            open_pipes: AtomicUsize::new(0),
             gate: Gate::new(Policy::of(&record)),
             record: Mutex::new(record),
             runtime: Mutex::new(runtime),
@@ -175,9 +188,24 @@ impl Sandbox {
         *self.runtime.lock().unwrap_or_else(PoisonError::into_inner) = runtime;
     }
 
-    /// Notes that somebody uses it.
+    /// Notes that somebody uses one of its ports.
     pub(crate) fn touch(&self, now_ms: u64) {
-        self.last_activity_ms.fetch_max(now_ms, Ordering::Relaxed);
+        self.last_traffic_ms.fetch_max(now_ms, Ordering::Relaxed);
+    }
+
+    /// Notes a connection to one of its ports that outlives its request, such as a WebSocket.
+    pub(crate) fn open_pipe(self: &Arc<Self>) -> OpenPipe {
+        self.open_pipes.fetch_add(1, Ordering::Relaxed);
+        OpenPipe(Arc::clone(self))
+    }
+
+    /// When one of its ports was last used since this server has known it, in Unix milliseconds: now, while a connection
+    /// is open.
+    pub(crate) fn last_traffic_ms(&self, now_ms: u64) -> Option<u64> {
+        if self.open_pipes.load(Ordering::Relaxed) > 0 {
+            self.touch(now_ms);
+        }
+        Some(self.last_traffic_ms.load(Ordering::Relaxed)).filter(|at| *at > 0)
     }
 
     /// Writes a line to the sandbox's log. The log is for people; that it cannot be written is not worth failing

@@ -46,6 +46,13 @@ pub(crate) enum EnvdError {
     Unresponsive,
 }
 
+impl EnvdError {
+    /// Whether it is sure that the request did not reach the daemon.
+    pub(crate) fn is_before_sending(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::Request(_))
+    }
+}
+
 /// The envd of one running sandbox.
 #[derive(Debug)]
 pub(crate) struct Envd {

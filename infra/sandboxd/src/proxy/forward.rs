@@ -38,7 +38,8 @@ impl Passage {
         refusal.answer(&target, self.reader)
     }
 
-    /// Turns an answer from inside into the one for the client; an accepted upgrade becomes a pipe.
+    /// Turns an answer from inside into the one for the client; an accepted upgrade becomes a pipe, which is use of the port
+    /// for as long as it is open.
     pub(super) fn finish(
         &self,
         mut response: Response<Incoming>,
@@ -49,7 +50,9 @@ impl Passage {
         {
             let pipe = hops::pipe(upgrade, &mut response);
             let (ended, client) = (self.runtime.streams.clone(), Arc::clone(&self.client));
+            let open = (self.port != ENVD_PORT).then(|| self.sandbox.open_pipe());
             tokio::spawn(async move {
+                let _open = open;
                 tokio::select! {
                     () = pipe => {}
                     () = client.stream.broken() => {}
@@ -87,11 +90,11 @@ pub(crate) async fn serve(
     let Some(runtime) = awake(engine, &sandbox).await else {
         return Refusal::NotFound.answer(&target, reader);
     };
-    sandbox.touch(engine.now_ms());
     let passage = Passage { sandbox, runtime, port: target.port, client, reader };
     let mut response = if target.port == ENVD_PORT {
         to_envd::pass(engine, &passage, request).await
     } else {
+        passage.sandbox.touch(engine.now_ms());
         to_port::pass(&passage, request).await
     };
     if let Some(cookie) = cookie {

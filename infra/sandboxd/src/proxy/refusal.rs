@@ -15,6 +15,8 @@ const CODE_INTERPRETER_PORT: u16 = 49_999;
 pub(super) enum Refusal {
     /// The sandbox is gone, paused or never was.
     NotFound,
+    /// The sandbox stopped answering in the middle of a request, which may have had its effect.
+    Broken,
     /// Nothing listens on the port.
     PortClosed,
     /// The ports are private, and nothing was sent to open them.
@@ -57,6 +59,13 @@ impl Refusal {
         };
         match self {
             Self::NotFound => ProxyError::sandbox_not_found(id),
+            Self::Broken => ProxyError {
+                sandbox_id: id,
+                message: "The sandbox stopped answering; whether the request had its effect is not known"
+                    .into(),
+                code: 502,
+                port: None,
+            },
             Self::PortClosed if target.port == CODE_INTERPRETER_PORT => {
                 let mut error = ProxyError::port_closed(id, target.port);
                 let note = " (it belongs to E2B's code interpreter, which this server does not have)";
@@ -77,6 +86,7 @@ impl Refusal {
     fn title(self) -> &'static str {
         match self {
             Self::NotFound => "Sandbox Not Found",
+            Self::Broken => "Sandbox Stopped Answering",
             Self::PortClosed => "Closed Port",
             Self::TokenMissing => "Missing Traffic Access Token",
             Self::TokenInvalid => "Invalid Traffic Access Token",
@@ -88,6 +98,9 @@ impl Refusal {
         match self {
             Self::NotFound => {
                 format!("The sandbox <b>{id}</b> was not found: it has ended, or it is paused.")
+            }
+            Self::Broken => {
+                format!("The sandbox <b>{id}</b> stopped answering in the middle of the request.")
             }
             Self::PortClosed => {
                 format!(

@@ -51,7 +51,7 @@ pub(super) async fn pass(
         Ok(response) => response,
         Err(error) => {
             tracing::debug!(sandbox.id = passage.sandbox.id(), %error, "envd did not answer");
-            passage.refuse(Refusal::NotFound)
+            passage.refuse(if error.is_before_sending() { Refusal::NotFound } else { Refusal::Broken })
         }
     }
 }

@@ -5,15 +5,21 @@ use std::time::Duration;
 
 use pvm_domain::command::{Command, CommandStatus};
 use pvm_domain::vm::VmLease;
+use pvm_domain::{install, limits};
 
 use crate::commands::finish;
 use crate::error::{AppResult, ErrorCode};
 use crate::ports::{
-    Ambient, ConnectVm, PutObject, RequestSave, RunCommands, RunReport, RunSpec, RunState, StartExecution,
-    VmError,
+    Ambient, Clock, ConnectVm, PutObject, ReadFrom, RequestSave, RunCommands, RunReport, RunSpec, RunState,
+    StartExecution, VmError,
 };
 use crate::store::{StoreError, Tx, WriteStore};
+use crate::vm::recipe::{self, Place};
 use crate::vm::{lease, ready};
+
+/// What the journal has of a command from the beginning on, without waiting: as much as a start answers with.
+const FROM_START: ReadFrom =
+    ReadFrom { stdout: 0, stderr: 0, limit: limits::OUTPUT_INLINE_BYTES as u64, wait: Duration::ZERO };
 
 /// A command and, while it runs, what its VM says of it.
 #[derive(Debug, Clone)]
@@ -96,31 +102,23 @@ where
                         command = now;
                         continue;
                     }
-                    Claimed::NotYet => return Ok(Live { command, report: None }),
+                    Claimed::NotYet => return Ok(waiting(command)),
                 }
             }
             None => {
                 let lease = lease::load(store, ambient, &command.project_id).await?;
-                if command.epoch != Some(lease.epoch) {
-                    return finish::unstarted(store, ambient, command, CommandStatus::Lost).await.map(ended);
-                }
-                if ready::ready_of(&lease).is_none() {
-                    // Paused or being readied with its processes kept: its end is not known before it is back.
-                    return Ok(Live { command, report: None });
-                }
                 return attach(store, objects, vm, saver, ambient, &lease, command, left()).await;
             }
         };
-        // This caller made the claim: nobody else has started it, so a VM that is gone at once has not run it.
-        let Some(vm_id) = lease.vm_id.clone() else { return Ok(Live { command, report: None }) };
+        // This caller made the claim: a VM that was away when it was asked has not run it.
+        let Some(vm_id) = lease.vm_id.clone() else { return Ok(waiting(command)) };
         match vm.start_run(&vm_id, &spec(&command), left()).await {
             Ok(report) => return settle(store, objects, vm, saver, ambient, &vm_id, command, report).await,
-            Err(VmError::Gone) => {
-                lease::note_gone(store, ambient, &command.project_id, &vm_id).await?;
-                command.epoch = None;
-                store.commit(Tx::new().update(&mut command)).await?;
+            Err(error @ (VmError::Gone | VmError::Paused)) => {
+                lease::note_away(store, ambient, &command.project_id, &vm_id, &error).await?;
+                command = unclaimed(store, command).await?;
             }
-            Err(error) => return unclear(command, error),
+            Err(error) => return unclear(store, vm, ambient, &vm_id, command, error).await,
         }
     }
     Ok(ended(command))
@@ -130,14 +128,54 @@ fn ended(command: Command) -> Live {
     Live { command, report: None }
 }
 
-/// The answer was lost or late: the journal knows, and the next look asks it.
-fn unclear(command: Command, error: VmError) -> AppResult<Live> {
-    match error {
+/// Its end is not known before its VM is there again.
+fn waiting(command: Command) -> Live {
+    Live { command, report: None }
+}
+
+/// Takes a claim back that led to no start. Whoever started it meanwhile has said so in the record before, and then the
+/// claim stays.
+///
+/// # Errors
+/// Of the store.
+pub(super) async fn unclaimed(store: &impl WriteStore, command: Command) -> AppResult<Command> {
+    let mut free = Command { epoch: None, ..command };
+    match store.commit(Tx::new().update(&mut free)).await {
+        Ok(_) => Ok(free),
+        Err(StoreError::Conflict { .. }) => super::get::load(store, &free.project_id, &free.command_id).await,
+        Err(other) => Err(other.into()),
+    }
+}
+
+/// What a start came to that was answered by an error. Where the answer was lost or late the journal knows, and the next
+/// look asks it; where the VM said no, and its journal does not know the command, it has ended.
+///
+/// # Errors
+/// Of the store.
+pub(super) async fn unclear<S: WriteStore, V: RunCommands, A: Ambient>(
+    store: &S,
+    vm: &V,
+    ambient: &A,
+    vm_id: &str,
+    command: Command,
+    error: VmError,
+) -> AppResult<Live> {
+    let why = match error {
+        VmError::Refused(why) => why,
+        VmError::NotFound(what) => format!("The VM has no {what}."),
         VmError::Unavailable(_) | VmError::Busy { .. } => {
             tracing::warn!(command.id = %command.command_id, %error, "the VM did not answer; the command is looked up again");
-            Ok(Live { command, report: None })
+            return Ok(waiting(command));
         }
-        other => Err(other.into()),
+        other => return Err(other.into()),
+    };
+    match vm.read_run(vm_id, command.command_id.as_str(), FROM_START).await {
+        Ok(None) => finish::refused(store, ambient, command, why).await.map(ended),
+        Ok(Some(report)) => Ok(Live { command, report: Some(report) }),
+        Err(error) => {
+            tracing::warn!(command.id = %command.command_id, why, %error, "a start was refused, and the journal cannot be asked");
+            Ok(waiting(command))
+        }
     }
 }
 
@@ -182,7 +220,9 @@ async fn claim<S: WriteStore, W: StartExecution, V: ConnectVm, A: Ambient>(
     }
 }
 
-/// Somebody claimed it before: attaches to it through the journal, or starts it where that never happened.
+/// Somebody claimed it before: the journal of the VM that is there now says how it stands, also where that VM has a new
+/// epoch since (its processes were lost, its journal was not). One that no journal knows is started only in the epoch it
+/// was claimed for, and only while that cannot be a second start.
 #[expect(
     clippy::too_many_arguments,
     reason = "each is a port or an input; a struct of them would hide which"
@@ -204,14 +244,92 @@ where
     R: RequestSave,
     A: Ambient,
 {
-    let Some(vm_id) = lease.vm_id.clone() else { return Ok(Live { command, report: None }) };
-    match vm.start_run(&vm_id, &spec(&command), wait).await {
-        Ok(report) => settle(store, objects, vm, saver, ambient, &vm_id, command, report).await,
-        Err(VmError::Gone) => {
-            lease::note_gone(store, ambient, &command.project_id, &vm_id).await?;
+    let lost = |command| finish::unstarted(store, ambient, command, CommandStatus::Lost);
+    let same_epoch = command.epoch == Some(lease.epoch);
+    let Some(ready) = ready::ready_of(lease) else {
+        // Without any VM nothing can come back; one that is paused or being readied may have it.
+        let nothing = !same_epoch && lease.vm_id.is_none() && lease.operation.is_none();
+        return if nothing { lost(command).await.map(ended) } else { Ok(waiting(command)) };
+    };
+    let vm_id = ready.vm_id;
+    let known = match vm.read_run(&vm_id, command.command_id.as_str(), FROM_START).await {
+        Ok(known) => known,
+        Err(error) => return away(store, ambient, &vm_id, command, error).await,
+    };
+    let command = match &known {
+        None if !same_epoch || is_stale(&command, ambient) => return lost(command).await.map(ended),
+        // Said before it is done, so that whoever claimed it does not think that nobody started it; and it goes on in
+        // the epoch of the VM that has it.
+        None => match marked(store, command, lease.epoch).await? {
+            Ok(command) => command,
+            Err(elsewhere) => return Ok(waiting(elsewhere)),
+        },
+        Some(report) if report.state == RunState::Running && !same_epoch => {
+            match marked(store, command, lease.epoch).await? {
+                Ok(command) => command,
+                Err(elsewhere) => return Ok(waiting(elsewhere)),
+            }
+        }
+        Some(_) => command,
+    };
+    match known {
+        Some(report) if report.state != RunState::Running || wait.is_zero() => {
+            settle(store, objects, vm, saver, ambient, &vm_id, command, report).await
+        }
+        _ => match vm.start_run(&vm_id, &spec(&command), wait).await {
+            Ok(report) => settle(store, objects, vm, saver, ambient, &vm_id, command, report).await,
+            Err(error @ (VmError::Gone | VmError::Paused)) => {
+                away(store, ambient, &vm_id, command, error).await
+            }
+            Err(error) => unclear(store, vm, ambient, &vm_id, command, error).await,
+        },
+    }
+}
+
+/// The journal could not be asked. A command whose VM is gone is lost with it; one whose VM was paused goes on with it.
+async fn away<S: WriteStore, A: Ambient>(
+    store: &S,
+    ambient: &A,
+    vm_id: &str,
+    command: Command,
+    error: VmError,
+) -> AppResult<Live> {
+    match error {
+        VmError::Gone => {
+            lease::note_gone(store, ambient, &command.project_id, vm_id).await?;
             finish::unstarted(store, ambient, command, CommandStatus::Lost).await.map(ended)
         }
-        Err(error) => unclear(command, error),
+        VmError::Paused => {
+            lease::note_away(store, ambient, &command.project_id, vm_id, &error).await?;
+            Ok(waiting(command))
+        }
+        VmError::Unavailable(_) | VmError::Busy { .. } => {
+            tracing::warn!(command.id = %command.command_id, %error, "the VM did not answer; the command is looked up again");
+            Ok(waiting(command))
+        }
+        other => Err(other.into()),
+    }
+}
+
+/// Whether a command that the journal does not know may have run so long ago that the journal has forgotten it.
+fn is_stale(command: &Command, clock: &impl Clock) -> bool {
+    let age = clock.now().duration_since(command.created_at).as_secs();
+    age >= limits::COMMAND_START_SECS.cast_signed()
+}
+
+/// The record with a new version and this epoch; the record as it is now where somebody else changed it.
+async fn marked(
+    store: &impl WriteStore,
+    command: Command,
+    epoch: u64,
+) -> AppResult<Result<Command, Command>> {
+    let mut marked = Command { epoch: Some(epoch), ..command };
+    match store.commit(Tx::new().update(&mut marked)).await {
+        Ok(_) => Ok(Ok(marked)),
+        Err(StoreError::Conflict { .. }) => {
+            super::get::load(store, &marked.project_id, &marked.command_id).await.map(Err)
+        }
+        Err(other) => Err(other.into()),
     }
 }
 
@@ -243,8 +361,20 @@ where
         return Ok(Live { command, report: Some(report) });
     }
     let command = finish::with_report(store, objects, vm, ambient, vm_id, command, report).await?;
+    remember_installs(store, &command).await;
     saver.request_save(&command.project_id).await;
     Ok(ended(command))
+}
+
+/// Notes what a command installed, so that the next VM has it too.
+async fn remember_installs(store: &impl WriteStore, command: &Command) {
+    let (spec, Some(epoch)) = (&command.spec, command.epoch) else { return };
+    let well = command.status == CommandStatus::Exited && command.exit_code == Some(0);
+    if !well || install::is_redirected(&spec.env) {
+        return;
+    }
+    let place = Place { working_dir: Some(&spec.working_dir), user: &spec.user, epoch };
+    recipe::record_line(store, &command.project_id, &spec.command, place).await;
 }
 
 pub(super) fn spec(command: &Command) -> RunSpec {

@@ -10,6 +10,9 @@ use crate::error::AppResult;
 use crate::ports::{Ambient, Chunk, PutObject, ReadFrom, RunCommands, RunReport, RunState};
 use crate::store::{StoreError, Tx, WriteStore};
 
+/// What a shell exits with where a command is there and cannot be run.
+const CANNOT_RUN: i32 = 126;
+
 /// Which of the two streams.
 #[derive(Clone, Copy)]
 enum Stream {
@@ -55,6 +58,26 @@ pub(super) async fn unstarted<S: WriteStore, A: Ambient>(
     status: CommandStatus,
 ) -> AppResult<Command> {
     command.status = status;
+    commit(store, ambient, command).await
+}
+
+/// Ends a command that its VM refused to start, as a shell would that cannot run what it was told: the reason is its error
+/// output.
+///
+/// # Errors
+/// Of the store.
+pub(super) async fn refused<S: WriteStore, A: Ambient>(
+    store: &S,
+    ambient: &A,
+    mut command: Command,
+    why: String,
+) -> AppResult<Command> {
+    command.status = CommandStatus::Exited;
+    command.exit_code = Some(CANNOT_RUN);
+    command.duration_ms = Some(0);
+    let (total_bytes, (text, truncated)) =
+        (why.len() as u64, text::head_and_tail(&why, limits::OUTPUT_IN_RECORD_BYTES));
+    command.stderr = KeptOutput { text, total_bytes, truncated, object_key: None };
     commit(store, ambient, command).await
 }
 

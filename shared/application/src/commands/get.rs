@@ -70,7 +70,7 @@ where
                 return Ok(Live { command, report: Some(report) });
             }
             // Ended, never started, or out of reach: driving it on finds out which and notes it.
-            Ok(_) | Err(VmError::Gone | VmError::Unavailable(_)) => {}
+            Ok(_) | Err(VmError::Gone | VmError::Paused | VmError::Unavailable(_)) => {}
             Err(error) => return Err(error.into()),
         }
     }

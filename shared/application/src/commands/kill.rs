@@ -59,7 +59,9 @@ where
             }
         }
         if command.epoch.is_none() {
-            return finish::unstarted(store, ambient, command, CommandStatus::Killed).await;
+            let command = finish::unstarted(store, ambient, command, CommandStatus::Killed).await?;
+            super::get::let_go(store, ambient, &command).await?;
+            return Ok(command);
         }
         // The first look sends the kill, the second one waits for the end.
         let live = drive(store, objects, workflow, vm, saver, ambient, command, Duration::ZERO).await?;

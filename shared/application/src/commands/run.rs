@@ -6,6 +6,7 @@ use pvm_domain::command::{Command, CommandSpec, CommandStatus, KeptOutput};
 use pvm_domain::ids::{CommandId, ProjectId};
 use pvm_domain::key::Principal;
 use pvm_domain::project::Scope;
+use pvm_domain::vm::VmLease;
 
 use crate::authorize::authorize;
 use crate::commands::drive::{Live, drive_from};
@@ -16,6 +17,7 @@ use crate::keys;
 use crate::ports::{Ambient, ConnectVm, PutObject, RequestSave, RunCommands, StartExecution};
 use crate::store::{Condition, StoreError, Tx, WriteStore};
 use crate::vm::lease;
+use crate::vm::ready::TOUCH_SECS;
 
 /// What to run and how long to wait for its end.
 #[derive(Debug, Clone)]
@@ -69,25 +71,8 @@ where
         return drive_from(store, objects, workflow, vm, saver, ambient, known, None, input.wait).await;
     }
     let mut lease = lease?;
-    let ready = crate::vm::ready::ready_of(&lease);
-    let mut command = Command {
-        project_id: project_id.clone(),
-        command_id: ambient.new_id(),
-        spec: input.spec,
-        status: CommandStatus::Running,
-        // An active VM is claimed in the same write: one round trip less on the common way.
-        epoch: ready.as_ref().map(|ready| ready.epoch),
-        kill_requested: false,
-        exit_code: None,
-        signal: None,
-        stdout: KeptOutput::default(),
-        stderr: KeptOutput::default(),
-        duration_ms: None,
-        created_at: ambient.now(),
-        finished_at: None,
-        version: 0,
-    };
-    let fresh = command.epoch.is_some();
+    let mut command = accepted(ambient, project_id, input.spec, &lease);
+    let claimed = command.epoch.is_some();
     let mut tx = fair_use::one_command(Tx::new().create(&mut command), &owner, ambient.now()).within(&limits);
     if let Some(claim) = claim {
         let mut memory = claim.record(&command.command_id, ambient.now());
@@ -104,33 +89,85 @@ where
         }
         Err(other) => return Err(other.into()),
     }
-    if ready.is_some() {
+    if claimed {
         lease = touched(store, vm, workflow, ambient, lease).await;
     }
-    let fresh = fresh.then_some(lease);
-    let key = command.command_id.clone();
+    // Before anything is waited for: a caller that goes away meanwhile must not leave a command that nobody starts, or
+    // under which the VM is paused.
+    let held = !claimed || outlives_idle(&command.spec, &lease);
+    if held {
+        lease::hold(store, ambient, project_id, command.command_id.as_str()).await?;
+    }
+    let id = command.command_id.clone();
+    let fresh = claimed.then_some(lease);
     let driven = drive_from(store, objects, workflow, vm, saver, ambient, command, fresh, input.wait).await;
-    if let Err(error) = &driven
-        && matches!(error.code, ErrorCode::VmNotReady | ErrorCode::LimitReached)
-    {
-        let mut tx = Tx::new().remove(keys::command(project_id, &key));
-        if let Some(claim) = claim {
-            tx = tx.remove(claim.key());
+    match driven {
+        Err(error) if matches!(error.code, ErrorCode::VmNotReady | ErrorCode::LimitReached) => {
+            forget(store, ambient, project_id, &id, claim).await?;
+            Err(error)
         }
-        store.commit(tx).await?;
-    }
-    if let Ok(live) = &driven
-        && live.command.status == CommandStatus::Running
-    {
-        // It goes on without its caller: the VM must not be paused under it.
-        let held = lease::hold(store, ambient, project_id, key.as_str()).await?;
-        if live.command.epoch.is_none() && crate::vm::ready::ready_of(&held).is_some() {
-            // The VM got ready before it knew of this command, and so did not start it.
-            let (command, wait) = (live.command.clone(), Duration::ZERO);
-            return drive_from(store, objects, workflow, vm, saver, ambient, command, None, wait).await;
+        Ok(live) if live.command.status == CommandStatus::Running => {
+            if !held {
+                // It goes on without its caller: the VM must not be paused under it.
+                lease::hold(store, ambient, project_id, id.as_str()).await?;
+            }
+            Ok(live)
         }
+        Ok(live) if held => {
+            super::get::let_go(store, ambient, &live.command).await?;
+            Ok(live)
+        }
+        other => other,
     }
-    driven
+}
+
+/// A command as it is accepted. An active VM is claimed in the same write: one round trip less on the common way.
+fn accepted(ambient: &impl Ambient, project_id: &ProjectId, spec: CommandSpec, lease: &VmLease) -> Command {
+    Command {
+        project_id: project_id.clone(),
+        command_id: ambient.new_id(),
+        spec,
+        status: CommandStatus::Running,
+        epoch: crate::vm::ready::ready_of(lease).map(|ready| ready.epoch),
+        kill_requested: false,
+        exit_code: None,
+        signal: None,
+        stdout: KeptOutput::default(),
+        stderr: KeptOutput::default(),
+        duration_ms: None,
+        created_at: ambient.now(),
+        finished_at: None,
+        version: 0,
+    }
+}
+
+/// Whether a command may still run when the VM's idle clock, set at its start, has run out.
+fn outlives_idle(spec: &CommandSpec, lease: &VmLease) -> bool {
+    spec.timeout_secs.saturating_add(TOUCH_SECS.unsigned_abs()) >= lease.idle_secs()
+}
+
+/// Forgets a command that no VM could be had for, so that it may be sent again. One that somebody else has started
+/// meanwhile stays.
+async fn forget<S: WriteStore, A: Ambient>(
+    store: &S,
+    ambient: &A,
+    project_id: &ProjectId,
+    command_id: &CommandId,
+    claim: Option<&Claim>,
+) -> AppResult<()> {
+    let command = super::get::load(store, project_id, command_id).await?;
+    if command.epoch.is_some() {
+        return Ok(());
+    }
+    let mut tx = Tx::new().delete(&command);
+    if let Some(claim) = claim {
+        tx = tx.remove(claim.key());
+    }
+    match store.commit(tx).await {
+        Ok(_) => lease::release(store, ambient, project_id, command_id.as_str()).await,
+        Err(StoreError::Conflict { .. }) => Ok(()),
+        Err(other) => Err(other.into()),
+    }
 }
 
 /// Keeps the idle clocks of a VM in use going.
@@ -139,8 +176,8 @@ async fn touched<S: WriteStore, A: Ambient>(
     vm: &impl ConnectVm,
     workflow: &impl StartExecution,
     ambient: &A,
-    lease: pvm_domain::vm::VmLease,
-) -> pvm_domain::vm::VmLease {
+    lease: VmLease,
+) -> VmLease {
     // An active lease is answered without waiting, and its trouble shows when the command starts.
     drop(crate::vm::ready::ready_from(store, workflow, vm, ambient, lease.clone(), Duration::ZERO).await);
     lease

@@ -6,9 +6,9 @@ use pvm_domain::command::CommandStatus;
 use pvm_domain::ids::CommandId;
 use pvm_domain::vm::VmLease;
 
-use crate::commands::drive::spec;
+use crate::commands::drive::{spec, unclaimed, unclear};
 use crate::error::{AppResult, ErrorCode};
-use crate::ports::{RunCommands, VmError};
+use crate::ports::{Ambient, RunCommands, VmError};
 use crate::store::{StoreError, Tx, WriteStore};
 use crate::vm::ready;
 
@@ -17,9 +17,10 @@ use crate::vm::ready;
 ///
 /// # Errors
 /// Of the store. A VM that does not answer leaves the rest to the next look.
-pub async fn start_waiting<S: WriteStore, V: RunCommands>(
+pub async fn start_waiting<S: WriteStore, V: RunCommands, A: Ambient>(
     store: &S,
     vm: &V,
+    ambient: &A,
     lease: &VmLease,
 ) -> AppResult<u32> {
     let Some(ready) = ready::ready_of(lease) else { return Ok(0) };
@@ -44,10 +45,14 @@ pub async fn start_waiting<S: WriteStore, V: RunCommands>(
         }
         match vm.start_run(&ready.vm_id, &spec(&command), Duration::ZERO).await {
             Ok(_) => started += 1,
-            Err(VmError::Gone) => {
-                command.epoch = None;
-                store.commit(Tx::new().update(&mut command)).await?;
+            Err(VmError::Gone | VmError::Paused) => {
+                unclaimed(store, command).await?;
                 return Ok(started);
+            }
+            // It has ended before it began; the others have their own fate.
+            Err(error @ (VmError::Refused(_) | VmError::NotFound(_))) => {
+                let live = unclear(store, vm, ambient, &ready.vm_id, command, error).await?;
+                super::get::let_go(store, ambient, &live.command).await?;
             }
             // Whether it was started is not known here; the next look asks the journal, which starts it at most once.
             Err(error) => {

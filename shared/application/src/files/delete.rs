@@ -104,7 +104,8 @@ async fn bury<S: WriteStore, V: VmFiles, A: Ambient>(
     // What the VM changed since, or moved there, is its own: it is kept, as a new file.
     let found = match super::sync::vm_hash(vm, &ready.vm_id, &tombstone.path).await {
         Err(error) if error.code == ErrorCode::VmNotReady => {
-            lease::note_gone(store, ambient, &tombstone.project_id, &ready.vm_id).await?;
+            let how = error.vm_error().unwrap_or(&VmError::Gone);
+            lease::note_away(store, ambient, &tombstone.project_id, &ready.vm_id, how).await?;
             return Ok(());
         }
         found => found?,
@@ -118,8 +119,8 @@ async fn bury<S: WriteStore, V: VmFiles, A: Ambient>(
     }
     match vm.remove(&ready.vm_id, &tombstone.path.in_vm(), "root").await {
         Ok(()) => store.commit(Tx::new().remove(key)).await.map(|_| ()).map_err(Into::into),
-        Err(VmError::Gone) => {
-            lease::note_gone(store, ambient, &tombstone.project_id, &ready.vm_id).await.map(|_| ())
+        Err(error @ (VmError::Gone | VmError::Paused)) => {
+            lease::note_away(store, ambient, &tombstone.project_id, &ready.vm_id, &error).await.map(|_| ())
         }
         Err(error) => Err(error.into()),
     }

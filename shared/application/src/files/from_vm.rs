@@ -189,7 +189,6 @@ where
             object_version: stored.number,
             restored_from: None,
             uploads: Vec::new(),
-            sequencer: None,
             sync_status: SyncStatus::Synced,
             sync_error: None,
             vm_copy: Some(VmCopy { vm_id: self.vm_id.to_owned(), sha256: stored.sha256, mode: Some(mode) }),

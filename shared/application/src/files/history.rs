@@ -17,8 +17,19 @@ use crate::keys;
 use crate::ports::{DeleteObject, PresignObject, Presigned};
 use crate::store::{Listing, ReadStore, StoreError, Tx, WriteStore};
 
-/// Earlier versions, oldest first.
+/// Earlier versions that can be had back, oldest first.
 pub(super) async fn earlier(
+    store: &impl ReadStore,
+    project_id: &ProjectId,
+    file_id: &FileId,
+) -> AppResult<Vec<FileVersion>> {
+    let mut found = recorded(store, project_id, file_id).await?;
+    found.retain(|version| !version.erasing);
+    Ok(found)
+}
+
+/// All records of earlier versions, oldest first.
+async fn recorded(
     store: &impl ReadStore,
     project_id: &ProjectId,
     file_id: &FileId,
@@ -88,7 +99,8 @@ pub(super) async fn version(
         return Ok(current);
     }
     let key = keys::file_version(&file.project_id, &file.file_id, number);
-    store.get(&key).await?.ok_or_else(|| AppError::not_found("version of the file"))
+    let found: Option<FileVersion> = store.get(&key).await?;
+    found.filter(|found| !found.erasing).ok_or_else(|| AppError::not_found("version of the file"))
 }
 
 /// A version, whether it is the current one, and a download that is good for 15 minutes.
@@ -119,7 +131,7 @@ pub(super) async fn forget(
     project_id: &ProjectId,
     file_id: &FileId,
 ) -> AppResult<()> {
-    for old in earlier(store, project_id, file_id).await? {
+    for old in recorded(store, project_id, file_id).await? {
         remove(store, &old).await?;
     }
     Ok(())
@@ -134,8 +146,9 @@ async fn remove(store: &impl WriteStore, old: &FileVersion) -> AppResult<()> {
     }
 }
 
-/// Forgets the oldest versions beyond the number that is kept, and objects that no version needs any more. The object
-/// goes first: a record without one is found again, an object without a record never.
+/// Forgets the oldest versions beyond the number that is kept, and objects that no version needs any more. A version is
+/// marked first, while the file is as it was read: whoever brings it back at the same moment changes the file, or finds
+/// the mark. Its record goes last, so that an interrupted call is followed by the next.
 ///
 /// # Errors
 /// Of the stores; the next call goes on.
@@ -147,10 +160,16 @@ pub async fn prune(
     if file.object_version <= limits::FILE_VERSIONS as u64 {
         return Ok(());
     }
-    let mut all = earlier(store, &file.project_id, &file.file_id).await?;
+    let mut all = recorded(store, &file.project_id, &file.file_id).await?;
     let kept = all.split_off(all.len().saturating_sub(limits::FILE_VERSIONS));
     let current = file.restored_from.unwrap_or(file.object_version);
     let needed: HashSet<u64> = kept.iter().map(|version| version.object).chain([current]).collect();
+    // All before the first object goes: several may share one.
+    for old in &mut all {
+        if !mark(store, old, file).await? {
+            return Ok(());
+        }
+    }
     for old in all {
         if !needed.contains(&old.object) {
             objects.delete(&object_key(&file.project_id, &file.file_id, old.object)).await?;
@@ -158,4 +177,18 @@ pub async fn prune(
         remove(store, &old).await?;
     }
     Ok(())
+}
+
+/// Marks a version as being forgotten, unless the file has changed since it was read.
+async fn mark(store: &impl WriteStore, old: &mut FileVersion, file: &ProjectFile) -> AppResult<bool> {
+    // Marked by a call that was interrupted: nobody has found it since.
+    if old.erasing {
+        return Ok(true);
+    }
+    old.erasing = true;
+    match store.commit(Tx::new().update(old).check(file)).await {
+        Ok(_) => Ok(true),
+        Err(StoreError::Conflict { .. }) => Ok(false),
+        Err(other) => Err(other.into()),
+    }
 }

@@ -25,6 +25,11 @@ pub struct Proof {
     pub differing: Vec<String>,
 }
 
+/// What a scan could look at. Of the rest it is only known that it is there.
+fn readable(scanned: &[VmEntry]) -> impl Iterator<Item = &VmEntry> {
+    scanned.iter().filter(|entry| entry.kind != EntryKind::Unreadable)
+}
+
 /// Compares everything that is stored with what `vm_id` has now.
 ///
 /// # Errors
@@ -39,7 +44,7 @@ pub async fn compare<S: ReadStore, V: VmFiles, A: Ambient>(
     let (files, links) = futures::try_join!(records(store, project_id), links(store, project_id))?;
     let scanned = vm.scan_workspace(vm_id).await?;
     let in_vm: std::collections::HashMap<&str, &VmEntry> =
-        scanned.iter().map(|entry| (entry.path.as_str(), entry)).collect();
+        readable(&scanned).map(|entry| (entry.path.as_str(), entry)).collect();
     let hidden: Vec<String> = files
         .iter()
         .filter(|file| file.object_version > 0 && !in_vm.contains_key(file.path.as_str()))

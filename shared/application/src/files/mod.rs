@@ -14,4 +14,5 @@ pub mod restore;
 pub mod save;
 pub mod sync;
 mod to_vm;
+pub mod unstored;
 pub mod upload;

@@ -54,6 +54,8 @@ pub(super) struct Plan {
     pub(super) conflicts: Vec<(Box<ProjectFile>, u64, u32)>,
     /// Files and links below a folder that is a link in the VM: writing there would lead elsewhere.
     pub(super) blocked: Vec<(Box<ProjectFile>, String)>,
+    /// Paths that the VM has and the store cannot take: too long, no text, or not readable.
+    pub(super) unstored: Vec<String>,
 }
 
 impl FromVm {
@@ -86,6 +88,7 @@ impl ToVm {
 pub(super) struct Seen {
     pub(super) files: BTreeMap<String, VmEntry>,
     links: BTreeMap<String, String>,
+    unreadable: Vec<String>,
     /// Files that are there and that the scan passes over, because an ignore file names them. They were uploaded; what
     /// the VM makes of them is not saved, and that they are not in the scan does not mean that they are gone.
     pub(super) unwatched: HashSet<String>,
@@ -103,6 +106,7 @@ impl Seen {
                         seen.links.insert(entry.path, target);
                     }
                 }
+                EntryKind::Unreadable => seen.unreadable.push(entry.path),
                 EntryKind::Directory => {}
             }
         }
@@ -120,7 +124,7 @@ impl Seen {
 
 /// Plans for the VM `vm_id`.
 pub(super) fn plan(files: Vec<ProjectFile>, links: Vec<WorkspaceLink>, mut seen: Seen, vm_id: &str) -> Plan {
-    let mut plan = Plan::default();
+    let mut plan = Plan { unstored: std::mem::take(&mut seen.unreadable), ..Plan::default() };
     let mut known = HashSet::new();
     let mut gone: Vec<Box<ProjectFile>> = Vec::new();
     let scanned = std::mem::take(&mut seen.files);
@@ -205,10 +209,7 @@ fn found(plan: &mut Plan, gone: Vec<Box<ProjectFile>>, fresh: impl Iterator<Item
         let path = match WorkspacePath::parse("path", &text) {
             Ok(path) if path.as_str() == text => path,
             Ok(_) | Err(_) => {
-                tracing::warn!(
-                    path = text,
-                    "a file in the VM has a path that cannot be stored; it is not saved"
-                );
+                plan.unstored.push(text);
                 continue;
             }
         };
@@ -253,9 +254,7 @@ fn linked(plan: &mut Plan, links: Vec<WorkspaceLink>, mut seen: Seen, vm_id: &st
             Ok(path) if path.as_str() == text && target.len() <= limits::LINK_BYTES => {
                 plan.from_vm.push(FromVm::Link { known: None, path, target });
             }
-            Ok(_) | Err(_) => {
-                tracing::warn!(path = text, "a link in the VM cannot be stored; it is not saved");
-            }
+            Ok(_) | Err(_) => plan.unstored.push(text),
         }
     }
 }

@@ -19,7 +19,6 @@ fn file(path: &str, sha256: &str, base: Option<&str>) -> ProjectFile {
         object_version: 1,
         restored_from: None,
         uploads: Vec::new(),
-        sequencer: None,
         sync_status: SyncStatus::Synced,
         sync_error: None,
         vm_copy: base.map(|base| VmCopy { vm_id: VM.to_owned(), sha256: base.to_owned(), mode: Some(0o644) }),

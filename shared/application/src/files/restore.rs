@@ -2,7 +2,7 @@
 //! no time, whatever the size, and can be taken back in turn. A file that the VM deleted comes back in the same way.
 
 use pvm_domain::event::{EventType, LogId, NewEvent};
-use pvm_domain::file::{DeletedFile, FilePointer, ProjectFile, SyncStatus};
+use pvm_domain::file::{DeletedFile, FilePointer, FileVersion, ProjectFile, SyncStatus};
 use pvm_domain::ids::{FileId, ProjectId};
 use pvm_domain::key::Principal;
 use pvm_domain::project::Scope;
@@ -60,6 +60,12 @@ pub async fn restore<S: WriteStore, A: Ambient>(
     Err(AppError::new(ErrorCode::Conflict, "Others keep changing this file; try again."))
 }
 
+/// Demands that the version is still there when it is brought back; its bytes go after its record is marked. What the file
+/// had last has no record of its own yet.
+fn still_there(tx: Tx, wanted: &FileVersion) -> Tx {
+    if wanted.version == 0 { tx } else { tx.check(wanted) }
+}
+
 /// The file with that version as its newest one, and what must be stored with it.
 async fn newest(
     store: &impl ReadStore,
@@ -68,6 +74,7 @@ async fn newest(
     number: u64,
 ) -> AppResult<(ProjectFile, Tx)> {
     let wanted = history::version(store, &file, number).await?;
+    let tx = still_there(Tx::new(), &wanted);
     let before = file.as_version();
     file.object_version = file.next_version();
     file.restored_from = Some(wanted.object);
@@ -75,8 +82,7 @@ async fn newest(
     file.sync_status = SyncStatus::Pending;
     file.sync_error = None;
     file.updated_at = clock.now();
-    let tx = before.map_or_else(Tx::new, |mut before| Tx::new().create(&mut before));
-    Ok((file, tx))
+    Ok((file, before.map_or(tx.clone(), |mut before| tx.create(&mut before))))
 }
 
 /// The same for a file that the VM deleted: it takes its place again, and what it last was becomes an earlier version.
@@ -94,7 +100,9 @@ async fn brought_back(
         );
         return Err(AppError::new(ErrorCode::Conflict, detail));
     }
-    let mut tx = Tx::new().delete(&deleted).require(keys::project(&project_id), Condition::Present);
+    let mut tx = still_there(Tx::new(), &wanted)
+        .delete(&deleted)
+        .require(keys::project(&project_id), Condition::Present);
     if let Some(mut before) = deleted.file.as_version() {
         tx = tx.create(&mut before);
     }

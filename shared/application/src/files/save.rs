@@ -9,7 +9,7 @@ use std::collections::HashSet;
 
 use futures::{StreamExt, TryStreamExt};
 use pvm_domain::event::LogId;
-use pvm_domain::file::{ProjectFile, WorkspaceLink};
+use pvm_domain::file::{ProjectFile, SyncStatus, WorkspaceLink};
 use pvm_domain::ids::{FileId, OwnerId, ProjectId};
 use pvm_domain::project::Project;
 
@@ -17,6 +17,7 @@ use crate::error::{AppError, AppResult};
 use crate::files::delete::Tombstone;
 use crate::files::history;
 use crate::files::plan::{FromVm, Plan, Seen, ToVm, plan};
+use crate::files::unstored;
 use crate::keys;
 use crate::ports::{Ambient, DeleteObject, GetObject, PutObject, VmFiles};
 use crate::store::{Listing, ReadStore, Record, StoreError, Tx, WriteStore};
@@ -160,7 +161,8 @@ where
     let mut seen = Seen::of(vm.scan_workspace(vm_id).await?);
     bury(store, vm, project_id, vm_id, &mut seen).await?;
     seen.unwatched = unwatched(vm, vm_id, &files, &seen).await?;
-    let Plan { from_vm, mut to_vm, conflicts, blocked } = plan(files, links, seen, vm_id);
+    let Plan { from_vm, mut to_vm, conflicts, blocked, unstored } = plan(files, links, seen, vm_id);
+    unstored::note(store, ambient, project_id, unstored).await?;
     // What failed the last time goes last, so that it never keeps others from their turn.
     to_vm.sort_by_key(ToVm::is_retry);
     let mut outcome = Outcome::default();
@@ -185,6 +187,43 @@ where
     let done = spread(to_vm, TO_VM_FILES, ToVm::bytes, |group| side.write_group(group)).await?;
     outcome.add(done);
     Ok(outcome)
+}
+
+/// Gives the VM what users stored or deleted after its files were restored and before it became active: their own writes
+/// found no VM then. One that lacks nothing is not asked.
+///
+/// # Errors
+/// As [`reconcile`].
+pub async fn catch_up<S, O, V, A>(
+    store: &S,
+    objects: &O,
+    vm: &V,
+    ambient: &A,
+    project_id: &ProjectId,
+    vm_id: &str,
+) -> AppResult<Outcome>
+where
+    S: WriteStore,
+    O: PutObject + GetObject + DeleteObject,
+    V: VmFiles,
+    A: Ambient,
+{
+    let (files, deleted) =
+        futures::try_join!(records(store, project_id), all::<Tombstone>(store, project_id, "DEL#"))?;
+    let lacks = |file: &ProjectFile| {
+        let copy = file.vm_copy.as_ref().filter(|copy| copy.vm_id == vm_id);
+        let same = copy.is_some_and(|copy| file.sha256.as_ref() == Some(&copy.sha256));
+        let waits = match file.sync_status {
+            SyncStatus::Pending => true,
+            SyncStatus::Synced => !same,
+            SyncStatus::Failed => false,
+        };
+        file.object_version > 0 && waits
+    };
+    if deleted.is_empty() && !files.iter().any(lacks) {
+        return Ok(Outcome::default());
+    }
+    reconcile(store, objects, vm, ambient, project_id, vm_id, Budget::step()).await
 }
 
 async fn owner_of(store: &impl ReadStore, project_id: &ProjectId) -> AppResult<Option<OwnerId>> {

@@ -1,5 +1,5 @@
 //! Store -> VM: works off the events that S3 sends when an object was made. Events come at least once and in any
-//! order; the object's version in its key and the event's sequencer put them right.
+//! order; the version in the object's key, which is made once, puts them right.
 
 use futures::StreamExt;
 use pvm_domain::event::{EventType, LogId, NewEvent};
@@ -16,7 +16,7 @@ use crate::files::{history, save, to_vm, upload};
 use crate::keys;
 use crate::ports::{Ambient, DeleteObject, GetObject, ObjectError, PutObject, VmError, VmFiles};
 use crate::store::{StoreError, Tx, WriteStore};
-use crate::vm::{lease, ready::ready_of};
+use crate::vm::{ReadyVm, lease, ready::ready_of};
 
 /// Tries before an event whose file others keep changing is left to the queue.
 const TRIES: u32 = 8;
@@ -26,8 +26,6 @@ const TRIES: u32 = 8;
 pub struct ObjectCreated {
     /// The object's key, decoded.
     pub key: String,
-    /// S3's sequencer, hex; orders the events of one key.
-    pub sequencer: String,
 }
 
 /// Notes that the object has arrived and, where the project's VM is active, writes it there. Duplicates, stale events,
@@ -49,7 +47,6 @@ where
     A: Ambient,
 {
     let Some((project_id, file_id, version)) = parse_object_key(&event.key) else { return Ok(()) };
-    let sequencer = format!("{:0>32}", event.sequencer);
     for _ in 0..TRIES {
         let pointer: Option<FilePointer> = store.get(&keys::file_pointer(&project_id, &file_id)).await?;
         let Some(pointer) = pointer else { return Ok(()) };
@@ -76,8 +73,15 @@ where
                 return Ok(());
             };
             let Some(before) = step.arrive(&mut file, &open).await? else { return Ok(()) };
-            file.sequencer = Some(sequencer.clone());
-            step.push(&mut file, Some(before)).await
+            if open.parts_id.is_some() {
+                // It took a while to find out what it is: whoever is interrupted from here on need not do it again.
+                match step.commit(&mut file, "uploaded", Some(before)).await {
+                    Ok(()) => step.push(&mut file, None).await,
+                    failed => failed,
+                }
+            } else {
+                step.push(&mut file, Some(before)).await
+            }
         };
         match done {
             Err(error) if error.code == ErrorCode::Conflict => {}
@@ -183,34 +187,53 @@ where
     /// Writes the file into the project's VM, where it is active, and commits what became of it. `arrived` is the version
     /// before, where this event brought a new one.
     async fn push(&self, file: &mut ProjectFile, arrived: Option<Option<FileVersion>>) -> AppResult<()> {
-        let lease = lease::load(self.store, self.ambient, self.project_id).await?;
+        let Some(ready) = self.active().await? else {
+            self.commit(file, "uploaded", arrived).await?;
+            // Whoever made the VM active meanwhile has looked for such files before this one was noted, or sees it.
+            return match self.active().await? {
+                Some(ready) => self.push_into(&ready.vm_id, file, None).await,
+                None => Ok(()),
+            };
+        };
+        self.push_into(&ready.vm_id, file, arrived).await
+    }
+
+    async fn active(&self) -> AppResult<Option<ReadyVm>> {
+        Ok(ready_of(&lease::load(self.store, self.ambient, self.project_id).await?))
+    }
+
+    async fn push_into(
+        &self,
+        vm_id: &str,
+        file: &mut ProjectFile,
+        arrived: Option<Option<FileVersion>>,
+    ) -> AppResult<()> {
         let mut outcome = Ok(());
-        let mut conflict = None;
-        if let Some(ready) = ready_of(&lease) {
-            match self.write(&ready.vm_id, file).await {
-                Ok(Written::Equal) => {
-                    let sha256 = file.sha256.clone().unwrap_or_default();
-                    file.vm_copy = Some(VmCopy { vm_id: ready.vm_id.clone(), sha256, mode: Some(file.mode) });
-                    file.sync_status = SyncStatus::Synced;
-                    file.sync_error = None;
-                }
-                // Both sides changed: note what has arrived, then let the whole-workspace pass keep both.
-                Ok(Written::Changed) => conflict = Some(ready.vm_id.clone()),
-                Ok(Written::Failed(reason)) => {
-                    file.sync_status = SyncStatus::Failed;
-                    file.sync_error = Some(reason);
-                }
-                Err(error) if error.code == ErrorCode::VmNotReady => {
-                    lease::note_gone(self.store, self.ambient, self.project_id, &ready.vm_id).await?;
-                }
-                // What has arrived is noted all the same; the event comes again.
-                Err(error) => outcome = Err(error),
+        let mut conflict = false;
+        match self.write(vm_id, file).await {
+            Ok(Written::Equal) => {
+                let sha256 = file.sha256.clone().unwrap_or_default();
+                file.vm_copy = Some(VmCopy { vm_id: vm_id.to_owned(), sha256, mode: Some(file.mode) });
+                file.sync_status = SyncStatus::Synced;
+                file.sync_error = None;
             }
+            // Both sides changed: note what has arrived, then let the whole-workspace pass keep both.
+            Ok(Written::Changed) => conflict = true,
+            Ok(Written::Failed(reason)) => {
+                file.sync_status = SyncStatus::Failed;
+                file.sync_error = Some(reason);
+            }
+            Err(error) if error.code == ErrorCode::VmNotReady => {
+                let how = error.vm_error().unwrap_or(&VmError::Gone);
+                lease::note_away(self.store, self.ambient, self.project_id, vm_id, how).await?;
+            }
+            // What has arrived is noted all the same; the event comes again.
+            Err(error) => outcome = Err(error),
         }
         self.commit(file, "uploaded", arrived).await?;
-        if let Some(vm_id) = conflict {
+        if conflict {
             let budget = save::Budget::step();
-            save::reconcile(self.store, self.objects, self.vm, self.ambient, self.project_id, &vm_id, budget)
+            save::reconcile(self.store, self.objects, self.vm, self.ambient, self.project_id, vm_id, budget)
                 .await?;
         }
         outcome

@@ -309,7 +309,6 @@ fn blank<A: Ambient>(
         object_version: 0,
         restored_from: None,
         uploads: Vec::new(),
-        sequencer: None,
         sync_status: SyncStatus::Pending,
         sync_error: None,
         vm_copy: None,

@@ -91,7 +91,9 @@ pub struct ReadFrom {
 /// Runs commands exactly once, through the VM's run journal.
 pub trait RunCommands: Send + Sync {
     /// Starts the run unless its id was started before, then waits up to `wait` for its end and reports with output
-    /// from the beginning. Calling it again attaches; it never starts twice.
+    /// from the beginning. Calling it again attaches; it never starts twice. [`VmError::Gone`] and [`VmError::Paused`]
+    /// say for certain that this call started nothing; where that is not certain the error is
+    /// [`VmError::Unavailable`].
     fn start_run(
         &self,
         vm_id: &str,

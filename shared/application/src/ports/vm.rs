@@ -13,6 +13,10 @@ pub enum VmError {
     /// The VM does not exist any more (final).
     #[error("the VM is gone")]
     Gone,
+    /// Its provider has paused it. Nothing of it is lost, and what was asked for was not done: whoever needs it goes
+    /// through the set-up, which resumes it.
+    #[error("the VM is paused")]
+    Paused,
     /// The server asks to slow down.
     #[error("the VM's server is busy")]
     Busy {
@@ -49,6 +53,8 @@ pub struct VmInfo {
     pub disk_mib: u64,
     /// When its provider ends or pauses it.
     pub ends_at: Option<Timestamp>,
+    /// When a port of it was last used from outside, where its provider tells: only [`FindVm::vm`] does.
+    pub last_traffic: Option<Timestamp>,
 }
 
 /// What a VM can do and how it is kept apart.
@@ -120,6 +126,10 @@ pub trait ConnectVm: Send + Sync {
     ) -> impl Future<Output = Result<VmInfo, VmError>> + Send;
     /// The boot id of its kernel or init: a new one means that its processes were lost.
     fn boot_id(&self, vm_id: &str) -> impl Future<Output = Result<String, VmError>> + Send;
+    /// Whether its provider still has the VM, which is not woken for that. One that does not tell is believed to.
+    fn is_there(&self, _vm_id: &str) -> impl Future<Output = Result<bool, VmError>> + Send {
+        std::future::ready(Ok(true))
+    }
     /// Makes sure that links can be signed, asking the VM's server only where what signs them is not known yet. Wakes a
     /// paused VM: for ready ones only.
     fn know_links(&self, vm_id: &str) -> impl Future<Output = Result<(), VmError>> + Send {

@@ -43,6 +43,9 @@ pub enum EntryKind {
     Directory,
     /// A symbolic link.
     Symlink,
+    /// Something of a scan that cannot be read, or whose name is no text: only its path is known, as well as it can be
+    /// shown.
+    Unreadable,
 }
 
 /// What an entry of the workspace is to be.

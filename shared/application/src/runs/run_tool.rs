@@ -9,6 +9,7 @@
 
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use pvm_contracts::steps::{RunToolInput, RunToolOutput, ToolState};
 use pvm_domain::Timestamp;
 use pvm_domain::conversation::{Approval, ApprovalStatus, CallOrigin, CallResult, CallStatus, Run, ToolCall};
@@ -196,7 +197,7 @@ where
             CallStatus::Started if call.epoch == epoch && call.polls > polls => {
                 return Ok(Went::On(Some(pause_after(polls))));
             }
-            _ if call.epoch == epoch => call,
+            _ if call.epoch == epoch && (polls > 0 || !self.is_stale(&call)) => call,
             _ if repeatable => match self.claim(call, &place).await? {
                 Some(call) => call,
                 None => return Ok(Went::Again),
@@ -209,6 +210,7 @@ where
         match self.watch(run, &call, &place, polls > 0).await {
             Ok(Watched::Ended(result)) => {
                 let changes_files = run.lane.is_none() && self.may_change_files(&call);
+                self.remember_installs(run, &call, &result).await;
                 self.end(call, CallStatus::Done, result).await?;
                 if changes_files {
                     self.saver.request_save(&run.project_id).await;
@@ -221,11 +223,13 @@ where
                 self.end(call, CallStatus::Cancelled, calls::error("Cancelled while it ran.")).await?;
                 Ok(Went::Again)
             }
-            Err(VmError::Gone) => {
+            Err(error @ (VmError::Gone | VmError::Paused)) => {
                 if let Some(vm) = &place.vm {
-                    vm::lease::note_gone(self.store, self.ambient, &run.project_id, &vm.vm_id).await?;
+                    let (store, ambient) = (self.store, self.ambient);
+                    vm::lease::note_away(store, ambient, &run.project_id, &vm.vm_id, &error).await?;
                 }
-                if !repeatable {
+                // In one that was paused it goes on.
+                if !repeatable && matches!(error, VmError::Gone) {
                     self.lose(call).await?;
                 }
                 Ok(Went::Again)
@@ -245,9 +249,27 @@ where
         }
     }
 
+    /// Notes what a `/vm` line installed, so that the next VM has it too. Tools do that themselves. Such a line runs where
+    /// the one before it ended, which nobody here knows.
+    async fn remember_installs(&self, run: &Run, call: &ToolCall, result: &CallResult) {
+        let line = call.arguments.get("command").and_then(serde_json::Value::as_str);
+        if let (CallOrigin::VmLine, false, Some(line), Some(epoch)) =
+            (call.origin, result.is_error, line, call.epoch)
+        {
+            let place = vm::recipe::Place { working_dir: None, user: "user", epoch };
+            vm::recipe::record_line(self.store, &run.project_id, line, place).await;
+        }
+    }
+
     fn may_run_twice(&self, call: &ToolCall) -> bool {
         let definition = self.definition(&call.name).filter(|_| call.origin == CallOrigin::Tool);
         definition.is_some_and(|tool| tool.read_only || tool.idempotent)
+    }
+
+    /// Whether its start is so long ago that the VM's journal may have forgotten it: it must not be started again.
+    fn is_stale(&self, call: &ToolCall) -> bool {
+        let most = SignedDuration::from_secs(limits::COMMAND_START_SECS.cast_signed());
+        call.started_at.is_some_and(|at| self.ambient.now().duration_since(at) >= most)
     }
 
     /// Whether it counts as a command of the minute.

@@ -46,8 +46,8 @@ pub async fn logs<S: WriteStore, V: RunCommands, A: Ambient>(
             }
             Ok((service, report))
         }
-        Err(VmError::Gone) => {
-            lease::note_gone(store, ambient, project_id, &ready.vm_id).await?;
+        Err(error @ (VmError::Gone | VmError::Paused)) => {
+            lease::note_away(store, ambient, project_id, &ready.vm_id, &error).await?;
             Ok((service, None))
         }
         Err(error) => Err(error.into()),

@@ -2,6 +2,7 @@
 //! back on every new VM.
 
 mod begin;
+mod end;
 mod link;
 mod logs;
 mod refresh;
@@ -103,7 +104,7 @@ pub(crate) async fn urls(
     match vm.know_links(&ready.vm_id).await {
         Ok(()) => {}
         // Whoever uses it next finds out and gets a new one.
-        Err(VmError::Gone) => return Ok(none()),
+        Err(VmError::Gone | VmError::Paused) => return Ok(none()),
         Err(error) => return Err(error),
     }
     let url = |service: &Service| service.port.map(|port| vm.port_url(&ready.vm_id, port));

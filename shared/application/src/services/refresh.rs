@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
-use pvm_domain::service::{Service, ServiceStatus};
+use pvm_domain::service::{Restart, Service, ServiceStatus};
 
 use crate::error::AppError;
-use crate::ports::{Clock, ReadFrom, RunCommands, RunState, VmError};
-use crate::services::{begin, noted};
+use crate::ports::{Clock, ReadFrom, RunCommands, RunReport, RunState, VmError};
+use crate::services::{begin, noted, script};
 use crate::store::{StoreError, Tx, WriteStore};
 use crate::vm::ReadyVm;
 
 /// Services that are asked for at the same time: a project may have hundreds, and its VM few hands.
 const AT_ONCE: usize = 32;
+
+/// Bytes of error output that have what a supervisor said last.
+const SAID_BYTES: u64 = 300;
 
 /// What can go wrong.
 #[derive(Debug)]
@@ -61,10 +64,18 @@ async fn look<S: WriteStore, V: RunCommands, C: Clock>(
                 begin::tail(vm, &ready.vm_id, service).await.map_err(RefreshError::Vm)?.unwrap_or(report);
             begin::ended(&report)
         }
-        Some(_) if service.status == ServiceStatus::Starting => {
-            begin::watch(vm, &ready.vm_id, service, Duration::ZERO).await.map_err(RefreshError::Vm)?
+        Some(report) => {
+            match between_starts(vm, &ready.vm_id, service, &report).await.map_err(RefreshError::Vm)? {
+                Some((failures, reason)) => {
+                    service.failures = failures;
+                    (ServiceStatus::Starting, Some(reason))
+                }
+                None if service.status == ServiceStatus::Starting => {
+                    begin::watch(vm, &ready.vm_id, service, Duration::ZERO).await.map_err(RefreshError::Vm)?
+                }
+                None => return Ok(()),
+            }
         }
-        Some(_) => return Ok(()),
     };
     if status == service.status && reason == service.reason {
         return Ok(());
@@ -85,4 +96,22 @@ async fn look<S: WriteStore, V: RunCommands, C: Clock>(
         }
         Err(other) => Err(RefreshError::App(other.into())),
     }
+}
+
+/// Whether a service's program has ended and waits to be started again. Its supervisor says so at the end of the error
+/// output.
+async fn between_starts(
+    vm: &impl RunCommands,
+    vm_id: &str,
+    service: &Service,
+    report: &RunReport,
+) -> Result<Option<(u32, String)>, VmError> {
+    let total = report.stderr.total;
+    if total == 0 || service.restart == Restart::No {
+        return Ok(None);
+    }
+    let stderr = total.saturating_sub(SAID_BYTES);
+    let from = ReadFrom { stdout: u64::MAX >> 1, stderr, limit: SAID_BYTES, wait: Duration::ZERO };
+    let said = vm.read_run(vm_id, &service.journal_id(), from).await?;
+    Ok(said.and_then(|said| script::between_starts(&said.stderr.data)))
 }

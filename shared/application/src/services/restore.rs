@@ -8,6 +8,7 @@ use pvm_domain::service::{Service, ServiceStatus};
 
 use crate::error::AppResult;
 use crate::ports::{Ambient, RunCommands, VmError};
+use crate::services::end::end_leftovers;
 use crate::services::{begin, noted, records, script};
 use crate::store::{StoreError, Tx, WriteStore};
 use crate::vm::provision::of_operation;
@@ -26,6 +27,8 @@ pub async fn restore<S: WriteStore, V: RunCommands, A: Ambient>(
 ) -> AppResult<u32> {
     let (_, ready) = of_operation(store, ambient, project_id, operation).await?;
     let Some(ready) = ready else { return Ok(0) };
+    // First, because they may hold ports.
+    end_leftovers(store, vm, project_id, &ready).await?;
     let all = records(store, project_id).await?;
     let (mut started, mut starts) = (0, BTreeMap::new());
     for service in in_order(&all) {

@@ -51,8 +51,9 @@ while :; do
   failed=$((failed + 1))
   if [ $failed -ge {STARTS} ]; then echo "pvm: it ended $failed times in a row (last exit status $rc); giving up" >&2; exit $((rc ? rc : 1)); fi
   pause=$((1 << (failed - 1)))
-  echo "pvm: it ended with exit status $rc; starting it again in $pause s" >&2
+  echo "pvm: it ended with exit status $rc; starting it again in $pause s ($failed of {STARTS})" >&2
   sleep $pause
+  echo "pvm: started again" >&2
 done"#
     );
     let mut env = service.env.clone();
@@ -74,6 +75,18 @@ done"#
         user: service.user.clone(),
         timeout_secs: None,
     }
+}
+
+/// What the supervisor has said last, where its program has ended and is not started again yet: how often it ended in a
+/// row, and the words for a user.
+pub(super) fn between_starts(stderr: &[u8]) -> Option<(u32, String)> {
+    let text = String::from_utf8_lossy(stderr);
+    let last = text.trim_end().lines().last()?.strip_prefix("pvm: it ended ")?;
+    let (_, counted) = last.strip_suffix(')')?.rsplit_once('(')?;
+    let (failures, of) = counted.split_once(" of ")?;
+    (of == STARTS.to_string())
+        .then(|| failures.parse().ok())?
+        .map(|failures| (failures, format!("It ended {last}.")))
 }
 
 /// `name=start` of each service that must be ready first. Neither has a space.
@@ -132,4 +145,20 @@ touch "$word.ready""#,
         user: "root".to_owned(),
         timeout_secs: Some(service.ready_timeout_secs + waits + Duration::from_secs(30).as_secs()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_supervisor_that_waits_before_the_next_start_is_told_from_one_whose_program_runs() {
+        let said = "oops\npvm: it ended with exit status 3; starting it again in 2 s (2 of 5)\n";
+        let (failures, reason) = between_starts(said.as_bytes()).unwrap();
+        assert_eq!(failures, 2);
+        assert!(reason.contains("exit status 3; starting it again in 2 s"), "{reason}");
+        for runs in ["", "oops\n", &format!("{said}pvm: started again\n"), &format!("{said}hello")] {
+            assert_eq!(between_starts(runs.as_bytes()), None, "{runs}");
+        }
+    }
 }

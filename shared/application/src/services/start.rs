@@ -17,9 +17,10 @@ use crate::fair_use;
 use crate::idempotency::{Claim, replayed};
 use crate::keys;
 use crate::ports::{Ambient, ConnectVm, RunCommands, StartExecution, VmError};
+use crate::services::end::end;
 use crate::services::{ServiceName, begin, by_name, noted, script};
 use crate::store::{Condition, StoreError, Tx, WriteStore};
-use crate::vm::{lease, ready};
+use crate::vm::{ReadyVm, lease, ready};
 
 /// The longest time a service may take to get ready, in seconds.
 const READY_MAX_SECS: u64 = 600;
@@ -138,12 +139,13 @@ where
     let needs = needed(store, project_id, &input.depends_on).await?;
     let left = Duration::try_from(deadline.duration_since(ambient.now())).unwrap_or_default();
     let wait = wait.min(left.max(Duration::from_secs(1)));
+    retire(store, vm, project_id, &ready, &input.name).await?;
     let mut service = claim_name(store, ambient, project_id, owner, claim, input, needs, ready.epoch).await?;
     let began = begin::begin(vm, &ready.vm_id, &service, wait).await;
     let (status, reason) = match began {
         Ok(found) => found,
-        Err(VmError::Gone) => {
-            lease::note_gone(store, ambient, project_id, &ready.vm_id).await?;
+        Err(error @ (VmError::Gone | VmError::Paused)) => {
+            lease::note_away(store, ambient, project_id, &ready.vm_id, &error).await?;
             (ServiceStatus::Starting, None)
         }
         Err(VmError::Refused(why)) => (ServiceStatus::Failed, Some(why)),
@@ -192,6 +194,26 @@ async fn needed(
         }
     }
     Ok(needs)
+}
+
+/// Ends the program of a failed start before its name is taken over: one that did not get ready in time still runs, and may
+/// hold the port.
+async fn retire(
+    store: &impl WriteStore,
+    vm: &impl RunCommands,
+    project_id: &ProjectId,
+    ready: &ReadyVm,
+    name: &str,
+) -> AppResult<()> {
+    let known = by_name(store, project_id, name).await?;
+    let over = |service: &Service| {
+        matches!(service.status, ServiceStatus::Failed | ServiceStatus::Stopped)
+            && service.epoch == Some(ready.epoch)
+    };
+    match known.filter(over) {
+        Some(service) => Ok(end(vm, &ready.vm_id, &service).await?),
+        None => Ok(()),
+    }
 }
 
 /// Records the service with its name claimed, before anything is started.

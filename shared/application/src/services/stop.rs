@@ -1,6 +1,4 @@
-//! Stopping a service: TERM to its whole process group, then KILL.
-
-use std::time::Duration;
+//! Stopping a service.
 
 use pvm_domain::ids::{ProjectId, ServiceId};
 use pvm_domain::key::Principal;
@@ -10,15 +8,14 @@ use pvm_domain::service::{Service, ServiceStatus};
 use crate::authorize::authorize;
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::keys;
-use crate::ports::{Ambient, RunCommands, RunSpec, VmError};
+use crate::ports::{Ambient, RunCommands, VmError};
+use crate::services::end::{Leftover, end, end_leftovers};
 use crate::services::noted;
 use crate::store::{StoreError, Tx, WriteStore};
 use crate::vm::{lease, ready};
 
-/// How long a service may take to end after TERM, in tenths of a second.
-const TERM_TENTHS: u32 = 50;
-
-/// Stops a service and forgets it: it is listed no more and not brought back. Its name is free again.
+/// Stops a service and forgets it: it is listed no more and not brought back. Its name is free again. In a VM that is
+/// paused its program ends when that VM is resumed.
 ///
 /// # Errors
 /// `not_found`; of the store or the VM.
@@ -43,15 +40,14 @@ pub async fn stop<S: WriteStore, V: RunCommands, A: Ambient>(
                 Err(other) => return Err(other.into()),
             }
         }
-        let lease = lease::load(store, ambient, project_id).await?;
-        if let Some(ready) = ready::ready_of(&lease).filter(|ready| service.epoch == Some(ready.epoch)) {
-            match end(vm, &ready.vm_id, &service).await {
-                Ok(()) | Err(VmError::Gone) => {}
-                Err(error) => return Err(error.into()),
-            }
+        let left = end_where_ready(store, vm, ambient, &service).await?;
+        let mut tx = Tx::new().delete(&service).remove(keys::service_name(project_id, &service.name));
+        let waits = left.is_some();
+        if let Some(mut left) = left {
+            tx = tx.overwrite(&mut left);
         }
-        let tx = Tx::new().delete(&service).remove(keys::service_name(project_id, &service.name));
         match store.commit(tx).await {
+            Ok(_) if waits => return end_after_all(store, vm, ambient, project_id).await.map(|()| service),
             Ok(_) => return Ok(service),
             Err(StoreError::Conflict { .. }) => {}
             Err(other) => return Err(other.into()),
@@ -60,21 +56,38 @@ pub async fn stop<S: WriteStore, V: RunCommands, A: Ambient>(
     Err(AppError::new(ErrorCode::Conflict, "The service keeps changing; try again."))
 }
 
-async fn end(vm: &impl RunCommands, vm_id: &str, service: &Service) -> Result<(), VmError> {
-    let dir = format!("/var/lib/pvm/runs/{}", service.journal_id());
-    let command = format!(
-        "read -r pid _ <{dir}/pid || exit 0; kill -TERM -- \"-$pid\" || exit 0; \
-         for _ in $(seq {TERM_TENTHS}); do kill -0 -- \"-$pid\" || exit 0; sleep 0.1; done; kill -KILL -- \"-$pid\""
-    );
-    let ask = RunSpec {
-        run_id: format!("{}-stop", service.journal_id()),
-        command,
-        working_dir: "/".to_owned(),
-        env: std::collections::BTreeMap::new(),
-        stdin: None,
-        user: "root".to_owned(),
-        timeout_secs: Some(30),
-    };
-    vm.start_run(vm_id, &ask, Duration::from_secs(10)).await?;
-    vm.kill_run(vm_id, &service.journal_id()).await
+/// Ends the program, where its VM is ready. Answers what is left to do when that VM is there again.
+async fn end_where_ready<S: WriteStore, V: RunCommands, A: Ambient>(
+    store: &S,
+    vm: &V,
+    ambient: &A,
+    service: &Service,
+) -> AppResult<Option<Leftover>> {
+    let lease = lease::load(store, ambient, &service.project_id).await?;
+    let Some(ready) = ready::ready_of(&lease) else { return Ok(Leftover::of(service, &lease)) };
+    if service.epoch != Some(ready.epoch) {
+        return Ok(None);
+    }
+    match end(vm, &ready.vm_id, service).await {
+        Ok(()) | Err(VmError::Gone) => Ok(None),
+        Err(error @ VmError::Paused) => {
+            lease::note_away(store, ambient, &service.project_id, &ready.vm_id, &error).await?;
+            Ok(Leftover::of(service, &lease))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The VM may have got ready just before the leftover was noted; then whoever readied it did not see it.
+async fn end_after_all<S: WriteStore, V: RunCommands, A: Ambient>(
+    store: &S,
+    vm: &V,
+    ambient: &A,
+    project_id: &ProjectId,
+) -> AppResult<()> {
+    let lease = lease::load(store, ambient, project_id).await?;
+    match ready::ready_of(&lease) {
+        Some(ready) => end_leftovers(store, vm, project_id, &ready).await,
+        None => Ok(()),
+    }
 }

@@ -1,5 +1,6 @@
 //! Pausing and ending a VM. Its workspace is saved first; a save that fails stops the pause, so that nothing is lost.
 
+use pvm_domain::Timestamp;
 use pvm_domain::ids::{OperationId, ProjectId};
 use pvm_domain::key::Principal;
 use pvm_domain::project::Scope;
@@ -40,10 +41,11 @@ where
             "A run or command is using the VM; cancel it or wait for its end, then pause.",
         ));
     }
-    pause_now(store, objects, vm, ambient, project_id).await
+    pause_now(store, objects, vm, ambient, project_id, save::Budget::unlimited()).await
 }
 
-/// [`pause`] for the clean-up, which has looked at the holders itself.
+/// [`pause`] for the clean-up, which has looked at the holders itself. A workspace that does not fit into `budget` is saved
+/// as far as it does, and its VM stays as it is until the next call. A VM whose set-up failed is paused like any other.
 ///
 /// # Errors
 /// As [`pause`].
@@ -53,6 +55,7 @@ pub async fn pause_now<S, O, V, A>(
     vm: &V,
     ambient: &A,
     project_id: &ProjectId,
+    budget: save::Budget,
 ) -> AppResult<VmLease>
 where
     S: WriteStore,
@@ -61,10 +64,12 @@ where
     A: Ambient,
 {
     let operation: OperationId = ambient.new_id();
+    let mut before = VmStatus::Active;
     let lease = lease::change(store, ambient, project_id, |lease| {
-        if ready::ready_of(lease).is_none() {
+        if !can_be_paused(lease) {
             return Ok(false);
         }
+        before = lease.state;
         lease
             .begin(operation.clone(), VmStatus::Stopping, ambient.now())
             .map_err(|busy| AppError::new(ErrorCode::Conflict, busy.to_string()))?;
@@ -75,24 +80,48 @@ where
         return Ok(lease);
     };
     let paused = async {
-        save::reconcile(store, objects, vm, ambient, project_id, &vm_id, save::Budget::unlimited()).await?;
-        Ok::<_, AppError>(vm.pause_vm(&vm_id).await?)
+        let saved = save::reconcile(store, objects, vm, ambient, project_id, &vm_id, budget).await?;
+        if saved.more {
+            return Ok(false);
+        }
+        vm.pause_vm(&vm_id).await?;
+        Ok::<_, AppError>(true)
     }
     .await;
-    let (state, reason) = match &paused {
-        Ok(()) => (VmStatus::Paused, None),
-        Err(error) => (VmStatus::Active, Some(format!("It could not be paused: {}", error.detail))),
-    };
     let lease = lease::change(store, ambient, project_id, |lease| {
         let ours = lease.operation.as_ref() == Some(&operation);
         if ours {
-            lease.finish(state, reason.clone());
-            lease.last_activity = ambient.now();
+            after_pause(lease, before, &paused, ambient.now());
         }
         Ok(ours)
     })
     .await?;
-    paused.map(|()| lease)
+    match paused {
+        Err(error) if !matches!(error.vm_error(), Some(VmError::Gone | VmError::Paused)) => Err(error),
+        _ => Ok(lease),
+    }
+}
+
+fn can_be_paused(lease: &VmLease) -> bool {
+    let failed = lease.state == VmStatus::Failed && lease.vm_id.is_some() && lease.operation.is_none();
+    failed || ready::ready_of(lease).is_some()
+}
+
+/// The state of a VM after a try to pause it.
+fn after_pause(lease: &mut VmLease, before: VmStatus, paused: &AppResult<bool>, now: Timestamp) {
+    match paused {
+        Ok(true) => lease.finish(VmStatus::Paused, None),
+        // There is more to save: the next call goes on, so its clock stays as it is.
+        Ok(false) => return lease.finish(before, None),
+        Err(error) if matches!(error.vm_error(), Some(VmError::Gone)) => {
+            lease.lost("The VM was lost; the next use makes a new one and restores its files.");
+        }
+        Err(error) if matches!(error.vm_error(), Some(VmError::Paused)) => {
+            lease.finish(VmStatus::Paused, Some("Its provider paused it; the next use resumes it.".into()));
+        }
+        Err(error) => lease.finish(before, Some(format!("It could not be paused: {}", error.detail))),
+    }
+    lease.last_activity = now;
 }
 
 /// Asks for the VM to be saved and ended; the project stays. One that is absent is left so.

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::keys;
-use crate::ports::Clock;
+use crate::ports::{Clock, VmError};
 use crate::store::{ReadStore, StoreError, Tx, WriteStore};
 
 /// Tries before a change of the lease gives up: races are between a handful of commands and one operation.
@@ -143,12 +143,38 @@ pub async fn note_gone(
     project_id: &ProjectId,
     vm_id: &str,
 ) -> AppResult<VmLease> {
+    note_away(store, clock, project_id, vm_id, &VmError::Gone).await
+}
+
+/// Notes what an error tells of `vm_id`, unless the lease has moved on meanwhile: one that is gone is lost; one that its
+/// provider paused keeps its epoch, because its processes go on when it is resumed. Other errors tell nothing.
+///
+/// # Errors
+/// Of the store.
+pub async fn note_away(
+    store: &impl WriteStore,
+    clock: &impl Clock,
+    project_id: &ProjectId,
+    vm_id: &str,
+    error: &VmError,
+) -> AppResult<VmLease> {
     change(store, clock, project_id, |lease| {
-        let ours = lease.vm_id.as_deref() == Some(vm_id) && !lease.is_busy_at(clock.now());
-        if ours {
-            lease.lost("The VM was lost; the next use makes a new one and restores its files.");
+        if lease.vm_id.as_deref() != Some(vm_id) || lease.is_busy_at(clock.now()) {
+            return Ok(false);
         }
-        Ok(ours && lease.state == VmStatus::None)
+        match error {
+            VmError::Gone => {
+                lease.lost("The VM was lost; the next use makes a new one and restores its files.");
+            }
+            VmError::Paused if matches!(lease.state, VmStatus::Active | VmStatus::Failed) => {
+                lease.finish(
+                    VmStatus::Paused,
+                    Some("Its provider paused it; the next use resumes it.".into()),
+                );
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
     })
     .await
 }

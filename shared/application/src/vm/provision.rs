@@ -13,20 +13,29 @@ use crate::ports::{
 };
 use crate::secrets::rules;
 use crate::store::{ReadStore, WriteStore};
-use crate::vm::{ReadyVm, lease};
+use crate::vm::{ReadyVm, lease, ready::ready_of};
 
-/// The VM that an operation works on: the lease must still belong to it.
+/// The VM that an operation works on: the lease must still belong to it, and is told that the operation is alive. Every
+/// step begins with it.
 ///
 /// # Errors
 /// `conflict` where another operation has taken over, which ends this one.
-pub async fn of_operation<S: ReadStore, A: Ambient>(
+pub async fn of_operation<S: WriteStore, A: Ambient>(
     store: &S,
     ambient: &A,
     project_id: &ProjectId,
     operation: &OperationId,
 ) -> AppResult<(VmLease, Option<ReadyVm>)> {
-    let lease = lease::load(store, ambient, project_id).await?;
-    fence(&lease, operation)?;
+    let lease = lease::change(store, ambient, project_id, |lease| {
+        fence(lease, operation)?;
+        let now = ambient.now();
+        let renew = lease.needs_renewal_at(now);
+        if renew {
+            lease.renew(now);
+        }
+        Ok(renew)
+    })
+    .await?;
     let vm = match (&lease.vm_id, &lease.boot_id) {
         (Some(vm_id), Some(boot_id)) => {
             Some(ReadyVm { vm_id: vm_id.clone(), epoch: lease.epoch, boot_id: boot_id.clone() })
@@ -34,6 +43,23 @@ pub async fn of_operation<S: ReadStore, A: Ambient>(
         _ => None,
     };
     Ok((lease, vm))
+}
+
+/// Tells the lease that an operation is alive whose step needs no VM. One that was taken over is not told of here: what
+/// erases a project may be done by several.
+///
+/// # Errors
+/// Of the store.
+pub async fn keep_alive<S: WriteStore, A: Ambient>(
+    store: &S,
+    ambient: &A,
+    project_id: &ProjectId,
+    operation: &OperationId,
+) -> AppResult<()> {
+    match of_operation(store, ambient, project_id, operation).await {
+        Err(error) if !matches!(error.code, ErrorCode::Conflict | ErrorCode::NotFound) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn fence(lease: &VmLease, operation: &OperationId) -> AppResult<()> {
@@ -124,6 +150,18 @@ async fn adopt<V: FindVm + ConnectVm>(
         }
     }
     Ok(None)
+}
+
+/// Whether the project's VM is active.
+///
+/// # Errors
+/// Of the store.
+pub async fn is_active<S: ReadStore, A: Ambient>(
+    store: &S,
+    ambient: &A,
+    project_id: &ProjectId,
+) -> AppResult<bool> {
+    Ok(ready_of(&lease::load(store, ambient, project_id).await?).is_some())
 }
 
 /// The set-up is complete: the VM is active.

@@ -15,9 +15,7 @@ use crate::store::WriteStore;
 use crate::vm::lease;
 
 /// The lease's `last_activity` is written at most this often: it only feeds the idle clock.
-const TOUCH_SECS: i64 = 60;
-/// A VM used after this long without use gets a longer life from its provider first.
-const EXTEND_SECS: i64 = 600;
+pub(crate) const TOUCH_SECS: i64 = 60;
 
 /// A VM that is ready to work.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,15 +168,21 @@ async fn touch<S: WriteStore, A: Ambient>(
     lease: &VmLease,
     ready: ReadyVm,
 ) -> ReadyVm {
-    let idle = ambient.now().duration_since(lease.last_activity).as_secs();
-    if idle >= EXTEND_SECS
-        && let Err(error) = vm.connect_vm(&ready.vm_id, pvm_domain::limits::VM_TIMEOUT_SECS).await
-    {
-        tracing::debug!(project.id = %lease.project_id, %error, "could not extend the VM's time");
-    }
-    if idle >= TOUCH_SECS {
+    let now = ambient.now();
+    let extended = lease.needs_time_at(now)
+        && match vm.connect_vm(&ready.vm_id, pvm_domain::limits::VM_TIMEOUT_SECS).await {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::debug!(project.id = %lease.project_id, %error, "could not extend the VM's time");
+                false
+            }
+        };
+    if extended || now.duration_since(lease.last_activity).as_secs() >= TOUCH_SECS {
         let touched = lease::change(store, ambient, &lease.project_id, |lease| {
             lease.last_activity = ambient.now();
+            if extended {
+                lease.kept_awake(now);
+            }
             Ok(true)
         });
         if let Err(error) = touched.await {

@@ -2,15 +2,25 @@
 
 use std::time::Duration;
 
+use pvm_domain::event::{EventType, LogId, NewEvent};
 use pvm_domain::ids::{OperationId, ProjectId};
-use pvm_domain::vm::{InstallStep, VmRecipe};
+use pvm_domain::install;
+use pvm_domain::text::head_and_tail;
+use pvm_domain::vm::{FailedStep, InstallStep, VmRecipe};
+use serde_json::json;
 
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::keys;
-use crate::ports::{Ambient, RunCommands, RunSpec, RunState};
+use crate::ports::{Ambient, Clock, RunCommands, RunReport, RunSpec, RunState};
 use crate::store::{ReadStore, Tx, WriteStore};
 use crate::vm::provision::of_operation;
 
+/// Steps of a recipe: one record has them all, and a new VM takes a while to repeat them.
+const STEPS: usize = 200;
+/// Bytes of a line, and of its last output, that are told of a step that failed.
+const SHOWN_BYTES: usize = 500;
+/// Steps of one replay that are told to have failed.
+const FAILED_TOLD: usize = 20;
 /// Replaying one step may take this long, in seconds: installs from a registry.
 const STEP_TIMEOUT_SECS: u64 = 1_800;
 
@@ -25,6 +35,7 @@ pub async fn load(store: &impl ReadStore, project_id: &ProjectId) -> AppResult<V
         env: std::collections::BTreeMap::new(),
         installs: Vec::new(),
         replayed_epoch: 0,
+        failed: Vec::new(),
         version: 0,
     };
     Ok(store.get(&keys::vm_recipe(project_id)).await?.unwrap_or_else(empty))
@@ -42,8 +53,12 @@ pub async fn record(store: &impl WriteStore, project_id: &ProjectId, step: Insta
         if recipe.installs.iter().any(same) {
             return Ok(());
         }
+        if recipe.installs.len() >= STEPS {
+            return Err(AppError::new(ErrorCode::Conflict, "The recipe of this project's VM is full."));
+        }
         recipe.replayed_epoch = recipe.replayed_epoch.max(step.epoch);
         recipe.installs.push(step.clone());
+        recipe.failed.retain(|failed| failed.command != shown(&step.command));
         match store.commit(Tx::new().update(&mut recipe)).await {
             Ok(_) => return Ok(()),
             Err(crate::store::StoreError::Conflict { .. }) => {}
@@ -51,6 +66,38 @@ pub async fn record(store: &impl WriteStore, project_id: &ProjectId, step: Insta
         }
     }
     Err(AppError::new(ErrorCode::Conflict, "The recipe keeps changing; try again."))
+}
+
+/// Where a shell line ran.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// Its directory; `None` where that is not known, or is no place that a new VM has.
+    pub working_dir: Option<&'a str>,
+    /// As whom.
+    pub user: &'a str,
+    /// In which epoch.
+    pub epoch: u64,
+}
+
+/// Records the installs of a shell line that succeeded, where it has any. Failing to is not the caller's trouble: the
+/// packages are there.
+pub async fn record_line(store: &impl WriteStore, project_id: &ProjectId, line: &str, place: Place<'_>) {
+    for found in install::of_line(line) {
+        let working_dir = match place.working_dir {
+            _ if !found.is_local => "/",
+            Some(dir) => dir,
+            None => continue,
+        };
+        let step = InstallStep {
+            command: found.command,
+            working_dir: working_dir.to_owned(),
+            user: place.user.to_owned(),
+            epoch: place.epoch,
+        };
+        if let Err(error) = record(store, project_id, step).await {
+            tracing::warn!(project.id = %project_id, %error, "an install could not be noted");
+        }
+    }
 }
 
 /// How far a replay got.
@@ -67,7 +114,7 @@ pub enum Replay {
 /// has a marker and needs nothing.
 ///
 /// # Errors
-/// Of the VM or the store. A step that fails is logged and passed over: the project must come up without it.
+/// Of the VM or the store. A step that fails is told and passed over: the project must come up without it.
 pub async fn replay<S: WriteStore, V: RunCommands, A: Ambient>(
     store: &S,
     vm: &V,
@@ -84,8 +131,9 @@ pub async fn replay<S: WriteStore, V: RunCommands, A: Ambient>(
     }
     let wanted = recipe.installs.len();
     if kept(vm, &ready.vm_id, lease.epoch, wanted).await? {
-        return note_replayed(store, &mut recipe, lease.epoch).await;
+        return note_replayed(store, &mut recipe, lease.epoch, Tx::new()).await;
     }
+    let mut failed = Vec::new();
     for (place, step) in recipe.installs.iter().enumerate() {
         let spec = RunSpec {
             run_id: format!("recipe-{}-{place}", lease.epoch),
@@ -102,10 +150,37 @@ pub async fn replay<S: WriteStore, V: RunCommands, A: Ambient>(
         }
         if report.exit_code != Some(0) {
             tracing::warn!(project.id = %project_id, place, exit_code = ?report.exit_code, "a recipe step failed");
+            failed.push(failed_step(step, &report));
         }
     }
     mark(vm, &ready.vm_id, lease.epoch, wanted).await?;
-    note_replayed(store, &mut recipe, lease.epoch).await
+    recipe.failed = failed.into_iter().take(FAILED_TOLD).collect();
+    let told = told(&recipe, ambient);
+    note_replayed(store, &mut recipe, lease.epoch, told).await
+}
+
+/// An event for each step that failed.
+fn told(recipe: &VmRecipe, clock: &impl Clock) -> Tx {
+    let log = LogId::Project(recipe.project_id.clone());
+    recipe.failed.iter().fold(Tx::new(), |tx, step| {
+        let data = json!({"command": step.command, "exit_code": step.exit_code, "output": step.output});
+        tx.append(&log, NewEvent::new(EventType::InstallFailed, clock.now(), data))
+    })
+}
+
+fn shown(line: &str) -> String {
+    head_and_tail(line, SHOWN_BYTES).0
+}
+
+fn failed_step(step: &InstallStep, report: &RunReport) -> FailedStep {
+    let said = [&report.stdout.data[..], &report.stderr.data[..]].concat();
+    let said = String::from_utf8_lossy(&said);
+    let from = said.ceil_char_boundary(said.len().saturating_sub(SHOWN_BYTES));
+    FailedStep {
+        command: shown(&step.command),
+        exit_code: report.exit_code,
+        output: said[from..].trim().to_owned(),
+    }
 }
 
 const MARKER: &str = "/var/lib/pvm/recipe";
@@ -138,9 +213,15 @@ pub async fn mark(vm: &impl RunCommands, vm_id: &str, epoch: u64, steps: usize) 
     root_line(vm, vm_id, format!("recipe-{epoch}-mark-{steps}"), line).await.map(|_| ())
 }
 
-async fn note_replayed(store: &impl WriteStore, recipe: &mut VmRecipe, epoch: u64) -> AppResult<Replay> {
+/// Notes what the VM has now, together with what there is to tell.
+async fn note_replayed(
+    store: &impl WriteStore,
+    recipe: &mut VmRecipe,
+    epoch: u64,
+    told: Tx,
+) -> AppResult<Replay> {
     recipe.replayed_epoch = epoch;
-    match store.commit(Tx::new().update(recipe)).await {
+    match store.commit(told.update(recipe)).await {
         Ok(_) | Err(crate::store::StoreError::Conflict { .. }) => Ok(Replay::Done),
         Err(other) => Err(other.into()),
     }

@@ -8,22 +8,23 @@ use std::time::Duration;
 
 use pvm_domain::Timestamp;
 use pvm_domain::conversation::{Conversation, Usage};
+use pvm_domain::event::LogId;
 use pvm_domain::file::{ProjectFile, SyncStatus};
 use pvm_domain::ids::ProjectId;
 use pvm_domain::key::Principal;
 use pvm_domain::limits;
 use pvm_domain::project::{Project, Scope};
 use pvm_domain::service::Service;
-use pvm_domain::vm::VmLease;
+use pvm_domain::vm::{FailedStep, VmLease, VmStatus};
 
 use crate::authorize::authorize;
 use crate::error::AppResult;
-use crate::files::save;
+use crate::files::{save, unstored};
 use crate::keys;
 use crate::ports::{Ambient, ConnectVm, RunCommands, VmError, VmTraits, VmUse};
 use crate::services::{self, RefreshError};
 use crate::store::{Index, Listing, ReadStore, WriteStore};
-use crate::vm::{lease, ready};
+use crate::vm::{lease, ready, recipe};
 
 /// A VM has this long to answer; then the document tells what the records know.
 const LOOK_WITHIN: Duration = Duration::from_secs(3);
@@ -39,6 +40,8 @@ pub struct FileCounts {
     pub pending: u64,
     /// Could not be written there.
     pub failed: u64,
+    /// Are in the VM alone, because the store cannot take them.
+    pub unstored: u64,
 }
 
 /// What a project has cost so far.
@@ -73,19 +76,23 @@ pub struct ProjectStatus {
     pub uptime_secs: Option<u64>,
     /// What the project has cost so far.
     pub cost: Cost,
+    /// Recorded installs that the VM lacks, because they could not be repeated.
+    pub failed_installs: Vec<FailedStep>,
 }
 
-/// What looking at a VM found out.
+/// What looking at a VM found out, and what was counted beside it.
 #[derive(Debug, Clone)]
 struct Seen {
     services: Vec<Service>,
     used: Option<VmUse>,
     usage: Usage,
+    files: FileCounts,
     stale: bool,
 }
 
-/// What was seen lately, by project: many viewers of one project make one round trip to its VM. It is kept for
-/// [`limits::STATUS_KEPT_MILLIS`] and only as long as no record of the project's VM or services changes.
+/// What was seen lately, by project: many viewers of one project make one round trip to its VM, and its files are counted
+/// once. It is kept for [`limits::STATUS_KEPT_MILLIS`] and only as long as no record of the project's VM or services
+/// changes, and nothing is told in the project's log.
 #[derive(Debug, Default)]
 pub struct Recent {
     seen: Mutex<HashMap<ProjectId, (Timestamp, u64, Seen)>>,
@@ -110,10 +117,10 @@ fn is_recent(at: Timestamp, now: Timestamp) -> bool {
     (0..i128::from(limits::STATUS_KEPT_MILLIS)).contains(&age)
 }
 
-/// Tells whether anything was stored of the VM or the services.
-fn version_of(lease: &VmLease, services: &[Service]) -> u64 {
+/// Tells whether anything was stored of the VM or the services, or told of the project, its files included.
+fn version_of(lease: &VmLease, services: &[Service], head: u64) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (lease.version, lease.epoch, &lease.vm_id).hash(&mut hasher);
+    (lease.version, lease.epoch, &lease.vm_id, head).hash(&mut hasher);
     for service in services {
         (&service.service_id, service.version).hash(&mut hasher);
     }
@@ -132,26 +139,32 @@ pub async fn status<S: WriteStore, V: ConnectVm + RunCommands, A: Ambient>(
     principal: &Principal,
     project_id: &ProjectId,
 ) -> AppResult<ProjectStatus> {
-    let (project, lease, files, known) = tokio::join!(
+    let log = LogId::Project(project_id.clone());
+    // The log's head first: what is told from here on makes a later look count again.
+    let (project, head, lease, known, recipe) = tokio::join!(
         authorize(store, principal, project_id, Scope::Read),
+        store.log_head(&log),
         lease::load(store, ambient, project_id),
-        save::records(store, project_id),
         services::records(store, project_id),
+        recipe::load(store, project_id),
     );
-    let (project, mut lease, known) = (project?, lease?, known?);
+    let (project, head, mut lease, known) = (project?, head?, lease?, known?);
     let now = ambient.now();
-    let records = version_of(&lease, &known);
+    let records = version_of(&lease, &known, head);
     let seen = if let Some(seen) = recent.find(project_id, records, now) {
         seen
     } else {
-        let (seen, usage) =
-            tokio::join!(look(store, vm, ambient, &lease, known), usage_of(store, project_id));
-        let (mut seen, gone) = seen?;
-        seen.usage = usage?;
-        if let Some(vm_id) = gone {
-            lease = lease::note_gone(store, ambient, project_id, &vm_id).await?;
+        let (seen, usage, files) = tokio::join!(
+            look(store, vm, ambient, &lease, known),
+            usage_of(store, project_id),
+            files_of(store, project_id, lease.vm_id.as_deref()),
+        );
+        let (mut seen, away) = seen?;
+        (seen.usage, seen.files) = (usage?, files?);
+        if let Some((vm_id, error)) = away {
+            lease = lease::note_away(store, ambient, project_id, &vm_id, &error).await?;
         } else {
-            recent.keep(project_id, version_of(&lease, &seen.services), now, seen.clone());
+            recent.keep(project_id, version_of(&lease, &seen.services, head), now, seen.clone());
         }
         seen
     };
@@ -167,7 +180,8 @@ pub async fn status<S: WriteStore, V: ConnectVm + RunCommands, A: Ambient>(
         cost: Cost { vm_active_secs: lease.active_secs_at(now), usage: seen.usage },
         used: seen.used,
         stale: seen.stale,
-        files: count(&files?, lease.vm_id.as_deref()),
+        files: seen.files,
+        failed_installs: recipe?.failed,
         project,
         services,
         last_activity,
@@ -175,16 +189,26 @@ pub async fn status<S: WriteStore, V: ConnectVm + RunCommands, A: Ambient>(
     })
 }
 
-/// Asks the VM, all at once, what it uses and how its services are. Answers its id too where it turned out to be gone.
+/// Asks the VM, all at once, what it uses and how its services are; one that is paused only whether it is still
+/// there. Answers its id and how where it turned out to be away.
 async fn look<S: WriteStore, V: ConnectVm + RunCommands, A: Ambient>(
     store: &S,
     vm: &V,
     ambient: &A,
     lease: &VmLease,
     mut services: Vec<Service>,
-) -> AppResult<(Seen, Option<String>)> {
-    let known = |services, stale| Seen { services, used: None, usage: Usage::default(), stale };
-    let Some(ready) = ready::ready_of(lease) else { return Ok((known(services, false), None)) };
+) -> AppResult<(Seen, Option<(String, VmError)>)> {
+    let known = |services, stale| Seen {
+        services,
+        used: None,
+        usage: Usage::default(),
+        files: FileCounts::default(),
+        stale,
+    };
+    let Some(ready) = ready::ready_of(lease) else {
+        let away = paused_away(vm, ambient, lease).await;
+        return Ok((known(services, false), away));
+    };
     let recorded = services.clone();
     let asked = async {
         tokio::join!(vm.meter(&ready.vm_id), services::refresh(store, vm, ambient, &ready, &mut services),)
@@ -197,12 +221,40 @@ async fn look<S: WriteStore, V: ConnectVm + RunCommands, A: Ambient>(
     let Some((used, refreshed)) = answered else { return Ok((known(recorded, true), None)) };
     match (used, refreshed) {
         (_, Err(RefreshError::App(error))) => Err(error),
-        (Err(VmError::Gone), _) | (_, Err(RefreshError::Vm(VmError::Gone))) => {
-            Ok((known(services, false), Some(ready.vm_id)))
+        (Err(error @ (VmError::Gone | VmError::Paused)), _)
+        | (_, Err(RefreshError::Vm(error @ (VmError::Gone | VmError::Paused)))) => {
+            Ok((known(services, false), Some((ready.vm_id, error))))
         }
         (Err(_), _) | (_, Err(RefreshError::Vm(_))) => Ok((known(services, true), None)),
         (Ok(used), Ok(())) => Ok((Seen { used, ..known(services, false) }, None)),
     }
+}
+
+/// The id of a paused VM that its provider has no more. One that does not answer is believed to be there.
+async fn paused_away<V: ConnectVm, A: Ambient>(
+    vm: &V,
+    ambient: &A,
+    lease: &VmLease,
+) -> Option<(String, VmError)> {
+    let vm_id = lease.vm_id.as_ref().filter(|_| lease.state == VmStatus::Paused)?;
+    tokio::select! {
+        there = vm.is_there(vm_id) => match there {
+            Ok(false) => Some((vm_id.clone(), VmError::Gone)),
+            Ok(true) | Err(_) => None,
+        },
+        () = ambient.sleep(LOOK_WITHIN) => None,
+    }
+}
+
+/// The project's files, counted.
+async fn files_of(
+    store: &impl ReadStore,
+    project_id: &ProjectId,
+    vm_id: Option<&str>,
+) -> AppResult<FileCounts> {
+    let (files, unstored) =
+        futures::try_join!(save::records(store, project_id), unstored::load(store, project_id))?;
+    Ok(FileCounts { unstored: unstored.total, ..count(&files, vm_id) })
 }
 
 /// What the ended runs of the project's conversations used.
@@ -254,7 +306,13 @@ mod tests {
         let recent = Recent::default();
         let (project, other) = (ProjectId::from_parts(1, 1), ProjectId::from_parts(2, 2));
         let at = |millis| Timestamp::from_millisecond(millis).unwrap();
-        let seen = Seen { services: Vec::new(), used: None, usage: Usage::default(), stale: true };
+        let seen = Seen {
+            services: Vec::new(),
+            used: None,
+            usage: Usage::default(),
+            files: FileCounts::default(),
+            stale: true,
+        };
         recent.keep(&project, 7, at(0), seen);
         assert!(recent.find(&project, 7, at(1_999)).is_some_and(|seen| seen.stale));
         assert!(recent.find(&project, 7, at(2_000)).is_none());

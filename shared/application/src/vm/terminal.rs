@@ -97,9 +97,9 @@ where
     };
     match opened {
         Ok((terminal_id, stream)) => Ok(Opened { terminal_id, vm_id, stream }),
-        Err(VmError::Gone) => {
-            lease::note_gone(store, ambient, project_id, &vm_id).await?;
-            Err(VmError::Gone.into())
+        Err(error @ (VmError::Gone | VmError::Paused)) => {
+            lease::note_away(store, ambient, project_id, &vm_id, &error).await?;
+            Err(error.into())
         }
         Err(error) => Err(error.into()),
     }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use pvm_application::ports::{ConnectVm as _, EndVm as _, FindVm as _, RunCommands as _, RunSpec, VmError};
+use pvm_application::ports::{
+    ConnectVm as _, EndVm as _, FindVm as _, RunCommands as _, RunSpec, VmError, VmFiles as _,
+};
 use pvm_sandbox::{VmClient, VmClientConfig};
 
 use crate::bench::with_bench;
@@ -99,6 +101,38 @@ async fn a_port_answers_to_its_signed_link_alone() {
         assert_eq!(body, "hello\n");
         let bare = link.split('?').next().unwrap();
         assert_eq!(browser.get(bare).send().await.unwrap().status(), 403);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_is_told_to_have_come_to_nothing_only_where_that_is_certain() {
+    with_bench(|bench| async move {
+        let client = &bench.client;
+        let vm = bench.vm("p1").await;
+        // Ended in the middle of a run: nobody knows how far it came.
+        let start =
+            async { client.start_run(&vm, &spec("cmd_1", "touch /tmp/began; sleep 100"), WAIT).await };
+        let end = async {
+            while client.stat(&vm, "/tmp/began", "user").await.unwrap().is_none() {}
+            bench.scripted.kill_vm(&vm).await.unwrap();
+        };
+        let (cut, ()) = tokio::join!(start, end);
+        assert!(matches!(cut, Err(VmError::Unavailable(_))), "{cut:?}");
+        let later = client.start_run(&vm, &spec("cmd_2", "true"), WAIT).await;
+        assert!(matches!(later, Err(VmError::Gone)), "{later:?}");
+        // Paused with its files only: it is there, and its processes will be new.
+        let vm = bench.vm("p2").await;
+        let url = format!("{}/sandboxes/{vm}/pause", bench.config.api_url);
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let asked = http.post(url).header("x-api-key", bench.config.api_key.expose());
+        let asked = asked.json(&serde_json::json!({"memory": false})).send().await.unwrap();
+        assert!(asked.status().is_success(), "{asked:?}");
+        let paused = client.start_run(&vm, &spec("cmd_3", "true"), WAIT).await;
+        assert!(matches!(paused, Err(VmError::Paused)), "{paused:?}");
+        assert!(client.is_there(&vm).await.unwrap() && client.vm(&vm).await.unwrap().unwrap().paused);
+        client.connect_vm(&vm, 600).await.unwrap();
+        assert_eq!(client.start_run(&vm, &spec("cmd_3", "true"), WAIT).await.unwrap().exit_code, Some(0));
     })
     .await;
 }
