@@ -79,7 +79,7 @@ steps! {
     "restore-files" in "vm-lifecycle" within 300: |p, input|
         setup::restore_files(p.store(), p.objects(), p.vm(), p.ambient(), input);
     "replay-recipe" in "vm-lifecycle" within 120: |p, input| setup::replay_recipe(p.store(), p.vm(), p.ambient(), input);
-    "start-services" in "vm-lifecycle" within 120: |p, input|
+    "start-services" in "vm-lifecycle" within 300: |p, input|
         setup::start_services(p.store(), p.objects(), p.vm(), p.ambient(), input);
     "fail-vm" in "vm-lifecycle" within 45: |p, input| setup::fail_vm(p.store(), p.ambient(), input);
     "stop-runs" in "vm-lifecycle" within 75: |p, input|
