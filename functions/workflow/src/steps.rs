@@ -80,7 +80,7 @@ steps! {
     "start-services" in "vm-lifecycle": |p, input| setup::start_services(p.store(), p.vm(), p.ambient(), input);
     "fail-vm" in "vm-lifecycle": |p, input| setup::fail_vm(p.store(), p.ambient(), input);
     "stop-runs" in "vm-lifecycle": |p, input|
-        erase::stop_runs(p.store(), p.workflow(), p.vm(), p.tools(), p.ambient(), input);
+        erase::stop_runs(p.store(), p.workflow(), p.vm(), p.ambient(), input);
     "save-workspace" in "vm-lifecycle": |p, input|
         end::save_workspace(p.store(), p.objects(), p.vm(), p.ambient(), input);
     "kill-vm" in "vm-lifecycle": |p, input| end::kill_vm(p.store(), p.vm(), p.ambient(), input);

@@ -59,7 +59,8 @@ event_types! {
     VmState = "vm.state",
     /// A file was added, changed or deleted.
     FileChanged = "file.changed",
-    /// Both sides changed a file; both versions are kept.
+    /// Both sides changed a file, and both versions are kept; or two agents wrote it at once with the file tools. What a
+    /// shell command writes is not known to be anybody's and told as a change only.
     FileConflict = "file.conflict",
     /// A VM was given the project's files; `data` has the manifest that proves it.
     WorkspaceRestored = "workspace.restored",
