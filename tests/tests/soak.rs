@@ -107,7 +107,8 @@ async fn check(api: &Api, project: &str, path: &str, number: usize) {
 
 /// Tells something in any case: `eprintln!` is only shown of tests that fail.
 fn tell(text: &str) {
-    writeln!(std::io::stderr(), "{text}").unwrap();
+    let mut stderr = std::io::stderr();
+    writeln!(stderr, "{text}").unwrap();
 }
 
 async fn soak(conversations: usize, kills: usize) {

@@ -152,7 +152,7 @@ async fn deciding_on_the_second_call_first_leaves_the_run_waiting_for_the_first(
     assert!(run.core.waiting_since.is_some() && run.status == RunStatus::Waiting);
     assert_eq!(rig.conversation(id).await.status, ConversationStatus::Waiting);
     // Nine days pass, all of them a person's time.
-    rig.clock.advance(std::time::Duration::from_secs(9 * 86_400));
+    rig.clock.advance(std::time::Duration::from_hours(9 * 24));
     rig.decide(id, &awaited, Decision::Approve).await;
     drop(hold);
     rig.settle().await;

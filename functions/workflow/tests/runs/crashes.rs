@@ -518,8 +518,9 @@ async fn matrix(scene: Scene, size: Size) {
         assert_eq!(story, calm, "{scene:?} dying at {deadly:?} ({at:?})");
     }
     // Not by `eprintln!`, which is only shown of tests that fail.
+    let mut stderr = std::io::stderr();
     writeln!(
-        std::io::stderr(),
+        stderr,
         "{scene:?}: {count} cases over {} points in {:.1} s, seed {}",
         points.len(),
         began.elapsed().as_secs_f64(),

@@ -109,13 +109,12 @@ pub(crate) async fn summary(
 ) -> AppResult<Option<Compaction>> {
     let Some(up_to) = up_to else { return Ok(None) };
     let before = conversation.compacted.get(agent_id);
-    let text = match summary {
-        Some(summary) => summary,
-        None => {
-            let messages =
-                context::transcript(store, conversation, before.map_or(0, |before| before.up_to)).await?;
-            plain(before.map(|before| before.summary.as_str()), &messages, up_to)
-        }
+    let text = if let Some(summary) = summary {
+        summary
+    } else {
+        let messages =
+            context::transcript(store, conversation, before.map_or(0, |before| before.up_to)).await?;
+        plain(before.map(|before| before.summary.as_str()), &messages, up_to)
     };
     Ok(Some(Compaction { up_to, summary: encoded_head_and_tail(&text, SUMMARY_BYTES).0 }))
 }
