@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use pvm_application::cleanup::{self, Counts, Kept};
-use pvm_application::ports::{Clock, CreateVm, FindVm, Machine, NewId, NewVm, StartExecution, WorkflowError};
+use pvm_application::ports::{
+    Clock, CreateVm, FindVm, Machine, NewId, NewVm, StartExecution, Started, WorkflowError,
+};
 use pvm_application::store::{Purge, ReadStore, Tx, WriteStore};
 use pvm_application::{keys, projects};
 use pvm_domain::Timestamp;
@@ -285,7 +287,7 @@ fn secret(stack: &Stack) -> pvm_e2b_wire::secret::Secret {
 struct Away;
 
 impl StartExecution for Away {
-    async fn start(&self, _: Machine, _: &str, _: &Value) -> Result<(), WorkflowError> {
+    async fn start(&self, _: Machine, _: &str, _: &Value) -> Result<Started, WorkflowError> {
         Err(WorkflowError::Unavailable(anyhow::anyhow!("away")))
     }
 }

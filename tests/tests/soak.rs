@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -99,12 +100,20 @@ async fn check(api: &Api, project: &str, path: &str, number: usize) {
         (Some("idle"), Some(5)),
         "{shown}"
     );
+    // Two answers of the first agent and one of the second, each counted once however often it was asked for.
+    let used = ["turns", "model_calls", "tool_calls"].map(|of| shown["usage"][of].as_u64().unwrap());
+    assert_eq!(used, [2, 3, 4], "{shown}");
 }
 
-#[expect(clippy::print_stderr, reason = "the seed belongs into the test's output")]
+/// Tells something in any case: `eprintln!` is only shown of tests that fail.
+fn tell(text: &str) {
+    let mut stderr = std::io::stderr();
+    writeln!(stderr, "{text}").unwrap();
+}
+
 async fn soak(conversations: usize, kills: usize) {
     let seed = std::env::var("PVM_SEED").map_or(20_260_101, |text| text.parse().unwrap());
-    eprintln!("{conversations} conversations, {kills} kills, seed {seed}");
+    tell(&format!("{conversations} conversations, {kills} kills, seed {seed}"));
     let mut draw = Draw(seed);
     let folder = tempfile::tempdir().unwrap();
     let (home, ports) = (folder.path().join("state"), free_ports());
@@ -128,7 +137,7 @@ async fn soak(conversations: usize, kills: usize) {
         tokio::time::sleep(Duration::from_millis(300 + draw.below(2500))).await;
         process.ended(Signal::SIGKILL).await;
         process = Process::start(&home, ports).await;
-        eprintln!("killed {} times", kill + 1);
+        tell(&format!("killed {} times", kill + 1));
     }
     let paths = begun.await.unwrap();
     for (number, path) in paths.iter().enumerate() {

@@ -188,11 +188,11 @@ routes! {
         |p, request| conversations::get::handle(p.store(), request);
     POST "/api/projects/{project_id}/conversations/{conversation_id}/messages" => "send-message", Token, Whole, JSON,
         |p, request| conversations::send::handle(
-            p.store(), p.objects(), p.workflow(), p.vm(), p.models(), p.tools(), p.ambient(), request);
+            p.store(), p.objects(), p.workflow(), p.vm(), p.models(), p.ambient(), request);
     POST "/api/projects/{project_id}/conversations/{conversation_id}/cancel" => "cancel-conversation",
         Token, Whole, JSON,
         |p, request| conversations::cancel::handle(
-            p.store(), p.workflow(), p.vm(), p.tools(), p.ambient(), request);
+            p.store(), p.workflow(), p.vm(), p.ambient(), request);
     POST "/api/projects/{project_id}/conversations/{conversation_id}/fork" => "fork-conversation", Token, Whole, JSON,
         |p, request| conversations::fork::handle(p.store(), p.ambient(), request);
     POST "/api/projects/{project_id}/conversations/{conversation_id}/approvals/{approval_id}" => "decide-approval",

@@ -13,7 +13,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use pvm_application::ports::{
     ByteStream, ConnectVm, GetObject, Machine, NewId, ObjectError, ObjectInfo, ReadFrom, RequestSave,
-    RunCommands, RunReport, RunSpec, StartExecution, VmEntry, VmError, VmFiles, VmInfo, WorkflowError,
+    RunCommands, RunReport, RunSpec, StartExecution, Started, VmEntry, VmError, VmFiles, VmInfo,
+    WorkflowError,
 };
 use pvm_application::store::{Tx, WriteStore};
 use pvm_aws::clients::{self, ClientSettings, StaticCredentials};
@@ -292,8 +293,8 @@ impl RequestSave for Nothing {
 }
 
 impl StartExecution for Nothing {
-    async fn start(&self, _: Machine, _: &str, _: &Value) -> Result<(), WorkflowError> {
-        Ok(())
+    async fn start(&self, _: Machine, _: &str, _: &Value) -> Result<Started, WorkflowError> {
+        Ok(Started::Open)
     }
 }
 

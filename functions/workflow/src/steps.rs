@@ -83,7 +83,7 @@ steps! {
         setup::start_services(p.store(), p.objects(), p.vm(), p.ambient(), input);
     "fail-vm" in "vm-lifecycle" within 45: |p, input| setup::fail_vm(p.store(), p.ambient(), input);
     "stop-runs" in "vm-lifecycle" within 75: |p, input|
-        erase::stop_runs(p.store(), p.workflow(), p.vm(), p.tools(), p.ambient(), input);
+        erase::stop_runs(p.store(), p.workflow(), p.vm(), p.ambient(), input);
     "save-workspace" in "vm-lifecycle" within 300: |p, input|
         end::save_workspace(p.store(), p.objects(), p.vm(), p.ambient(), input);
     "kill-vm" in "vm-lifecycle" within 75: |p, input| end::kill_vm(p.store(), p.vm(), p.ambient(), input);

@@ -101,7 +101,7 @@ where
     V: ConnectVm + EndVm + FindVm + VmFiles + RunCommands,
     A: Ambient,
 {
-    let mut counts = Counts { runs: runs::sweep(store, workflow, ambient).await?, ..Counts::default() };
+    let mut counts = Counts { runs: runs::sweep(store, workflow, vm, ambient).await?, ..Counts::default() };
     for lease in due::<VmLease, _, _>(store, ambient, keys::Sweep::Vm).await? {
         if let Err(error) =
             leases::look(store, objects, workflow, vm, ambient, &lease.project_id, &mut counts).await

@@ -1,4 +1,5 @@
-//! Who wrote which version of a file: where two agents write the same file at once, both hear of it.
+//! Who wrote which version of a file: where two agents write the same file at once, both hear of it. Seen is what the file
+//! tools write; a shell command may write anything, and nobody can say which of its files it meant to.
 
 use std::collections::BTreeSet;
 

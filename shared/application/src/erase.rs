@@ -14,7 +14,6 @@ use crate::keys;
 use crate::ports::{
     Ambient, DeleteObject, KeepSecrets, RunCommands, SendTask, StartExecution, StopExecution,
 };
-use crate::ports_tools::Tools;
 use crate::store::{Index, Listing, Purge, ReadStore, Record, Tx, WriteStore};
 
 /// Things removed by one call.
@@ -39,11 +38,10 @@ async fn marked(store: &impl ReadStore, project_id: &ProjectId) -> AppResult<Opt
 ///
 /// # Errors
 /// Of the store.
-pub async fn stop_runs<S, W, V, T, A>(
+pub async fn stop_runs<S, W, V, A>(
     store: &S,
     workflow: &W,
     vm: &V,
-    tools: &T,
     ambient: &A,
     project_id: &ProjectId,
 ) -> AppResult<bool>
@@ -51,7 +49,6 @@ where
     S: WriteStore,
     W: StartExecution + StopExecution + SendTask,
     V: RunCommands,
-    T: Tools,
     A: Ambient,
 {
     let mut after = None;
@@ -59,8 +56,7 @@ where
         let listing = Listing::of(keys::project_partition(project_id), "C#").from_index(Index::Owner);
         let page = store.list::<Conversation>(listing.page(LISTED, after)).await?;
         for conversation in page.items.into_iter().filter(|one| one.active_run.is_some()) {
-            cancel_now(store, workflow, vm, tools, ambient, conversation, "The project's VM was ended.")
-                .await?;
+            cancel_now(store, workflow, vm, ambient, conversation, "The project's VM was ended.").await?;
         }
         after = page.next;
         if after.is_none() {

@@ -21,10 +21,10 @@ record!(Step, "step", |r| keys::step(&r.conversation_id, &r.run_id, r.number));
 record!(ToolCall, "tool_call", |r| keys::tool_call(&r.conversation_id, &r.tool_call_id));
 record!(InboxEntry, "inbox", |r| keys::inbox(&r.conversation_id, r.message_id.as_str()));
 record!(Approval, "approval", |r| keys::approval(&r.conversation_id, &r.approval_id));
-// A queued run needs nothing; an ended one needs the sweep only while it still holds the VM.
+// A queued run needs nothing; an ended one needs the sweep only while it still holds the VM or runs something in it.
 record!(Run, "run", |r| keys::run(&r.conversation_id, &r.run_id),
     sweep: match r.status {
         RunStatus::Queued => false,
-        RunStatus::Finished => r.vm_epoch.is_some(),
+        RunStatus::Finished => r.vm_epoch.is_some() || !r.unkilled.is_empty(),
         RunStatus::Running | RunStatus::Waiting => true,
     }.then(|| keys::sweep(keys::Sweep::Run, r.due_at, r.run_id.as_str())));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use aws_sdk_sfn::Client;
 use aws_sdk_sfn::config::http::HttpResponse;
 use aws_sdk_sfn::error::{ProvideErrorMetadata, SdkError};
-use pvm_application::ports::{Machine, SendTask, StartExecution, StopExecution, WorkflowError};
+use pvm_application::ports::{Machine, SendTask, StartExecution, Started, StopExecution, WorkflowError};
 use serde_json::Value;
 
 /// From what the ARNs of machines and executions are built. They are built from names and not handed in, because the
@@ -72,7 +72,7 @@ where
 }
 
 impl StartExecution for Workflows {
-    async fn start(&self, machine: Machine, name: &str, input: &Value) -> Result<(), WorkflowError> {
+    async fn start(&self, machine: Machine, name: &str, input: &Value) -> Result<Started, WorkflowError> {
         let sent = self
             .client
             .start_execution()
@@ -82,8 +82,10 @@ impl StartExecution for Workflows {
             .send()
             .await;
         match sent {
-            Ok(_) => Ok(()),
-            Err(error) if is_any(&error, &["ExecutionAlreadyExists"]) => Ok(()),
+            Ok(_) => Ok(Started::Open),
+            // One that goes on with the same input is answered as if it were started now. An execution's input follows
+            // from its name here.
+            Err(error) if is_any(&error, &["ExecutionAlreadyExists"]) => Ok(Started::Closed),
             Err(error) => Err(unavailable(error)),
         }
     }

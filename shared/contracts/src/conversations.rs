@@ -16,7 +16,7 @@ pub struct CreateConversation {
     /// Who takes part, in order; 1 to 10 different agents.
     #[schemars(length(min = 1, max = 10))]
     pub agent_ids: Vec<String>,
-    /// The first message; at most 256 KiB.
+    /// The first message; at most 256 KiB, and 360 KiB as it is written in JSON.
     #[schemars(length(min = 1))]
     pub initial_message: String,
     /// Your own name for the conversation, `[A-Za-z0-9_.-]{1,128}`, unique among yours. Accepted wherever its id is.
@@ -91,7 +91,7 @@ impl CreateProjectConversation {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SendMessage {
-    /// The message; at most 256 KiB.
+    /// The message; at most 256 KiB, and 360 KiB as it is written in JSON.
     #[schemars(length(min = 1))]
     pub message: String,
     /// What it does while a run is under way; without one, every kind begins a run.
@@ -157,7 +157,9 @@ pub struct Conversation {
     pub approvals: Vec<Approval>,
     /// What all runs used, the one under way included.
     pub usage: Usage,
-    /// The conversation that this one continues, where it is a fork.
+    /// The conversation that this one continues, where it is a fork. Its messages and calls are copied as they stood then;
+    /// the VM is not, because it is the project's and shared by all its conversations: a fork's agents find the workspace as
+    /// it is now.
     pub forked_from: Option<ConversationId>,
     /// The `seq` of the last event of that conversation which this one has.
     pub forked_at: Option<u64>,

@@ -59,7 +59,8 @@ event_types! {
     VmState = "vm.state",
     /// A file was added, changed or deleted.
     FileChanged = "file.changed",
-    /// Both sides changed a file; both versions are kept.
+    /// Both sides changed a file, and both versions are kept; or two agents wrote it at once with the file tools. What a
+    /// shell command writes is not known to be anybody's and told as a change only.
     FileConflict = "file.conflict",
     /// The VM has other files than before that the store cannot take; `data` counts and names them.
     FileUnstored = "file.unstored",

@@ -28,8 +28,9 @@ pub const TURNS_MAX: u32 = 100;
 pub const TOOL_CALLS_PER_STEP: usize = 10;
 /// Steps of one workflow segment: 25 history events each stay far below the 25,000 of an execution.
 pub const STEPS_PER_SEGMENT: u32 = 200;
-/// Polls of one tool call before the model is told that it still runs.
-pub const TOOL_POLLS_MAX: u32 = 20;
+/// Polls of one tool call before the model is told that it still runs: with their growing pauses they last longer than any
+/// command may run, so that its end is seen. Ten such calls of one answer stay below the 25,000 events of an execution.
+pub const TOOL_POLLS_MAX: u32 = 160;
 /// The largest upload in a request body, in bytes (a Lambda request carries 6 MB, and base64 adds a third).
 pub const UPLOAD_INLINE_BYTES: u64 = 4 * 1024 * 1024;
 /// The largest presigned upload, in bytes (S3's limit of a single PUT).
@@ -130,6 +131,23 @@ pub const PATH_BYTES: usize = 1000;
 pub const COMMAND_BYTES: usize = 128 * 1024 - 64;
 /// The longest message of a user, in bytes.
 pub const MESSAGE_BYTES: usize = 256 * 1024;
+/// The longest message of a conversation as it is encoded in JSON, in bytes: its event is stored so, and an item of the
+/// store holds 400 KiB, with some room for what the event says beside the text.
+pub const MESSAGE_ENCODED_BYTES: usize = 360 * 1024;
+/// The arguments of all calls of one model answer together, in bytes as JSON: they are planned in one transaction, which
+/// holds 4 MB, some of them twice (with the approval that they need).
+pub const ARGUMENTS_PER_STEP_BYTES: usize = 1024 * 1024;
+/// Messages of users that may wait to join a run.
+pub const STEERS_WAITING: usize = 8;
+/// Messages of users that may wait for the run under way to end.
+pub const RUNS_WAITING: usize = 8;
+/// Writes that one transaction of the store holds.
+pub const TRANSACTION_ITEMS: usize = 100;
+/// The most writes that ending a run and all that wait for it makes in one transaction: a call that a person is asked about
+/// has its record, its approval and an event of each; a message that joins leaves the inbox for its place; so does that of
+/// a run that waits, which is written with the event of its end. To that come the run with the event of its end, a message
+/// cut short with its event, the conversation, its log's head and what is counted of its owner.
+pub const CANCEL_ITEMS: usize = 4 * TOOL_CALLS_PER_STEP + 2 * STEERS_WAITING + 4 * RUNS_WAITING + 7;
 /// The most agents of one conversation.
 pub const AGENTS_PER_CONVERSATION: usize = 10;
 /// The most environment variables of a project or command.
@@ -160,6 +178,10 @@ const _: () = assert!(UPLOAD_INLINE_BYTES * 4 / 3 < 6 * 1024 * 1024);
 const _: () = assert!(UPLOAD_PART_BYTES * UPLOAD_PARTS < UPLOAD_PARTS_BYTES);
 const _: () = assert!(UPLOAD_PRESIGNED_BYTES < UPLOAD_PARTS_BYTES);
 const _: () = assert!(SSE_CLOSE_SECS < 15 * 60);
+const _: () =
+    assert!(MESSAGE_BYTES < MESSAGE_ENCODED_BYTES && MESSAGE_ENCODED_BYTES + 16 * 1024 < 400 * 1024);
+const _: () = assert!(CANCEL_ITEMS <= TRANSACTION_ITEMS);
+const _: () = assert!(2 * ARGUMENTS_PER_STEP_BYTES + MESSAGE_ENCODED_BYTES * 2 < 4_000_000);
 const _: () = assert!(VM_IDLE_SECS < VM_TIMEOUT_SECS);
 const _: () = assert!(VM_IDLE_MIN_SECS <= VM_IDLE_SECS && VM_IDLE_SECS <= VM_IDLE_MAX_SECS);
 const _: () = assert!(VM_PAUSED_SECS <= VM_PAUSED_MAX_SECS);

@@ -78,9 +78,77 @@ pub fn head_and_tail(text: &str, most: usize) -> (String, bool) {
     (format!("{}\n[... {gone} bytes cut ...]\n{}", &text[..head], &text[tail..]), true)
 }
 
+/// The bytes of `text` as the inside of a JSON string: what an event, which is stored as JSON text, takes for it.
+pub fn encoded_len(text: &str) -> usize {
+    text.chars().map(encoded_char).sum()
+}
+
+fn encoded_char(c: char) -> usize {
+    match c {
+        '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
+        '\0'..='\u{1f}' => 6,
+        other => other.len_utf8(),
+    }
+}
+
+/// Keeps `text` within `most` bytes as it is encoded in JSON: like [`head_and_tail`], which bounds the raw length.
+pub fn encoded_head_and_tail(text: &str, most: usize) -> (String, bool) {
+    // No character takes more than six bytes: a short text need not be counted.
+    if text.len() * 6 <= most || encoded_len(text) <= most {
+        return (text.to_owned(), false);
+    }
+    let head = prefix(text.char_indices(), most * 6 / 10);
+    let tail = text.len() - prefix(text.char_indices().rev(), most * 4 / 10);
+    let gone = tail - head;
+    (format!("{}\n[... {gone} bytes cut ...]\n{}", &text[..head], &text[tail..]), true)
+}
+
+/// The raw length of as many of these characters as fit `most` encoded bytes.
+fn prefix(chars: impl Iterator<Item = (usize, char)>, most: usize) -> usize {
+    let mut encoded = 0;
+    let fits = chars.take_while(|(_, c)| {
+        encoded += encoded_char(*c);
+        encoded <= most
+    });
+    fits.map(|(_, c)| c.len_utf8()).sum()
+}
+
+/// Whether `text` can be a message of a conversation: a record of its own holds it raw, its event encoded.
+pub fn fits_message(text: &str) -> bool {
+    text.len() <= limits::MESSAGE_BYTES && encoded_len(text) <= limits::MESSAGE_ENCODED_BYTES
+}
+
+/// `text` as a message can hold it, and whether its middle was cut for that.
+pub fn as_message(text: &str) -> (String, bool) {
+    let (short, cut) = head_and_tail(text, limits::MESSAGE_BYTES);
+    let (short, cut_more) = encoded_head_and_tail(&short, limits::MESSAGE_ENCODED_BYTES);
+    (short, cut || cut_more)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_encoded_length_is_what_json_takes() {
+        let all: String = (0..0x300).filter_map(char::from_u32).chain("\u{2028}\u{1f600}".chars()).collect();
+        for text in [all.as_str(), "", "\"\\\n", "plain"] {
+            assert_eq!(encoded_len(text) + 2, serde_json::to_string(text).unwrap().len(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_bounded_as_it_is_stored() {
+        let most = limits::MESSAGE_BYTES;
+        for worst in ["\n", "\"", "\u{1}", "x", "é"] {
+            let text = worst.repeat(most / worst.len());
+            let (kept, cut) = as_message(&text);
+            assert!(encoded_len(&kept) <= limits::MESSAGE_ENCODED_BYTES + 64, "{worst:?}");
+            assert_eq!(cut, !fits_message(&text), "{worst:?}");
+            assert!(kept.starts_with(worst) && kept.ends_with(worst));
+        }
+        assert!(!fits_message(&"\n".repeat(most)) && fits_message(&"x".repeat(most)));
+    }
 
     #[test]
     fn a_name_is_trimmed_and_bounded() {

@@ -3,6 +3,7 @@
 use pvm_application::ports_tools::ToolContext;
 use pvm_contracts::tools::RunAs;
 use pvm_domain::Invalid;
+use pvm_domain::file::WORKSPACE;
 
 /// Directories that tools do not write to: they are the kernel's, or the record of what ran.
 const NOT_FOR_WRITING: [&str; 4] = ["/proc", "/sys", "/dev", "/var/lib/pvm"];
@@ -62,6 +63,14 @@ pub(crate) fn writable(
     }
     let path = absolute(context, user, field, text)?;
     let inside = |dir: &str| path == dir || path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'));
+    let own = tidy(&context.working_dir);
+    if own != WORKSPACE && inside(WORKSPACE) && !inside(&own) {
+        let rule = format!(
+            "must not be in {WORKSPACE}: you work in {own}, your own copy of it, which is merged into it later; give the \
+             path relative to your copy"
+        );
+        return Err(Invalid::new(field, rule));
+    }
     match NOT_FOR_WRITING.into_iter().find(|dir| inside(dir)) {
         Some(dir) => Err(Invalid::new(field, format!("must not be in {dir}; write below /workspace"))),
         None => Ok(path),
@@ -118,6 +127,19 @@ mod tests {
         assert!(above("/a").is_empty());
         assert_eq!(from("/a/b/link", "../c"), "/a/c");
         assert_eq!(from("/a/link", "/x"), "/x");
+    }
+
+    #[test]
+    fn a_lane_writes_to_its_own_copy_and_not_around_it() {
+        let lane = context("/home/user/.local/state/pvm/lanes/run_1/dev_agent");
+        let path = |text: &str| writable(&lane, RunAs::User, "path", text);
+        assert!(path("app.py").unwrap().ends_with("/lanes/run_1/dev_agent/app.py"));
+        for bad in ["/workspace/app.py", "/workspace", "/tmp/../workspace/x"] {
+            let refused = path(bad).unwrap_err();
+            assert!(refused.reason.contains("your own copy") && refused.reason.contains("/lanes/run_1/"));
+        }
+        assert!(path("/tmp/notes").is_ok() && path("/workspaces/x").is_ok());
+        assert!(writable(&context("/workspace"), RunAs::User, "path", "/workspace/app.py").is_ok());
     }
 
     #[test]

@@ -9,6 +9,5 @@ async fn main() -> Outcome {
     let store = start.store()?;
     let workflow = start.workflow()?;
     let vm = start.vm().await?;
-    let tools = start.tools(store, workflow, vm);
-    start.http(|request| cancel::handle(store, workflow, vm, tools, &System, request)).await
+    start.http(|request| cancel::handle(store, workflow, vm, &System, request)).await
 }

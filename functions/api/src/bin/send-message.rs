@@ -11,6 +11,5 @@ async fn main() -> Outcome {
     let workflow = start.workflow()?;
     let vm = start.vm().await?;
     let models = start.models().await?;
-    let tools = start.tools(store, workflow, vm);
-    start.http(|request| send::handle(store, objects, workflow, vm, models, tools, &System, request)).await
+    start.http(|request| send::handle(store, objects, workflow, vm, models, &System, request)).await
 }

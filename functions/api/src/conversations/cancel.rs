@@ -4,7 +4,6 @@ use lambda_http::Request;
 use pvm_application::conversations;
 use pvm_application::error::AppResult;
 use pvm_application::ports::{Ambient, RunCommands, SendTask, StartExecution, StopExecution};
-use pvm_application::ports_tools::Tools;
 use pvm_application::store::WriteStore;
 use pvm_contracts::Empty;
 use pvm_entry::{Reply, principal, reply, request};
@@ -17,7 +16,6 @@ pub async fn handle(
     store: &impl WriteStore,
     workflow: &(impl StartExecution + StopExecution + SendTask),
     vm: &impl RunCommands,
-    tools: &impl Tools,
     ambient: &impl Ambient,
     request: Request,
 ) -> AppResult<Reply> {
@@ -27,8 +25,7 @@ pub async fn handle(
     let Empty {} = request::json(&request)?;
     let claim = request::claim(&request, &principal, request.body())?;
     crate::once::note(store, ambient, claim.as_ref(), &name).await?;
-    let left =
-        conversations::cancel(store, workflow, vm, tools, ambient, &principal, &project_id, &name).await?;
+    let left = conversations::cancel(store, workflow, vm, ambient, &principal, &project_id, &name).await?;
     let shown = conversations::view(store, left).await?;
     Ok(reply::with_version(reply::ok(&shown), shown.version))
 }

@@ -1,7 +1,7 @@
 //! `POST /api/projects/{project_id}/conversations`
 
 use lambda_http::Request;
-use pvm_application::conversations;
+use pvm_application::conversations::{self, Asked, RunPorts};
 use pvm_application::error::AppResult;
 use pvm_application::ports::{Ambient, GetObject, StartExecution};
 use pvm_application::ports_model::KnowModels;
@@ -24,19 +24,9 @@ pub async fn handle(
     let project_id = request::path_id(&request, "project_id")?;
     let input = request::json(&request)?;
     let claim = request::claim(&request, &principal, request.body())?;
-    let claim = claim.as_ref();
-    let accepted = conversations::create(
-        store,
-        objects,
-        workflow,
-        models,
-        ambient,
-        pvm_tools::check_tools,
-        &principal,
-        &project_id,
-        input,
-        claim,
-    )
-    .await?;
+    let check_tools = pvm_tools::check_tools;
+    let ports = RunPorts { store, objects, workflow, models, ambient, check_tools };
+    let asked = Asked { principal: &principal, project_id: &project_id, claim: claim.as_ref() };
+    let accepted = conversations::create(ports, asked, input).await?;
     Ok(super::created(&project_id, &accepted))
 }

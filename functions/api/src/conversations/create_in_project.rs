@@ -1,7 +1,7 @@
 //! `POST /chat/agents/conversation`: the same as beginning a conversation, with the project in the body.
 
 use lambda_http::Request;
-use pvm_application::conversations;
+use pvm_application::conversations::{self, Asked, RunPorts};
 use pvm_application::error::{AppError, AppResult};
 use pvm_application::ports::{Ambient, GetObject, StartExecution};
 use pvm_application::ports_model::KnowModels;
@@ -26,19 +26,9 @@ pub async fn handle(
     let (project_id, input) = request::json::<CreateProjectConversation>(&request)?.split();
     let project_id: ProjectId = project_id.parse().map_err(|_| AppError::not_found("project"))?;
     let claim = request::claim(&request, &principal, request.body())?;
-    let claim = claim.as_ref();
-    let accepted = conversations::create(
-        store,
-        objects,
-        workflow,
-        models,
-        ambient,
-        pvm_tools::check_tools,
-        &principal,
-        &project_id,
-        input,
-        claim,
-    )
-    .await?;
+    let check_tools = pvm_tools::check_tools;
+    let ports = RunPorts { store, objects, workflow, models, ambient, check_tools };
+    let asked = Asked { principal: &principal, project_id: &project_id, claim: claim.as_ref() };
+    let accepted = conversations::create(ports, asked, input).await?;
     Ok(super::created(&project_id, &accepted))
 }

@@ -1,11 +1,10 @@
 //! `POST /api/projects/{project_id}/conversations/{conversation_id}/messages`
 
 use lambda_http::Request;
-use pvm_application::conversations;
+use pvm_application::conversations::{self, Asked, RunPorts};
 use pvm_application::error::AppResult;
 use pvm_application::ports::{Ambient, GetObject, RunCommands, SendTask, StartExecution, StopExecution};
 use pvm_application::ports_model::KnowModels;
-use pvm_application::ports_tools::Tools;
 use pvm_application::store::WriteStore;
 use pvm_entry::{Reply, principal, reply, request};
 
@@ -13,17 +12,12 @@ use pvm_entry::{Reply, principal, reply, request};
 ///
 /// # Errors
 /// Of the request and the use case.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "each is a port or an input; a struct of them would hide which"
-)]
 pub async fn handle(
     store: &impl WriteStore,
     objects: &impl GetObject,
     workflow: &(impl StartExecution + StopExecution + SendTask),
     vm: &impl RunCommands,
     models: &impl KnowModels,
-    tools: &impl Tools,
     ambient: &impl Ambient,
     request: Request,
 ) -> AppResult<Reply> {
@@ -32,22 +26,9 @@ pub async fn handle(
     let name = request::path_text(&request, "conversation_id")?;
     let input = request::json(&request)?;
     let claim = request::claim(&request, &principal, request.body())?;
-    let claim = claim.as_ref();
-    let accepted = conversations::send(
-        store,
-        objects,
-        workflow,
-        vm,
-        models,
-        tools,
-        ambient,
-        pvm_tools::check_tools,
-        &principal,
-        &project_id,
-        &name,
-        input,
-        claim,
-    )
-    .await?;
+    let check_tools = pvm_tools::check_tools;
+    let ports = RunPorts { store, objects, workflow, models, ambient, check_tools };
+    let asked = Asked { principal: &principal, project_id: &project_id, claim: claim.as_ref() };
+    let accepted = conversations::send(ports, vm, asked, &name, input).await?;
     Ok(reply::accepted(&accepted))
 }

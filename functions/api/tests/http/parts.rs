@@ -34,12 +34,12 @@ pub(crate) struct Engine {
 }
 
 impl StartExecution for Engine {
-    async fn start(&self, _: Machine, name: &str, input: &Value) -> Result<(), WorkflowError> {
+    async fn start(&self, _: Machine, name: &str, input: &Value) -> Result<Started, WorkflowError> {
         if *self.down.lock().unwrap() {
             return Err(WorkflowError::Unavailable(anyhow::anyhow!("down")));
         }
         self.started.lock().unwrap().push((name.to_owned(), input.clone()));
-        Ok(())
+        Ok(Started::Open)
     }
 }
 impl StopExecution for Engine {

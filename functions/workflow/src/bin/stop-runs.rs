@@ -9,10 +9,9 @@ async fn main() -> Outcome {
     let store = start.store()?;
     let workflow = start.workflow()?;
     let vm = start.vm().await?;
-    let tools = start.tools(store, workflow, vm);
     start
         .step(|input| async {
-            erase::stop_runs(store, workflow, vm, tools, &System, input).await.map_err(StepError::from)
+            erase::stop_runs(store, workflow, vm, &System, input).await.map_err(StepError::from)
         })
         .await
 }

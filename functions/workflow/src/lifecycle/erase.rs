@@ -5,7 +5,6 @@ use pvm_application::error::AppResult;
 use pvm_application::ports::{
     Ambient, DeleteObject, KeepSecrets, RunCommands, SendTask, StartExecution, StopExecution,
 };
-use pvm_application::ports_tools::Tools;
 use pvm_application::store::WriteStore;
 use pvm_application::vm::provision;
 use pvm_contracts::lifecycle::{LifecycleInput, LifecycleOutput};
@@ -14,11 +13,10 @@ use pvm_contracts::lifecycle::{LifecycleInput, LifecycleOutput};
 ///
 /// # Errors
 /// Of the store.
-pub async fn stop_runs<S, W, V, T, A>(
+pub async fn stop_runs<S, W, V, A>(
     store: &S,
     workflow: &W,
     vm: &V,
-    tools: &T,
     ambient: &A,
     input: LifecycleInput,
 ) -> AppResult<LifecycleOutput>
@@ -26,11 +24,10 @@ where
     S: WriteStore,
     W: StartExecution + StopExecution + SendTask,
     V: RunCommands,
-    T: Tools,
     A: Ambient,
 {
     provision::keep_alive(store, ambient, &input.project_id, &input.operation_id).await?;
-    let more = erase::stop_runs(store, workflow, vm, tools, ambient, &input.project_id).await?;
+    let more = erase::stop_runs(store, workflow, vm, ambient, &input.project_id).await?;
     Ok(LifecycleOutput::more(more))
 }
 

@@ -1,11 +1,15 @@
 //! What users do while agents work: send, steer, interrupt, cancel.
 
+use std::sync::atomic::Ordering;
+
+use pvm_application::ports::{Machine, StopExecution};
 use pvm_domain::conversation::{CallStatus, ConversationStatus, Delivery, Mode, OutcomeKind, RunStatus};
 use pvm_domain::event::EventType;
 use serde_json::json;
+use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::rig::models::say;
-use crate::rig::{Rig, kinds};
+use crate::rig::models::{Say, say};
+use crate::rig::{Mark, Rig, kinds};
 
 #[tokio::test]
 async fn a_cancel_ends_the_run_at_once_and_kills_its_command() {
@@ -204,4 +208,102 @@ async fn a_start_that_was_lost_is_made_up_for() {
     let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Hello").await;
     rig.settle().await;
     assert_eq!(rig.transcript(&made.conversation_id).await, ["user: Hello", "dev_agent: At last."]);
+}
+
+/// Nineteen looks at ten things each: more than a segment of the workflow has.
+fn much(request: &pvm_application::ports_model::ModelRequest) -> Say {
+    match request.place.agent_step {
+        step @ 0..19 => {
+            (0..10).fold(say("More."), |say, at| say.call("look", json!({"what": format!("{step} {at}")})))
+        }
+        _ => say("Enough."),
+    }
+}
+
+#[tokio::test]
+async fn a_later_segment_whose_start_fails_or_is_lost_is_made_up_for() {
+    // Once: the step is tried again. Every time: the execution fails, and the clean-up starts the next.
+    for failures in [1, 10] {
+        let rig = Rig::new(much).await;
+        rig.flow.fails_second_segments.store(failures, Ordering::SeqCst);
+        let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Look").await;
+        rig.settle().await;
+        let run = rig.run(&made.conversation_id, &made.run_id).await;
+        assert_eq!((run.outcome.unwrap().kind, run.segment), (OutcomeKind::Completed, 2), "{failures}");
+        assert_eq!(rig.vm.starts().len(), 190);
+        assert!(rig.lease().await.holders.is_empty());
+        rig.events(&made.conversation_id).await;
+    }
+}
+
+#[tokio::test]
+async fn a_segment_that_fails_to_hand_over_is_tried_again_or_ends_the_run() {
+    for (error, outcome) in [("Transient", OutcomeKind::Completed), ("Terminal", OutcomeKind::Failed)] {
+        let rig = Rig::new(much).await;
+        rig.failing.lock().unwrap().insert("continue-run".to_owned(), (2, error.to_owned()));
+        let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Look").await;
+        rig.settle().await;
+        let run = rig.run(&made.conversation_id, &made.run_id).await;
+        assert_eq!(run.outcome.unwrap().kind, outcome, "{error}");
+        assert!(rig.lease().await.holders.is_empty());
+        rig.events(&made.conversation_id).await;
+    }
+}
+
+/// Waits for an event of this kind; until the mark is dropped, no time passes.
+async fn told(heard: &mut UnboundedReceiver<(EventType, Mark)>, kind: EventType) -> Mark {
+    loop {
+        let (told, mark) = heard.recv().await.unwrap();
+        if told == kind {
+            return mark;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_run_whose_execution_is_gone_without_a_word_is_ended_and_its_command_killed() {
+    let rig = Rig::new(|request| match request.place.initial_message.as_str() {
+        "Wait" => say("Waiting.").call("change", json!({"what": "slow 50000"})),
+        _ => say("Here I am."),
+    })
+    .await;
+    let mut heard = rig.store.watch.listen();
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Wait").await;
+    let id = &made.conversation_id;
+    let mark = told(&mut heard, EventType::ToolOutput).await;
+    drop(heard);
+    rig.deaf.store(true, Ordering::SeqCst);
+    let name = rig.run(id, &made.run_id).await.execution_name();
+    rig.flow.stop(Machine::RunTurn, &name, "for the test").await.unwrap();
+    drop(mark);
+    rig.settle().await;
+    let run = rig.run(id, &made.run_id).await;
+    let outcome = run.outcome.unwrap();
+    assert_eq!((outcome.kind, outcome.reason.as_deref()), (OutcomeKind::Failed, Some("workflow_ended")));
+    assert_eq!(rig.vm.killed(), ["slow 50000"]);
+    assert!(rig.lease().await.holders.is_empty() && run.unkilled.is_empty());
+    rig.send(id, "Hello", Delivery::Queue).await;
+    rig.settle().await;
+    assert_eq!(rig.transcript(id).await.last().unwrap(), "dev_agent: Here I am.");
+    rig.events(id).await;
+}
+
+#[tokio::test]
+async fn a_kill_that_fails_at_a_cancel_is_made_up_for() {
+    let rig = Rig::new(|_| say("Waiting.").call("change", json!({"what": "slow 50000"}))).await;
+    let mut heard = rig.store.watch.listen();
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Wait").await;
+    let id = &made.conversation_id;
+    let mark = told(&mut heard, EventType::ToolOutput).await;
+    drop(heard);
+    // Whoever watches the call may try too.
+    rig.vm.fail_kills(4);
+    rig.cancel(id).await;
+    assert!(rig.vm.killed().is_empty());
+    let run = rig.run(id, &made.run_id).await;
+    assert_eq!((run.status, run.unkilled.len()), (RunStatus::Finished, 1));
+    drop(mark);
+    rig.settle().await;
+    assert_eq!(rig.vm.killed(), ["slow 50000"]);
+    assert!(rig.run(id, &made.run_id).await.unkilled.is_empty());
 }

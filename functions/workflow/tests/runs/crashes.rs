@@ -7,15 +7,17 @@
 //! is taken from `PVM_SEED`. `PVM_CASES` bounds the cases of each scene.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::io::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use pvm_application::conversations;
 use pvm_application::error::{AppResult, ErrorCode};
 use pvm_application::idempotency::Claim;
-use pvm_application::ports_model::ModelRequest;
+use pvm_application::ports_model::{ModelRequest, TokenUsage};
+use pvm_application::store::{StoreError, Tx, WriteStore};
 use pvm_asl::CrashPoint;
 use pvm_contracts::conversations::{
     CreateConversation, DecideApproval, Decision, MessageAccepted, SendMessage,
@@ -23,6 +25,7 @@ use pvm_contracts::conversations::{
 use pvm_domain::conversation::{ConversationStatus, Delivery, Mode, Usage};
 use pvm_domain::event::{Event, EventType};
 use pvm_domain::ids::ConversationId;
+use pvm_domain::limits;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -33,15 +36,45 @@ use crate::rig::models::{Say, say};
 
 /// Rigs at work at the same time.
 const AT_ONCE: usize = 4;
-/// Pairs of deaths per scene in the usual run, which has every second point, and the ways of dying in turn.
-const PAIRS: usize = 8;
-/// Pairs of deaths per scene in the long run, which has each point in each way.
-const MANY_PAIRS: usize = 300;
+/// How many cases a matrix has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Size {
+    /// A look: every tenth point.
+    Few,
+    /// The usual: every second point, the ways of dying in turn.
+    Usual,
+    /// The long run: each point in each way.
+    All,
+}
+
+impl Size {
+    /// Single deaths are at every so many points.
+    fn stride(self) -> usize {
+        match self {
+            Self::Few => 10,
+            Self::Usual => 2,
+            Self::All => 1,
+        }
+    }
+
+    /// Pairs of deaths.
+    fn pairs(self) -> usize {
+        match self {
+            Self::Few => 3,
+            Self::Usual => 8,
+            Self::All => 300,
+        }
+    }
+}
+
 /// The ways of dying. A function that lingers comes back while the next try is at work, or long after it.
 const DEATHS: [Death; 4] = [Death::Function, Death::Process, Death::Lingering(1), Death::Lingering(70)];
 
 /// A case that takes longer than this hangs; it takes half a second of one core.
 const HANGS: Duration = Duration::from_mins(5);
+
+/// A message that takes most of a window, see [`Scene::Compaction`].
+static LONG: LazyLock<String> = LazyLock::new(|| format!("Long {}", "x".repeat(20_000)));
 
 /// What is played.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +93,18 @@ pub(crate) enum Scene {
     Cancel,
     /// The same, while two agents work in lanes.
     CancelLanes,
+    /// A message joins the run while a long command runs.
+    Steer,
+    /// A message ends the run in the middle of a long command.
+    Interrupt,
+    /// An agent's window is nearly full, so that its context is summarised.
+    Compaction,
+    /// The VM ends with the first command.
+    LostVm,
+    /// The execution's steps are nearly used up, so that the run goes on in another.
+    Segments,
+    /// The conversation is forked when it is over, and the fork goes on.
+    Fork,
 }
 
 /// What a conversation left behind, as far as it must not depend on crashes.
@@ -70,19 +115,28 @@ pub(crate) struct Story {
     commands: Vec<String>,
     killed: Vec<String>,
     pub status: ConversationStatus,
-    spent: (u32, u32, u32, u64, u64),
+    spent: (u32, u32, u32, u64, u64, u64),
     pub holders: usize,
 }
 
 fn script(request: &ModelRequest) -> Say {
     let place = &request.place;
+    if request.system.contains("hand-over notes") {
+        return say("Notes.");
+    }
     match (place.agent_id.as_str(), place.initial_message.as_str(), place.agent_step) {
         (_, "Deploy", 0) => say("May I?")
             .call("change", json!({"what": "deploy now"}))
             .call("look", json!({"what": "around"})),
         (_, "Deploy", 1) => say("Again?").call("change", json!({"what": "deploy twice"})),
         (_, "Wait", 0) => say("Waiting.").call("change", json!({"what": "slow 300"})),
+        (_, "Brief", 0) => say("Waiting.").call("change", json!({"what": "slow 60"})),
         (_, "Two", _) => say("Two it is."),
+        (_, "Lose", 0) => say("Trying.").call("change", json!({"what": "it"})),
+        (_, long, 0) if long.starts_with("Long") => {
+            let usage = TokenUsage { input: 90_000, output: 10, cost_microusd: 600, ..TokenUsage::default() };
+            Say { usage, ..say("Reading.\n/vm first") }
+        }
         ("dev_agent", "Go", 0) => {
             say("Looking.").call("look", json!({"what": "a"})).call("look", json!({"what": "b"}))
         }
@@ -95,8 +149,10 @@ fn script(request: &ModelRequest) -> Say {
     }
 }
 
-fn spent(usage: &Usage) -> (u32, u32, u32, u64, u64) {
-    (usage.turns, usage.model_calls, usage.tool_calls, usage.input_tokens, usage.output_tokens)
+/// Without time, which deaths cost: turns, calls of models and tools, tokens in and out, money.
+fn spent(usage: &Usage) -> (u32, u32, u32, u64, u64, u64) {
+    let Usage { turns, model_calls, tool_calls, input_tokens, output_tokens, cost_microusd, .. } = *usage;
+    (turns, model_calls, tool_calls, input_tokens, output_tokens, cost_microusd)
 }
 
 /// A user's request, repeated as a client does until it is answered. Whoever asks holds one mark of the clock.
@@ -142,47 +198,20 @@ async fn begin(
             budget: pvm_domain::conversation::Budget::default(),
             file_ids: Vec::new(),
         };
-        let (store, flow, models, ambient) = (&rig.store, &rig.flow, &rig.models, &rig.ambient);
-        let made = conversations::create(
-            store,
-            &rig.objects,
-            flow,
-            models,
-            ambient,
-            |_| Ok(()),
-            &rig.principal,
-            &rig.project_id,
-            input,
-            Some(&claim),
-        );
-        made.await
+        conversations::create(rig.run_ports(), rig.asked(Some(&claim)), input).await
     })
     .await
 }
 
-async fn send(rig: &Arc<Rig>, id: &ConversationId, message: &'static str) {
+async fn send(rig: &Arc<Rig>, id: &ConversationId, message: &'static str, delivery: Delivery) {
     let id = id.clone();
     ask(rig, move |rig| {
         let id = id.clone();
         async move {
             let claim = Claim::new(&rig.principal.owner, "send", "send", b"").unwrap();
-            let input = SendMessage { message: message.to_owned(), delivery: Delivery::Queue };
-            let sent = conversations::send(
-                &rig.store,
-                &rig.objects,
-                &rig.flow,
-                &rig.vm,
-                &rig.models,
-                &rig.tools,
-                &rig.ambient,
-                |_| Ok(()),
-                &rig.principal,
-                &rig.project_id,
-                id.as_str(),
-                input,
-                Some(&claim),
-            );
-            sent.await
+            let input = SendMessage { message: message.to_owned(), delivery };
+            let asked = rig.asked(Some(&claim));
+            conversations::send(rig.run_ports(), &rig.vm, asked, id.as_str(), input).await
         }
     })
     .await;
@@ -197,7 +226,6 @@ async fn cancel(rig: &Arc<Rig>, id: &ConversationId) {
                 &rig.store,
                 &rig.flow,
                 &rig.vm,
-                &rig.tools,
                 &rig.ambient,
                 &rig.principal,
                 &rig.project_id,
@@ -207,6 +235,38 @@ async fn cancel(rig: &Arc<Rig>, id: &ConversationId) {
         }
     })
     .await;
+}
+
+/// Leaves the execution under way one step, instead of having two hundred in each case.
+async fn nearly_use_up_segment(rig: &Arc<Rig>, id: &ConversationId) {
+    loop {
+        let active = rig.conversation(id).await.active_run.unwrap();
+        let mut run = rig.run(id, &active).await;
+        run.core.segment_steps = limits::STEPS_PER_SEGMENT - 1;
+        match rig.store.inner.commit(Tx::new().update(&mut run)).await {
+            Ok(_) => return,
+            Err(StoreError::Conflict { .. }) => {}
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+/// Forks the conversation as it is now, and sends the fork a message.
+async fn fork(rig: &Arc<Rig>, id: &ConversationId) -> ConversationId {
+    let origin = id.clone();
+    let fork = ask(rig, move |rig| {
+        let id = origin.clone();
+        async move {
+            let claim = Claim::new(&rig.principal.owner, "fork", "fork", b"").unwrap();
+            let (store, ambient, claim) = (&rig.store, &rig.ambient, Some(&claim));
+            let (principal, project) = (&rig.principal, &rig.project_id);
+            conversations::fork(store, ambient, principal, project, id.as_str(), None, claim).await
+        }
+    })
+    .await;
+    send(rig, &fork.conversation_id, "Two", Delivery::Queue).await;
+    rig.settle().await;
+    fork.conversation_id
 }
 
 /// Decides on what waits: "now" is approved, anything else denied.
@@ -259,15 +319,23 @@ fn user(rig: &Arc<Rig>, scene: Scene) -> (watch::Sender<Option<ConversationId>>,
                         decide(&rig, &id).await;
                     }
                     (Scene::Queue, EventType::ToolStarted) if nth == 0 => {
-                        send(&rig, &id, "Two").await;
+                        send(&rig, &id, "Two", Delivery::Queue).await;
                     }
+                    (Scene::Steer, EventType::ToolStarted) => {
+                        send(&rig, &id, "Two", Delivery::Steer).await;
+                    }
+                    (Scene::Interrupt, EventType::ToolStarted) => {
+                        rig.clock.elapse(Duration::from_secs(10)).await;
+                        send(&rig, &id, "Two", Delivery::Interrupt).await;
+                    }
+                    (Scene::Segments, EventType::RunStarted) => nearly_use_up_segment(&rig, &id).await,
                     // Both lanes are at work then.
                     (Scene::Cancel | Scene::CancelLanes, EventType::ToolStarted)
                         if nth == usize::from(scene == Scene::CancelLanes) =>
                     {
                         rig.clock.elapse(Duration::from_secs(10)).await;
                         cancel(&rig, &id).await;
-                        send(&rig, &id, "Two").await;
+                        send(&rig, &id, "Two", Delivery::Queue).await;
                     }
                     _ => {}
                 }
@@ -297,6 +365,9 @@ fn told(events: &[Event]) -> Vec<&'static str> {
 
 pub(crate) async fn start(scene: Scene) -> Arc<Rig> {
     let rig = Rig::new(script).await;
+    if scene == Scene::LostVm {
+        rig.vm.die_at_next_start();
+    }
     if matches!(scene, Scene::Approval | Scene::Silence) {
         rig.define(json!({"agent_id": "careful", "approvals": {"change(deploy*)": "ask"}})).await;
     }
@@ -309,7 +380,11 @@ pub(crate) async fn play_on(rig: &Arc<Rig>, scene: Scene, case: &str) -> Story {
         Scene::Talk(mode) => (mode, TWO, "Go"),
         Scene::Approval | Scene::Silence => (Mode::RoundRobin, &["careful"], "Deploy"),
         Scene::Queue => (Mode::RoundRobin, TWO, "Go"),
-        Scene::Cancel | Scene::Alone => (Mode::RoundRobin, &["dev_agent"], "Wait"),
+        Scene::Cancel | Scene::Alone | Scene::Interrupt => (Mode::RoundRobin, &["dev_agent"], "Wait"),
+        Scene::Steer | Scene::Segments => (Mode::RoundRobin, &["dev_agent"], "Brief"),
+        Scene::Compaction => (Mode::RoundRobin, &["dev_agent"], LONG.as_str()),
+        Scene::LostVm => (Mode::RoundRobin, &["dev_agent"], "Lose"),
+        Scene::Fork => (Mode::RoundRobin, &["dev_agent"], "Go"),
         Scene::CancelLanes => (Mode::Parallel, TWO, "Wait"),
     };
     let (known, listening) = user(rig, scene);
@@ -336,9 +411,16 @@ pub(crate) async fn play_on(rig: &Arc<Rig>, scene: Scene, case: &str) -> Story {
         starts.into_iter().map(|(_, _, text)| text.lines().next().unwrap_or_default().to_owned()).collect();
     let mut events = told(&rig.events(id).await);
     let mut transcript = rig.transcript(id).await;
+    if scene == Scene::Fork {
+        let fork = fork(rig, id).await;
+        transcript.extend(rig.transcript(&fork).await);
+        events.extend(told(&rig.events(&fork).await));
+        let listed = conversations::list(&rig.store, &rig.principal, &rig.project_id, 100, None);
+        assert_eq!(listed.await.unwrap().0.len(), 2, "a request that forked twice: {case}");
+    }
     // What happens at the same time has no order that could be compared.
     let lanes = matches!(scene, Scene::Talk(Mode::Parallel) | Scene::CancelLanes);
-    if lanes || scene == Scene::Queue {
+    if lanes || matches!(scene, Scene::Queue | Scene::Steer) {
         events.sort_unstable();
     }
     if lanes {
@@ -386,17 +468,20 @@ fn seed() -> u64 {
     std::env::var("PVM_SEED").map_or(20_260_101, |text| text.parse().expect("PVM_SEED is a number"))
 }
 
-fn cases(points: usize, long: bool) -> Vec<Vec<(usize, Death)>> {
+fn cases(points: usize, size: Size) -> Vec<Vec<(usize, Death)>> {
     let mut draw = Draw(seed());
     let offset = draw.below(DEATHS.len());
     let each =
         (0..points).flat_map(|at| DEATHS.into_iter().enumerate().map(move |(way, death)| (at, way, death)));
+    let stride = size.stride();
+    let in_turn = |at: usize, way: usize| {
+        at % stride == offset % stride && (at / stride + offset) % DEATHS.len() == way
+    };
     let mut cases: Vec<Vec<(usize, Death)>> = each
-        .filter(|(at, way, _)| long || (at % 2 == offset % 2 && (at / 2 + offset) % DEATHS.len() == *way))
+        .filter(|(at, way, _)| size == Size::All || in_turn(*at, *way))
         .map(|(at, _, death)| vec![(at, death)])
         .collect();
-    let pairs = if long { MANY_PAIRS } else { PAIRS };
-    for _ in 0..pairs {
+    for _ in 0..size.pairs() {
         let first = draw.below(points);
         // The second death comes at once, soon, or anywhere later.
         let reach = [3, 15, points - first][draw.below(3)];
@@ -411,12 +496,11 @@ fn cases(points: usize, long: bool) -> Vec<Vec<(usize, Death)>> {
     cases
 }
 
-#[expect(clippy::print_stderr, reason = "the seed and the size of the matrix belong into the test's output")]
-async fn matrix(scene: Scene, long: bool) {
+async fn matrix(scene: Scene, size: Size) {
     let began = Instant::now();
     let (calm, points) = play(scene, Vec::new()).await;
     assert_eq!((calm.status, calm.holders), (ConversationStatus::Idle, 0), "{calm:?}");
-    let cases = cases(points.len(), long);
+    let cases = cases(points.len(), size);
     let count = cases.len();
     let played = futures::stream::iter(cases)
         .map(|deadly| {
@@ -433,25 +517,29 @@ async fn matrix(scene: Scene, long: bool) {
         let at: Vec<&str> = deadly.iter().filter_map(|(at, _)| points.get(*at).copied()).collect();
         assert_eq!(story, calm, "{scene:?} dying at {deadly:?} ({at:?})");
     }
-    eprintln!(
+    // Not by `eprintln!`, which is only shown of tests that fail.
+    let mut stderr = std::io::stderr();
+    writeln!(
+        stderr,
         "{scene:?}: {count} cases over {} points in {:.1} s, seed {}",
         points.len(),
         began.elapsed().as_secs_f64(),
         seed()
-    );
+    )
+    .unwrap();
 }
 
 macro_rules! matrices {
     ($($name:ident, $long:ident: $scene:expr;)*) => {$(
         #[tokio::test(flavor = "multi_thread")]
         async fn $name() {
-            matrix($scene, false).await;
+            matrix($scene, Size::Usual).await;
         }
 
         #[tokio::test(flavor = "multi_thread")]
         #[ignore = "thousands of cases: minutes; `make test-full` runs them"]
         async fn $long() {
-            matrix($scene, true).await;
+            matrix($scene, Size::All).await;
         }
     )*};
 }
@@ -473,6 +561,32 @@ matrices! {
         Scene::Cancel;
     crashes_do_not_undo_a_cancel_of_lanes, thousands_of_crashes_do_not_undo_a_cancel_of_lanes:
         Scene::CancelLanes;
+}
+
+/// Scenes that share most of their points with those above: a look at each in the usual run.
+const OTHERS: [Scene; 7] = [
+    Scene::Silence,
+    Scene::Steer,
+    Scene::Interrupt,
+    Scene::Compaction,
+    Scene::LostVm,
+    Scene::Segments,
+    Scene::Fork,
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn crashes_change_nothing_when_something_rarer_happens() {
+    for scene in OTHERS {
+        matrix(scene, Size::Few).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "thousands of cases: minutes; `make test-full` runs them"]
+async fn thousands_of_crashes_change_nothing_when_something_rarer_happens() {
+    for scene in OTHERS {
+        matrix(scene, Size::All).await;
+    }
 }
 
 /// The interpreter's own store: the process dies at every `stride`-th of its writes, before and after it reached the disk.

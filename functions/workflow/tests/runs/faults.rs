@@ -134,30 +134,118 @@ async fn a_context_that_overflows_is_summarised_and_the_originals_stay() {
     );
     let compacted = rig.conversation(&made.conversation_id).await.compacted;
     assert_eq!(compacted["dev_agent"].summary, "The notes: a cat was drawn.");
+    let asked = summarised(&rig);
+    assert!(asked[0].contains("user: Draw a cat") && asked[0].contains("dev_agent: I know nothing."));
+    assert!(asked.len() == 1 && !asked[0].contains("What did you draw?"), "{asked:?}");
     rig.events(&made.conversation_id).await;
 }
 
-#[tokio::test]
-async fn a_nearly_full_window_is_summarised_before_the_next_call() {
-    let rig = Rig::new(|request| {
+/// What models were given to make summaries from.
+fn summarised(rig: &Rig) -> Vec<String> {
+    let requests = rig.models.requests.lock().unwrap();
+    let asked = requests.iter().filter(|one| one.system.contains("hand-over notes"));
+    asked.map(|one| serde_json::to_string(&one.messages).unwrap()).collect()
+}
+
+/// A rig whose model says that its window is nearly full, whatever it reads.
+async fn full_rig() -> std::sync::Arc<Rig> {
+    Rig::new(|request| {
         if request.system.contains("hand-over notes") {
             return say("Notes.");
         }
         let usage = TokenUsage { input: 85_000, output: 10, ..TokenUsage::default() };
-        Say { usage, ..say("Long.") }
+        let said = if request.place.agent_step == 0 { "Long." } else { "Short." };
+        Say { usage, ..say(said) }
     })
-    .await;
-    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "One").await;
+    .await
+}
+
+#[tokio::test]
+async fn a_nearly_full_window_is_summarised_before_the_next_call() {
+    let rig = full_rig().await;
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, &format!("One {}", "x".repeat(100_000))).await;
     rig.settle().await;
     rig.send(&made.conversation_id, "Two", Delivery::Queue).await;
     rig.settle().await;
     let requests = rig.models.requests.lock().unwrap().clone();
     let summarises: Vec<bool> = requests.iter().map(|one| one.system.contains("hand-over notes")).collect();
     assert_eq!(summarises, [false, true, false], "also where the next call is of the next run");
+    let asked = summarised(&rig).remove(0);
+    assert!(asked.contains("user: One xxx") && !asked.contains("Two"));
+    // The newest messages that fit stay as they are, and those alone were not summarised.
     let told = serde_json::to_string(&requests[2].messages).unwrap();
-    assert!(told.contains("Notes.") && told.contains("Two") && !told.contains("Long."), "{told}");
+    assert!(told.contains("Notes.") && told.contains("Two") && !told.contains("One xxx"), "{told}");
+    assert!(told.contains("Long.") && !asked.contains("Long."), "{asked}");
     // The originals stay for people.
-    assert_eq!(rig.transcript(&made.conversation_id).await[1], "dev_agent: Long.");
+    assert!(rig.transcript(&made.conversation_id).await[0].starts_with("user: One xxx"));
+}
+
+#[tokio::test]
+async fn a_window_that_instructions_fill_is_not_summarised_again_and_again() {
+    let rig = full_rig().await;
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "One").await;
+    rig.settle().await;
+    for text in ["Two", "Three"] {
+        rig.send(&made.conversation_id, text, Delivery::Queue).await;
+        rig.settle().await;
+    }
+    assert!(summarised(&rig).is_empty(), "there is next to nothing that a summary could stand for");
+    assert!(rig.conversation(&made.conversation_id).await.compacted.is_empty());
+    assert_eq!(rig.models.requests.lock().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn one_message_that_does_not_fit_ends_the_run_without_a_summary_of_nothing() {
+    let rig = Rig::new(|_| say("Never.")).await;
+    rig.errors([ModelError::ContextOverflow, ModelError::ContextOverflow]);
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Too much").await;
+    rig.settle().await;
+    assert_eq!(outcome(&rig, &made).await, (OutcomeKind::Failed, Some("context_overflow".to_owned())));
+    assert!(summarised(&rig).is_empty());
+    assert!(rig.conversation(&made.conversation_id).await.compacted.is_empty());
+    rig.events(&made.conversation_id).await;
+}
+
+#[tokio::test]
+async fn a_summary_that_keeps_breaking_off_is_made_without_a_model() {
+    let rig = Rig::new(|_| say("I go on.")).await;
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Draw a cat").await;
+    rig.settle().await;
+    let broken = || ModelError::Broken("the stream broke off".to_owned());
+    rig.errors([ModelError::ContextOverflow, broken(), broken(), broken(), broken()]);
+    let again = rig.send(&made.conversation_id, "And a dog", Delivery::Queue).await;
+    rig.settle().await;
+    assert_eq!(outcome(&rig, &again).await, (OutcomeKind::Completed, None));
+    let compacted = rig.conversation(&made.conversation_id).await.compacted;
+    assert!(compacted["dev_agent"].summary.contains("user: Draw a cat"), "{compacted:?}");
+    rig.events(&made.conversation_id).await;
+}
+
+#[tokio::test]
+async fn texts_that_are_long_only_as_json_are_stored_and_end_nothing() {
+    // Of each, 256 KiB of text are more than an item of the store holds as JSON.
+    let rig = Rig::new(|request| match request.place.agent_id.as_str() {
+        "dev_agent" => say(&"\n\"".repeat(128 * 1024)),
+        "designer_agent" => match request.place.agent_step {
+            0 => {
+                let nested = json!({"what": "note", "list": vec!["\"\"\"\""; 20_000]});
+                say("").call("change", nested)
+            }
+            _ => say("Noted."),
+        },
+        _ => say(&"\u{1}".repeat(256 * 1024)).hangs(),
+    })
+    .await;
+    let agents = ["dev_agent", "designer_agent", "data_agent"];
+    let made = rig.create(&agents, Mode::RoundRobin, &"\"".repeat(160 * 1024)).await;
+    let id = &made.conversation_id;
+    rig.settle().await;
+    assert_eq!(outcome(&rig, &made).await, (OutcomeKind::Failed, Some("model_broken".to_owned())));
+    let messages = rig.messages(id).await;
+    assert!(messages.iter().all(|message| pvm_domain::text::encoded_len(&message.text) < 390 * 1024));
+    assert!(messages[1].text.contains("bytes cut") && messages.last().unwrap().text.contains("bytes cut"));
+    assert!(messages.iter().any(|message| message.text == "Noted."));
+    rig.events(id).await;
 }
 
 #[tokio::test]
@@ -214,8 +302,8 @@ async fn a_project_that_is_deleted_under_a_run_ends_it_and_leaves_nothing() {
     let mut project: pvm_domain::project::Project = rig.store.get(&key).await.unwrap().unwrap();
     project.deleting = true;
     rig.store.commit(Tx::new().update(&mut project)).await.unwrap();
-    let (store, flow, vm, tools) = (&rig.store, &rig.flow, &rig.vm, &rig.tools);
-    let stopped = pvm_application::erase::stop_runs(store, flow, vm, tools, &rig.ambient, &rig.project_id);
+    let (store, flow, vm) = (&rig.store, &rig.flow, &rig.vm);
+    let stopped = pvm_application::erase::stop_runs(store, flow, vm, &rig.ambient, &rig.project_id);
     stopped.await.unwrap();
     assert_eq!(rig.vm.killed(), ["gate"]);
     let story = rig.events(id).await;
@@ -373,4 +461,49 @@ async fn an_agent_that_is_deleted_while_it_talks_says_its_last_word() {
     gate.open();
     rig.settle().await;
     assert_eq!(rig.transcript(&made.conversation_id).await.last().unwrap(), "helper: Goodbye.");
+}
+
+#[tokio::test]
+async fn agents_md_is_read_when_the_file_store_answers_again() {
+    let rig = Rig::new(|_| say("Done.")).await;
+    *rig.objects.text.lock().unwrap() = Some("Always whistle.");
+    rig.make_file("AGENTS.md", 15).await;
+    rig.objects.away.store(2, std::sync::atomic::Ordering::SeqCst);
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Go").await;
+    rig.settle().await;
+    assert_eq!(outcome(&rig, &made).await, (OutcomeKind::Completed, None));
+    let requests = rig.models.requests.lock().unwrap();
+    assert_eq!(requests.len(), 1, "nobody was asked without the project's rules");
+    assert!(requests[0].system.contains("Always whistle."));
+}
+
+#[tokio::test]
+async fn budgets_in_money_and_seconds_end_the_run_before_the_next_call() {
+    let cases = [
+        (Budget { cost_microusd: Some(1_000), ..Budget::default() }, "budget_cost", 2),
+        (Budget { seconds: Some(25), ..Budget::default() }, "budget_seconds", 3),
+    ];
+    for (budget, reason, calls) in cases {
+        let rig = Rig::new(|request| {
+            say("More.").takes(10).call("look", json!({"what": request.place.agent_step.to_string()}))
+        })
+        .await;
+        let made = rig
+            .create_with(CreateConversation {
+                agent_ids: vec!["dev_agent".to_owned()],
+                initial_message: "Go".to_owned(),
+                conversation_id: None,
+                mode: Mode::RoundRobin,
+                max_turns: None,
+                budget,
+                file_ids: Vec::new(),
+            })
+            .await;
+        rig.settle().await;
+        assert_eq!(outcome(&rig, &made).await, (OutcomeKind::Stopped, Some(reason.to_owned())));
+        assert_eq!(rig.models.requests.lock().unwrap().len(), calls, "{reason}");
+        let usage = rig.conversation(&made.conversation_id).await.usage;
+        assert_eq!(usage.cost_microusd, 600 * calls as u64);
+        rig.events(&made.conversation_id).await;
+    }
 }

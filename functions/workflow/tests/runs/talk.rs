@@ -205,3 +205,121 @@ async fn agents_in_parallel_work_each_in_a_copy_and_the_copies_are_merged() {
     let events = rig.events(id).await;
     assert_eq!(events.last().unwrap().data["run_id"], json!(made.run_id));
 }
+
+#[tokio::test]
+async fn a_command_of_hours_is_watched_to_its_end_and_its_exit_code_is_told() {
+    let rig = Rig::new(|request| match request.place.agent_step {
+        0 => say("This takes the night.").call("change", json!({"what": "slow 40000"})),
+        _ => say("There."),
+    })
+    .await;
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Wait").await;
+    let started = pvm_asl::Clock::now(&rig.clock);
+    rig.settle().await;
+    let call = rig.calls(&made.conversation_id).await.remove(0);
+    let result = call.result.unwrap();
+    assert_eq!((call.status, result.is_error), (CallStatus::Done, false));
+    assert_eq!(result.structured, Some(json!({"exit_code": 0})));
+    let noticed = call.finished_at.unwrap().duration_since(started).as_secs();
+    assert!((40_000..42_000).contains(&noticed), "{noticed}");
+    assert!(call.polls > 20 && rig.vm.starts().len() == 1, "{}", call.polls);
+    assert_eq!(rig.transcript(&made.conversation_id).await.last().unwrap(), "dev_agent: There.");
+    rig.events(&made.conversation_id).await;
+}
+
+#[tokio::test]
+async fn looking_again_and_again_at_something_that_changes_is_no_reason_to_stop() {
+    let rig = Rig::new(|request| match request.place.agent_step {
+        0..8 => say("What time is it?").takes(2).call("look", json!({"what": "clock"})),
+        _ => say("Late."),
+    })
+    .await;
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Wait").await;
+    rig.settle().await;
+    let run = rig.run(&made.conversation_id, &made.run_id).await;
+    assert_eq!(run.outcome.unwrap().kind, OutcomeKind::Completed);
+}
+
+#[tokio::test]
+async fn a_fork_has_calls_and_messages_as_they_stood_then() {
+    let rig = Rig::new(|request| match (request.place.initial_message.as_str(), request.place.agent_step) {
+        ("One", 0) => {
+            say("First.").call("look", json!({"what": "a"})).call("change", json!({"what": "gate"}))
+        }
+        (text, _) => say(&format!("Answer to {text}.")),
+    })
+    .await;
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "One").await;
+    let id = &made.conversation_id;
+    let gate = rig.vm.gate();
+    gate.reached().await;
+    rig.send(id, "Two", Delivery::Queue).await;
+    let at = rig.events_open(id).await;
+    let fork_at = async |at| {
+        let (store, ambient, id) = (&rig.store, &rig.ambient, id.as_str());
+        pvm_application::conversations::fork(
+            store,
+            ambient,
+            &rig.principal,
+            &rig.project_id,
+            id,
+            Some(at),
+            None,
+        )
+        .await
+        .unwrap()
+        .conversation_id
+    };
+    let now = fork_at(at).await;
+    gate.open();
+    rig.settle().await;
+    // The same point, after the call has ended and the message was answered.
+    let later = fork_at(at).await;
+    for fork in [&now, &later] {
+        let calls = rig.calls(fork).await;
+        let texts: Vec<&str> = calls.iter().map(|call| call.result.as_ref().unwrap().text.as_str()).collect();
+        assert!(texts.contains(&"did: a\n"), "{texts:?}");
+        assert!(texts.iter().any(|text| text.contains("was forked while it had not ended")), "{texts:?}");
+        assert!(calls.iter().all(|call| call.status.is_final()));
+        let transcript = rig.transcript(fork).await;
+        assert_eq!(transcript, ["user: One", "dev_agent: First. (ToolCalls)", "user: Two"]);
+        rig.send(fork, "Three", Delivery::Queue).await;
+        rig.settle().await;
+        assert_eq!(rig.transcript(fork).await.last().unwrap(), "dev_agent: Answer to Three.");
+        rig.events(fork).await;
+    }
+    let all = rig.calls(id).await;
+    assert!(all.iter().all(|call| call.status == CallStatus::Done), "the origin's are its own");
+}
+
+#[tokio::test]
+async fn a_lane_whose_machine_was_replaced_starts_nothing_in_the_next() {
+    let rig = Rig::new(|request| match (request.place.agent_id.as_str(), request.place.agent_step) {
+        ("dev_agent", 0) => say("Working.").call("change", json!({"what": "gate"})),
+        ("dev_agent", 1) => say("And now?").call("look", json!({"what": "around"})),
+        ("dev_agent", 2) => say("Once more.").call("change", json!({"what": "again"})),
+        _ => say("Done."),
+    })
+    .await;
+    let made = rig.create(&["dev_agent", "designer_agent"], Mode::Parallel, "Split it up").await;
+    let id = &made.conversation_id;
+    let gate = rig.vm.gate();
+    gate.reached().await;
+    rig.vm.die("vm1");
+    gate.open();
+    rig.settle().await;
+    let calls = rig.calls(id).await;
+    let how: Vec<(CallStatus, &str)> = calls
+        .iter()
+        .map(|call| (call.status, call.result.as_ref().map_or("", |result| result.text.as_str())))
+        .collect();
+    assert!(how.iter().any(|(status, _)| *status == CallStatus::Lost), "{how:?}");
+    let fenced = how.iter().filter(|(status, text)| {
+        *status == CallStatus::Failed && text.contains("this lane's copy of the workspace went with it")
+    });
+    assert_eq!(fenced.count(), 2, "{how:?}");
+    let texts: Vec<String> = rig.vm.starts().into_iter().map(|(_, _, text)| text).collect();
+    assert!(!texts.iter().any(|text| text == "around" || text == "again"), "{texts:?}");
+    assert!(rig.lease().await.holders.is_empty());
+    rig.events(id).await;
+}

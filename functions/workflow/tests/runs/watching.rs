@@ -1,7 +1,7 @@
 //! Those who watch: a stream can be taken up at any point, and nobody sees anything twice.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pvm_application::events::{Follower, Frame, page};
@@ -11,8 +11,9 @@ use pvm_domain::conversation::{Delivery, Mode};
 use pvm_domain::event::{Event, EventType, LogId};
 use serde_json::json;
 
-use crate::rig::Rig;
-use crate::rig::models::say;
+use crate::rig::gate::Gate;
+use crate::rig::models::{Say, say};
+use crate::rig::{Rig, SimAmbient, Store};
 
 /// The rig's store, whose waits are made in simulated time by moving it.
 #[derive(Clone)]
@@ -47,11 +48,14 @@ impl ReadStore for Quick {
     }
 }
 
-/// What a client makes of a stream: events by number, and the text of each message as it stands.
+/// The pieces of a message's last try, by number: one that comes again after a reconnect stands where it stood.
+type Pieces = (u64, BTreeMap<u64, String>);
+
+/// What a client makes of its streams: events by number, and the text of each message as it stands.
 #[derive(Debug, Default)]
 struct Client {
     seqs: Vec<u64>,
-    texts: BTreeMap<String, (u64, String)>,
+    texts: BTreeMap<String, Pieces>,
     completed: BTreeMap<String, String>,
 }
 
@@ -65,7 +69,7 @@ impl Client {
                 match event.kind {
                     EventType::MessageReset => {
                         let attempt = event.data["attempt"].as_u64().unwrap();
-                        self.texts.insert(id, (attempt, String::new()));
+                        self.texts.insert(id, (attempt, BTreeMap::new()));
                     }
                     EventType::MessageCompleted => {
                         self.completed.insert(id, event.data["text"].as_str().unwrap().to_owned());
@@ -77,12 +81,14 @@ impl Client {
                 assert_eq!(delta.seq, None, "a piece of text has no number to come back to");
                 let id = delta.data["message_id"].as_str().unwrap().to_owned();
                 let attempt = delta.data["attempt"].as_u64().unwrap();
-                let text = self.texts.entry(id).or_insert((attempt, String::new()));
-                if attempt > text.0 {
-                    *text = (attempt, String::new());
+                let known = self.texts.entry(id).or_insert((attempt, BTreeMap::new()));
+                if attempt > known.0 {
+                    *known = (attempt, BTreeMap::new());
                 }
-                if attempt == text.0 {
-                    text.1 += delta.data["text"].as_str().unwrap();
+                if attempt == known.0 {
+                    let text = delta.data["text"].as_str().unwrap().to_owned();
+                    let before = known.1.insert(delta.data["chunk"].as_u64().unwrap(), text.clone());
+                    assert!(before.is_none_or(|before| before == text), "a number stands for one text");
                 }
             }
         }
@@ -152,8 +158,8 @@ async fn whoever_watches_a_call_that_is_made_again_sees_its_text_once() {
     rig.settle().await;
     let (client, pieces) = watching.await.unwrap();
     assert_eq!(client.seqs, (1..=client.seqs.len() as u64).collect::<Vec<_>>());
-    for (id, (_, text)) in &client.texts {
-        let whole = &client.completed[id];
+    for (id, (_, pieces)) in &client.texts {
+        let (text, whole) = (pieces.values().cloned().collect::<String>(), &client.completed[id]);
         assert!(whole.starts_with(text.as_str()), "{text:?} is not the beginning of {whole:?}");
     }
     assert!(pieces <= 3, "each try sends its text once");
@@ -195,5 +201,53 @@ async fn a_quiet_stream_shows_that_it_lives() {
     assert_eq!(rig.clock.now().duration_since(began).as_secs(), 14 * 60, "a Lambda's time ends soon after");
     gate.open();
     rig.cancel(&made.conversation_id).await;
+    rig.settle().await;
+}
+
+/// Reads a stream until a frame is the last that is wanted.
+async fn read_until(
+    stream: &mut Follower<Store, SimAmbient>,
+    client: &mut Client,
+    last: impl Fn(&Client, &Frame) -> bool,
+) {
+    while let Some(frame) = stream.next().await.unwrap() {
+        client.take(&frame);
+        if last(client, &frame) {
+            return;
+        }
+    }
+    panic!("the stream ended before that");
+}
+
+#[tokio::test]
+async fn a_client_that_reconnects_in_the_middle_of_a_message_sees_its_text_once() {
+    let text: String = (0..600).map(|n| format!("{n} ")).collect();
+    let gate = Arc::new(Mutex::new(None::<Gate>));
+    let (said, stands) = (text.clone(), Arc::clone(&gate));
+    let rig = Rig::new(move |_| Say { gate: stands.lock().unwrap().clone(), ..say(&said) }).await;
+    let before = Gate::new(&rig.clock);
+    *gate.lock().unwrap() = Some(before.clone());
+    let made = rig.create(&["dev_agent"], Mode::RoundRobin, "Go").await;
+    before.reached().await;
+    let log = LogId::Conversation(made.conversation_id.clone());
+    let follow = async |after| {
+        Follower::new(rig.store.clone(), rig.ambient.clone(), log.clone(), after).await.unwrap()
+    };
+    let mut client = Client::default();
+    for _ in 0..3 {
+        let mut stream = follow(client.seqs.last().copied().unwrap_or(0)).await;
+        read_until(&mut stream, &mut client, |_, frame| matches!(frame, Frame::Delta(_))).await;
+    }
+    let open: Vec<&Pieces> = client.texts.values().collect();
+    let shown: String = open[0].1.values().cloned().collect();
+    assert!(open.len() == 1 && !shown.is_empty() && text.starts_with(&shown), "{shown:?}");
+    assert!(client.completed.values().all(|whole| *whole == "Go"), "the answer is under way");
+    before.open();
+    let mut stream = follow(client.seqs.last().copied().unwrap()).await;
+    let is_end = |_: &Client, frame: &Frame| matches!(frame, Frame::Event(event) if event.kind == EventType::RunFinished);
+    read_until(&mut stream, &mut client, is_end).await;
+    assert_eq!(client.seqs, (1..=client.seqs.len() as u64).collect::<Vec<_>>(), "each event once");
+    let answers: Vec<&String> = client.completed.values().filter(|whole| *whole != "Go").collect();
+    assert_eq!(answers, [&text]);
     rig.settle().await;
 }

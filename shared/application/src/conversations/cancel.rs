@@ -1,8 +1,8 @@
-//! Cancelling: the end is committed at once, with its event; only then are commands killed and the execution stopped.
+//! Cancelling: the end is committed at once, with its event; only then are commands killed and executions stopped.
 
 use pvm_domain::conversation::core::Input;
-use pvm_domain::conversation::{Conversation, Mode, Run, ToolCall, lane_run};
-use pvm_domain::ids::ProjectId;
+use pvm_domain::conversation::{Conversation, Mode, Run, lane_run};
+use pvm_domain::ids::{ProjectId, RunId};
 use pvm_domain::key::Principal;
 use pvm_domain::project::Scope;
 
@@ -10,25 +10,17 @@ use super::find::find;
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::keys;
 use crate::ports::{Ambient, Machine, RunCommands, SendTask, StartExecution, StopExecution};
-use crate::ports_tools::Tools;
-use crate::runs::{
-    Draft, Extra, TRIES, after_end, context_of, kill_call, load_conversation, load_run, pause,
-};
+use crate::runs::{Draft, Extra, TRIES, after_end, kill_left, load_conversation, load_run, pause};
 use crate::store::{StoreError, WriteStore};
 
 /// Ends the run under way and those that wait; their messages stay. A conversation without a run is left as it is.
 ///
 /// # Errors
 /// `not_found`, `forbidden`; of the store.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "each is a port or an input; a struct of them would hide which"
-)]
-pub async fn cancel<S, W, V, T, A>(
+pub async fn cancel<S, W, V, A>(
     store: &S,
     workflow: &W,
     vm: &V,
-    tools: &T,
     ambient: &A,
     principal: &Principal,
     project_id: &ProjectId,
@@ -38,23 +30,21 @@ where
     S: WriteStore,
     W: StartExecution + StopExecution + SendTask,
     V: RunCommands,
-    T: Tools,
     A: Ambient,
 {
     let found = find(store, principal, project_id, name, Scope::Write).await?;
     let detail = format!("{} cancelled it.", principal.owner);
-    cancel_now(store, workflow, vm, tools, ambient, found, &detail).await
+    cancel_now(store, workflow, vm, ambient, found, &detail).await
 }
 
 /// [`cancel`] for the deletion of a project, which asks nobody.
 ///
 /// # Errors
 /// Of the store.
-pub(crate) async fn cancel_now<S, W, V, T, A>(
+pub(crate) async fn cancel_now<S, W, V, A>(
     store: &S,
     workflow: &W,
     vm: &V,
-    tools: &T,
     ambient: &A,
     found: Conversation,
     detail: &str,
@@ -63,7 +53,6 @@ where
     S: WriteStore,
     W: StartExecution + StopExecution + SendTask,
     V: RunCommands,
-    T: Tools,
     A: Ambient,
 {
     for attempt in 0..TRIES {
@@ -72,6 +61,7 @@ where
         let waiting = conversation.queued.clone();
         let mut draft = Draft::new(store, conversation, ambient.now());
         let mut ended = None;
+        // At most `limits::CANCEL_ITEMS` writes.
         for run_id in std::iter::once(&active).chain(&waiting) {
             let mut run = load_run(store, &found.conversation_id, run_id).await?;
             if *run_id != active {
@@ -85,7 +75,7 @@ where
         match draft.commit().await {
             Ok(done) => {
                 if let Some(run) = ended {
-                    stop(store, workflow, vm, tools, ambient, Ended { run, calls: done.cancelled }).await?;
+                    stop(store, workflow, vm, ambient, run).await?;
                 }
                 return Ok(done.conversation);
             }
@@ -96,111 +86,79 @@ where
     Err(AppError::new(ErrorCode::Unavailable, "The conversation keeps changing; try again in a moment."))
 }
 
-/// Ends the lanes of a parallel run that was ended. Each is committed by itself: together they may be more than one
-/// transaction holds.
-async fn stop_lanes<S, W, V, T, A>(
-    store: &S,
-    workflow: &W,
-    vm: &V,
-    tools: &T,
-    ambient: &A,
-    parent: &Run,
-) -> AppResult<()>
+/// After a run was ended from outside: kills what it and its lanes still run, stops their executions, gives the VM back
+/// and starts what comes next. The ends themselves are committed, so trouble here is logged and left to the step that
+/// watches a call and to the clean-up.
+///
+/// # Errors
+/// Of the store.
+pub(super) async fn stop<S, W, V, A>(store: &S, workflow: &W, vm: &V, ambient: &A, run: Run) -> AppResult<()>
 where
     S: WriteStore,
     W: StartExecution + StopExecution + SendTask,
     V: RunCommands,
-    T: Tools,
     A: Ambient,
 {
-    if parent.core.rules.mode != Mode::Parallel {
-        return Ok(());
-    }
-    for index in (0..).take(parent.agents.len()) {
-        let lane = lane_run(&parent.run_id, index);
-        for attempt in 0..TRIES {
-            let Some(mut run) = store.get::<Run>(&keys::run(&parent.conversation_id, &lane)).await? else {
-                break;
-            };
-            if run.is_over() {
-                break;
-            }
-            let conversation = load_conversation(store, &parent.conversation_id).await?;
-            let mut draft = Draft::new(store, conversation, ambient.now());
-            let cancel =
-                Input::Cancel { reason: "cancelled", detail: "The run of all lanes ended.".to_owned() };
-            draft.apply(&mut run, cancel, &Extra::default()).await?;
-            draft.save(&mut run);
-            match draft.commit().await {
-                Ok(done) => {
-                    end_outside(store, workflow, vm, tools, ambient, Ended { run, calls: done.cancelled })
-                        .await?;
-                    break;
-                }
-                Err(StoreError::Conflict { .. }) => ambient.sleep(pause(attempt)).await,
-                Err(other) => return Err(other.into()),
-            }
-        }
+    let mut ended = end_lanes(store, ambient, &run).await?;
+    ended.push(run);
+    // All at once: the last of ten lanes is stopped as soon as the first.
+    let quiet: Vec<_> = ended.into_iter().map(|run| silence(store, workflow, vm, ambient, run)).collect();
+    for run in futures::future::try_join_all(quiet).await? {
+        after_end(store, workflow, ambient, run).await?;
     }
     Ok(())
 }
 
-/// A run that was ended from outside, and its calls that may be running.
-pub(super) struct Ended {
-    /// The run.
-    pub(super) run: Run,
-    /// The calls.
-    pub(super) calls: Vec<ToolCall>,
-}
-
-/// Kills what still runs, stops the execution, gives the VM back and starts what comes next. The end itself is committed,
-/// so trouble here is logged and left to the step that watches a call and to the clean-up.
-///
-/// # Errors
-/// Of the store.
-pub(super) async fn stop<S, W, V, T, A>(
-    store: &S,
-    workflow: &W,
-    vm: &V,
-    tools: &T,
-    ambient: &A,
-    ended: Ended,
-) -> AppResult<()>
-where
-    S: WriteStore,
-    W: StartExecution + StopExecution + SendTask,
-    V: RunCommands,
-    T: Tools,
-    A: Ambient,
-{
-    stop_lanes(store, workflow, vm, tools, ambient, &ended.run).await?;
-    end_outside(store, workflow, vm, tools, ambient, ended).await
-}
-
-async fn end_outside<S, W, V, T, A>(
-    store: &S,
-    workflow: &W,
-    vm: &V,
-    tools: &T,
-    ambient: &A,
-    ended: Ended,
-) -> AppResult<()>
-where
-    S: WriteStore,
-    W: StartExecution + StopExecution + SendTask,
-    V: RunCommands,
-    T: Tools,
-    A: Ambient,
-{
-    for call in &ended.calls {
-        let Some(vm_id) = &call.vm_id else { continue };
-        if let Err(error) = kill_call(vm, tools, call, &context_of(&ended.run, call, vm_id)).await {
-            tracing::warn!(tool_call.id = %call.tool_call_id, %error, "a cancelled call could not be killed yet");
+/// Ends the lanes of a parallel run that was ended. Each is committed by itself: together they may be more than one
+/// transaction holds.
+async fn end_lanes<S: WriteStore, A: Ambient>(store: &S, ambient: &A, parent: &Run) -> AppResult<Vec<Run>> {
+    let mut ended = Vec::new();
+    if parent.core.rules.mode == Mode::Parallel {
+        for index in (0..).take(parent.agents.len()) {
+            ended.extend(end_lane(store, ambient, parent, &lane_run(&parent.run_id, index)).await?);
         }
     }
-    let name = ended.run.execution_name();
+    Ok(ended)
+}
+
+/// Ends one lane; `None` where it never was or had ended.
+async fn end_lane<S: WriteStore, A: Ambient>(
+    store: &S,
+    ambient: &A,
+    parent: &Run,
+    lane: &RunId,
+) -> AppResult<Option<Run>> {
+    for attempt in 0..TRIES {
+        let found = store.get::<Run>(&keys::run(&parent.conversation_id, lane)).await?;
+        let Some(mut run) = found.filter(|run| !run.is_over()) else { return Ok(None) };
+        let conversation = load_conversation(store, &parent.conversation_id).await?;
+        let mut draft = Draft::new(store, conversation, ambient.now());
+        let detail = "The run of all lanes ended.".to_owned();
+        let cancel = Input::Cancel { reason: "cancelled", detail };
+        draft.apply(&mut run, cancel, &Extra::default()).await?;
+        draft.save(&mut run);
+        match draft.commit().await {
+            Ok(_) => return Ok(Some(run)),
+            Err(StoreError::Conflict { .. }) => ambient.sleep(pause(attempt)).await,
+            Err(other) => return Err(other.into()),
+        }
+    }
+    // Whoever works on it sees that its parallel run has ended.
+    Ok(None)
+}
+
+/// Kills what a run left running, and stops its execution.
+async fn silence<S, W, V, A>(store: &S, workflow: &W, vm: &V, ambient: &A, run: Run) -> AppResult<Run>
+where
+    S: WriteStore,
+    W: StopExecution,
+    V: RunCommands,
+    A: Ambient,
+{
+    let run = kill_left(store, vm, ambient, run).await?;
+    let name = run.execution_name();
     if let Err(error) = workflow.stop(Machine::RunTurn, &name, "the run was cancelled").await {
         tracing::warn!(execution.name = name, %error, "the execution of a cancelled run could not be stopped");
     }
-    after_end(store, workflow, ambient, ended.run).await
+    Ok(run)
 }

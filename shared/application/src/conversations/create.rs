@@ -6,17 +6,16 @@ use pvm_contracts::conversations::{CreateConversation, MessageAccepted};
 use pvm_domain::conversation::{Conversation, ConversationAlias, ConversationStatus, Mode, Usage};
 use pvm_domain::file::FilePointer;
 use pvm_domain::ids::{ConversationId, ProjectId};
-use pvm_domain::key::Principal;
 use pvm_domain::limits;
 use pvm_domain::project::Scope;
 
 use super::find::is_alias;
 use super::new_run::{Whose, checked_message, new_run, pins};
-use crate::agents::CheckTools;
+use super::{Asked, RunPorts};
 use crate::authorize::authorize;
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::fair_use;
-use crate::idempotency::{Claim, replayed};
+use crate::idempotency::replayed;
 use crate::keys;
 use crate::ports::{Ambient, GetObject, StartExecution};
 use crate::ports_model::KnowModels;
@@ -27,22 +26,13 @@ use crate::store::{ReadStore, StoreError, WriteStore};
 ///
 /// # Errors
 /// `invalid` naming the field (unknown agents: `agent_ids`), `conflict` where the alias is taken, those of `authorize`.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "each is a port or an input; a struct of them would hide which"
-)]
 pub async fn create<S: WriteStore, O: GetObject, W: StartExecution, M: KnowModels, A: Ambient>(
-    store: &S,
-    objects: &O,
-    workflow: &W,
-    models: &M,
-    ambient: &A,
-    check_tools: CheckTools,
-    principal: &Principal,
-    project_id: &ProjectId,
+    ports: RunPorts<'_, S, O, W, M, A>,
+    asked: Asked<'_>,
     input: CreateConversation,
-    claim: Option<&Claim>,
 ) -> AppResult<MessageAccepted> {
+    let RunPorts { store, objects, workflow, models, ambient, check_tools } = ports;
+    let Asked { principal, project_id, claim } = asked;
     authorize(store, principal, project_id, Scope::Write).await?;
     let now = ambient.now();
     if let Some(id) = replayed(store, claim, now).await? {

@@ -1,9 +1,13 @@
-//! A fork: a new conversation with the history of another up to some event. Messages and calls are copied, so that each
-//! side goes on without the other. The VM is the project's and is shared, as it is between all its conversations.
+//! A fork: a new conversation with the history of another up to some event. Messages and calls are copied as they stood
+//! then, so that each side goes on without the other. The VM is not: it is the project's, with its services and files, and
+//! shared by all its conversations, so a fork's agents find the workspace as it is now.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pvm_domain::conversation::{Conversation, ConversationStatus, Message, ToolCall, Usage};
+use pvm_domain::Timestamp;
+use pvm_domain::conversation::{
+    Author, CallResult, CallStatus, Conversation, ConversationStatus, Message, ToolCall, Usage,
+};
 use pvm_domain::event::{Event, EventType, LogId, NewEvent};
 use pvm_domain::ids::{ConversationId, ProjectId};
 use pvm_domain::key::Principal;
@@ -52,7 +56,7 @@ pub async fn fork<S: WriteStore, A: Ambient>(
     }
     let told = told_up_to(store, &log, at).await?;
     let origin_id = origin.conversation_id.clone();
-    let messages = messages(store, &origin_id, &told).await?;
+    let messages = messages(store, &origin_id, &told.events).await?;
     let mut fork = Conversation {
         conversation_id: ambient.new_id(),
         owner: principal.owner.clone(),
@@ -72,8 +76,11 @@ pub async fn fork<S: WriteStore, A: Ambient>(
         version: 0,
         ..origin
     };
-    copy(store, &origin_id, &fork.conversation_id, messages).await?;
-    tell(store, &fork.conversation_id, told).await?;
+    let ended = &told.ended_calls;
+    for (place, message) in (1..).zip(messages) {
+        copy(store, &fork, Message { place, ..message }, ended).await?;
+    }
+    tell(store, &fork.conversation_id, told.events).await?;
     // The conversation itself comes last: before it is there, nobody finds the copies.
     let mut tx = Tx::new().create(&mut fork);
     if let Some(claim) = claim {
@@ -98,8 +105,15 @@ pub async fn fork<S: WriteStore, A: Ambient>(
     }
 }
 
-/// The events of messages that are complete at `at`, with the ids of those messages.
-async fn told_up_to(store: &impl ReadStore, log: &LogId, at: u64) -> AppResult<Vec<Event>> {
+/// What a log has told up to some event.
+struct Told {
+    /// The events of messages that are complete then.
+    events: Vec<Event>,
+    /// Tool calls that have ended then.
+    ended_calls: BTreeSet<String>,
+}
+
+async fn told_up_to(store: &impl ReadStore, log: &LogId, at: u64) -> AppResult<Told> {
     let mut events = Vec::new();
     let mut after = 0;
     loop {
@@ -111,30 +125,32 @@ async fn told_up_to(store: &impl ReadStore, log: &LogId, at: u64) -> AppResult<V
             break;
         }
     }
-    let complete: BTreeSet<String> = events
-        .iter()
-        .filter(|event| event.kind == EventType::MessageCompleted)
-        .filter_map(|event| message_id(event).map(str::to_owned))
-        .collect();
+    let ids = |kind: EventType, field: &str| -> BTreeSet<String> {
+        let of_kind = events.iter().filter(|event| event.kind == kind);
+        of_kind.filter_map(|event| text_of(event, field).map(str::to_owned)).collect()
+    };
+    let complete = ids(EventType::MessageCompleted, "message_id");
+    let ended_calls = ids(EventType::ToolFinished, "tool_call_id");
     events.retain(|event| {
         matches!(event.kind, EventType::MessageCreated | EventType::MessageCompleted)
-            && message_id(event).is_some_and(|id| complete.contains(id))
+            && text_of(event, "message_id").is_some_and(|id| complete.contains(id))
     });
-    Ok(events)
+    Ok(Told { events, ended_calls })
 }
 
-fn message_id(event: &Event) -> Option<&str> {
-    event.data.get("message_id")?.as_str()
+fn text_of<'a>(event: &'a Event, field: &str) -> Option<&'a str> {
+    event.data.get(field)?.as_str()
 }
 
-/// The messages that were complete then, in their order.
+/// The messages that were complete then, in their order; last those of users that no run had taken up, which have no
+/// place in the origin yet and here are part of what the next run reads.
 async fn messages(
     store: &impl ReadStore,
     conversation: &ConversationId,
     told: &[Event],
 ) -> AppResult<Vec<Message>> {
-    let ids: BTreeSet<&str> = told.iter().filter_map(message_id).collect();
-    let mut found = Vec::new();
+    let ids: BTreeSet<&str> = told.iter().filter_map(|event| text_of(event, "message_id")).collect();
+    let mut found: Vec<Message> = Vec::new();
     let mut position = None;
     loop {
         let listing =
@@ -143,31 +159,57 @@ async fn messages(
         found.extend(page.items.into_iter().filter(|message| ids.contains(message.message_id.as_str())));
         position = page.next;
         if position.is_none() {
-            return Ok(found);
+            break;
         }
     }
+    let placed: BTreeSet<String> = found.iter().map(|message| message.message_id.to_string()).collect();
+    let waiting = told.iter().filter_map(|event| waiting_message(conversation, event));
+    found.extend(waiting.filter(|message| !placed.contains(message.message_id.as_str())));
+    Ok(found)
 }
 
+/// A user's message as its event tells it.
+fn waiting_message(conversation: &ConversationId, event: &Event) -> Option<Message> {
+    if event.kind != EventType::MessageCompleted || text_of(event, "author") != Some("user") {
+        return None;
+    }
+    let id = text_of(event, "message_id")?.parse().ok()?;
+    let run = text_of(event, "run_id")?.parse().ok()?;
+    let text = text_of(event, "text")?.to_owned();
+    Some(Message::new(conversation.clone(), id, run, Author::User, text, event.at))
+}
+
+/// Copies a message with its calls, as they stood then.
 async fn copy<S: WriteStore>(
     store: &S,
-    origin: &ConversationId,
-    fork: &ConversationId,
-    messages: Vec<Message>,
+    fork: &Conversation,
+    mut message: Message,
+    ended: &BTreeSet<String>,
 ) -> AppResult<()> {
-    for (place, mut message) in (1..).zip(messages) {
-        let mut tx = Tx::new();
-        for call in &message.calls {
-            let key = keys::tool_call(origin, &call.tool_call_id);
-            if let Some(mut call) = store.get::<ToolCall>(&key).await? {
-                call.conversation_id = fork.clone();
-                tx = tx.create(&mut call);
+    let mut tx = Tx::new();
+    for place in &message.calls {
+        let key = keys::tool_call(&message.conversation_id, &place.tool_call_id);
+        if let Some(mut call) = store.get::<ToolCall>(&key).await? {
+            call.conversation_id = fork.conversation_id.clone();
+            if !ended.contains(call.tool_call_id.as_str()) {
+                leave_out(&mut call, fork.created_at);
             }
+            tx = tx.create(&mut call);
         }
-        message.conversation_id = fork.clone();
-        message.place = place;
-        store.commit(tx.create(&mut message)).await?;
     }
+    message.conversation_id = fork.conversation_id.clone();
+    store.commit(tx.create(&mut message)).await?;
     Ok(())
+}
+
+/// A call that had not ended then: what became of it later is the origin's.
+fn leave_out(call: &mut ToolCall, now: Timestamp) {
+    let text = "This conversation was forked while it had not ended: what became of it is not part of this one. Look at \
+                the state of things before you repeat it.";
+    let (text, structured, output_path) = (text.to_owned(), None, None);
+    call.status = CallStatus::Cancelled;
+    call.result = Some(CallResult { is_error: true, text, structured, output_path });
+    call.finished_at = Some(now);
 }
 
 async fn tell<S: WriteStore>(store: &S, fork: &ConversationId, events: Vec<Event>) -> AppResult<()> {

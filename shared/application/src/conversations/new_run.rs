@@ -5,7 +5,6 @@ use pvm_domain::agent::AgentDefinition;
 use pvm_domain::conversation::core::{Rules, RunCore, Seat};
 use pvm_domain::conversation::{Budget, Conversation, InboxEntry, PinnedAgent, Run, RunStatus};
 use pvm_domain::ids::{MessageId, OwnerId, ProjectId, RunId};
-use pvm_domain::limits;
 
 use crate::agents::{CheckTools, pin, pin_workspace};
 use crate::error::{AppError, AppResult};
@@ -96,10 +95,10 @@ pub(super) fn checked_message(field: &str, text: &str) -> AppResult<()> {
     if text.trim().is_empty() {
         return Err(AppError::invalid(field, "must not be empty"));
     }
-    if text.len() > limits::MESSAGE_BYTES {
+    if !pvm_domain::text::fits_message(text) {
         return Err(AppError::invalid(
             field,
-            "must have at most 256 KiB; upload a file and point to it instead",
+            "must have at most 256 KiB, and 360 KiB as JSON; upload a file and point to it instead",
         ));
     }
     if text.contains('\0') {
@@ -146,6 +145,7 @@ pub(super) fn new_run(
         join_tokens: Vec::new(),
         vm_epoch: None,
         vm_since: None,
+        unkilled: Vec::new(),
         due_at: now,
         created_at: now,
         finished_at: None,

@@ -3,49 +3,32 @@
 use pvm_contracts::conversations::{MessageAccepted, SendMessage};
 use pvm_domain::conversation::core::{Input, Steer};
 use pvm_domain::conversation::{Conversation, Delivery, InboxEntry, Run, mentions};
-use pvm_domain::ids::{MessageId, ProjectId};
-use pvm_domain::key::Principal;
+use pvm_domain::ids::MessageId;
+use pvm_domain::limits;
 use pvm_domain::project::Scope;
 
-use super::cancel::{self, Ended};
+use super::cancel;
 use super::find::find;
 use super::new_run::{Whose, checked_message, new_run, pins};
-use crate::agents::CheckTools;
+use super::{Asked, RunPorts};
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::fair_use;
-use crate::idempotency::{Claim, replayed};
+use crate::idempotency::replayed;
 use crate::ports::{Ambient, GetObject, RunCommands, SendTask, StartExecution, StopExecution};
 use crate::ports_model::KnowModels;
-use crate::ports_tools::Tools;
 use crate::runs::{Draft, Extra, TRIES, load_conversation, load_run, pause, start_next};
 use crate::store::{StoreError, WriteStore};
 
-/// Messages that may wait for a run, and messages that may wait to join one. A cancel closes them all in one
-/// transaction, which holds 100 writes.
-const WAITING_MOST: usize = 10;
-
-/// Takes a message.
+/// Takes a message. The VM is that of the run which the message may interrupt.
 ///
 /// # Errors
 /// `not_found`, `forbidden`, `invalid`; `limit_reached` where too many messages wait.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "each is a port or an input; a struct of them would hide which"
-)]
-pub async fn send<S, O, W, V, M, T, A>(
-    store: &S,
-    objects: &O,
-    workflow: &W,
+pub async fn send<S, O, W, V, M, A>(
+    ports: RunPorts<'_, S, O, W, M, A>,
     vm: &V,
-    models: &M,
-    tools: &T,
-    ambient: &A,
-    check_tools: CheckTools,
-    principal: &Principal,
-    project_id: &ProjectId,
+    asked: Asked<'_>,
     name: &str,
     input: SendMessage,
-    claim: Option<&Claim>,
 ) -> AppResult<MessageAccepted>
 where
     S: WriteStore,
@@ -53,9 +36,10 @@ where
     V: RunCommands,
     M: KnowModels,
     O: GetObject,
-    T: Tools,
     A: Ambient,
 {
+    let RunPorts { store, objects, workflow, models, ambient, check_tools } = ports;
+    let Asked { principal, project_id, claim } = asked;
     let found = find(store, principal, project_id, name, Scope::Write).await?;
     let id = found.conversation_id;
     checked_message("message", &input.message)?;
@@ -88,7 +72,7 @@ where
                     draft.save(&mut active);
                     ended = Some(active);
                 } else {
-                    room(draft.conversation.queued.len())?;
+                    room(draft.conversation.queued.len(), limits::RUNS_WAITING)?;
                 }
                 draft.add_run(run, entry, delivery == Delivery::Interrupt);
                 draft.promote().await?;
@@ -103,8 +87,7 @@ where
             Ok(done) => {
                 let conversation = done.conversation.clone();
                 if let Some(run) = ended {
-                    let ended = Ended { run, calls: done.cancelled };
-                    cancel::stop(store, workflow, vm, tools, ambient, ended).await?;
+                    cancel::stop(store, workflow, vm, ambient, run).await?;
                 } else {
                     start_next(store, workflow, &conversation).await?;
                 }
@@ -139,11 +122,12 @@ async fn accepted_before(
     Ok(answer(conversation, message.parse().map_err(|_| missing())?, run))
 }
 
-fn room(waiting: usize) -> AppResult<()> {
-    if waiting < WAITING_MOST {
+/// Whether one more may wait. A cancel closes all that wait in one transaction, see [`limits::CANCEL_ITEMS`].
+fn room(waiting: usize, most: usize) -> AppResult<()> {
+    if waiting < most {
         return Ok(());
     }
-    let detail = format!("{WAITING_MOST} messages wait already; wait for one of them to be taken up.");
+    let detail = format!("{most} messages wait already; wait for one of them to be taken up.");
     Err(AppError::new(ErrorCode::LimitReached, detail).retry_after(std::time::Duration::from_secs(5)))
 }
 
@@ -154,7 +138,7 @@ async fn steer<S: WriteStore, A: Ambient>(
     ambient: &A,
     text: &str,
 ) -> AppResult<(MessageId, pvm_domain::ids::RunId)> {
-    room(run.core.steers.len())?;
+    room(run.core.steers.len(), limits::STEERS_WAITING)?;
     let message_id: MessageId = ambient.new_id();
     let mut entry = InboxEntry {
         conversation_id: run.conversation_id.clone(),

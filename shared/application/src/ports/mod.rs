@@ -28,7 +28,7 @@ pub use vm::{
     ConnectVm, CreateVm, EndVm, FindVm, HeaderRule, NewVm, SetEgress, VmError, VmInfo, VmTraits, VmUse,
 };
 pub use vm_files::{EntryKind, NewContent, NewEntry, VmEntry, VmFiles};
-pub use workflows::{Machine, SendTask, StartExecution, StopExecution, WorkflowError};
+pub use workflows::{Machine, SendTask, StartExecution, Started, StopExecution, WorkflowError};
 
 /// The time. Injected, so that tests decide it.
 pub trait Clock: Send + Sync {

@@ -19,15 +19,24 @@ pub enum Machine {
     VmLifecycle,
 }
 
+/// What there is after a start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Started {
+    /// An execution that works: it was started now, or goes on since an earlier start.
+    Open,
+    /// One that was started before and has ended.
+    Closed,
+}
+
 /// Starts executions.
 pub trait StartExecution: Send + Sync {
-    /// Starts `name` with `input`. A name that was started before (open or ended) is a success that starts nothing.
+    /// Starts `name` with `input`. A name that was started before is a success that starts nothing.
     fn start(
         &self,
         machine: Machine,
         name: &str,
         input: &serde_json::Value,
-    ) -> impl Future<Output = Result<(), WorkflowError>> + Send;
+    ) -> impl Future<Output = Result<Started, WorkflowError>> + Send;
 }
 
 /// Stops executions.

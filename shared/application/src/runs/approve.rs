@@ -50,7 +50,7 @@ pub async fn ask_approval<S: WriteStore, K: SendTask, A: Ambient>(
         draft.write(|tx| tx.update(&mut approval));
         let waits = approval.status == ApprovalStatus::Pending && !run.is_over();
         if waits {
-            draft.apply(&mut run, Input::Waiting, &Extra::default()).await?;
+            draft.apply(&mut run, Input::Waiting { approval: id.clone() }, &Extra::default()).await?;
             run.core.usage.transitions += meter::APPROVE;
             draft.save(&mut run);
         }
@@ -115,8 +115,7 @@ pub(crate) async fn decide<S: WriteStore, A: Ambient>(
         draft.tell(calls::decided_event(&approval, draft.now));
         draft.write(|tx| tx.update(&mut approval));
         if !run.is_over() {
-            draft.apply(&mut run, Input::Resumed, &Extra::default()).await?;
-            draft.save(&mut run);
+            resume(&mut draft, &mut run, &approval).await?;
         }
         match draft.commit().await {
             Ok(_) => return Ok((approval, run)),
@@ -125,6 +124,23 @@ pub(crate) async fn decide<S: WriteStore, A: Ambient>(
         }
     }
     Err(AppError::new(ErrorCode::Unavailable, "The approval keeps changing; try again in a moment."))
+}
+
+/// The run stops waiting, if it waited for this decision.
+async fn resume<S: WriteStore>(
+    draft: &mut Draft<'_, S>,
+    run: &mut Run,
+    approval: &Approval,
+) -> AppResult<()> {
+    let waited = run.core.waiting_since.is_some();
+    let resumed = Input::Resumed { approval: approval.approval_id.clone() };
+    draft.apply(run, resumed, &Extra::default()).await?;
+    // It goes on with a Think that commits nothing; one that records a refusal counts itself.
+    if waited && run.core.waiting_since.is_none() && approval.status == ApprovalStatus::Approved {
+        run.core.usage.transitions += meter::THINK;
+    }
+    draft.save(run);
+    Ok(())
 }
 
 /// ApprovalExpired: nobody decided in time, which is a no.
@@ -141,7 +157,7 @@ pub async fn expire_approval<S: WriteStore, A: Ambient>(
     let run =
         RunInput { conversation_id: input.conversation_id, run_id: input.run_id, segment: input.segment };
     // Where it was decided at the last moment the run does not wait any more.
-    let ask = Ask::Input(Input::Resumed);
+    let ask = Ask::Input(Input::Resumed { approval: input.approval_id });
     let (spent, extra) = (Meter::default(), Extra::default());
     step(store, ambient, &run.conversation_id, &run.run_id, Some(run.segment), &ask, &extra, spent).await?;
     Ok(run.output(StepControl::next(NextStep::Think)))

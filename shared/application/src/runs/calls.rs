@@ -20,8 +20,10 @@ use crate::store::{ReadStore, WriteStore};
 pub(crate) const APPROVAL_SECS: i64 = 14 * 86_400;
 /// The most of all results together in a message of results, in bytes.
 const RESULTS_BYTES: usize = 64 * 1024;
-/// The most of one text argument in an event, in bytes: a written file is not told twice in full.
+/// The most of one argument in an event, in bytes as JSON: a written file is not told twice in full.
 const ARGUMENT_IN_EVENT_BYTES: usize = 4 * 1024;
+/// The most of all arguments in an event, in bytes as JSON: a result stands beside them in an item of 400 KB.
+const ARGUMENTS_IN_EVENT_BYTES: usize = 64 * 1024;
 
 /// What an approval is bound to.
 pub(crate) fn request_hash(name: &str, arguments: &Value) -> String {
@@ -32,17 +34,30 @@ pub(crate) fn request_hash(name: &str, arguments: &Value) -> String {
     hex::encode(hasher.finalize())
 }
 
-/// Arguments for an event: long texts shortened.
+/// Arguments for an event: long ones shortened, those that are no text as their JSON.
 pub(crate) fn shown_arguments(arguments: &Value) -> Value {
-    match arguments {
+    let shown = match arguments {
         Value::Object(fields) => {
-            let short = |value: &Value| match value {
-                Value::String(long) => Value::String(text::head_and_tail(long, ARGUMENT_IN_EVENT_BYTES).0),
-                other => other.clone(),
-            };
-            Value::Object(fields.iter().map(|(name, value)| (name.clone(), short(value))).collect())
+            Value::Object(fields.iter().map(|(name, value)| (name.clone(), shown_argument(value))).collect())
         }
-        other => other.clone(),
+        other => shown_argument(other),
+    };
+    let all = shown.to_string();
+    if all.len() <= ARGUMENTS_IN_EVENT_BYTES {
+        return shown;
+    }
+    json!({"arguments": text::encoded_head_and_tail(&all, ARGUMENTS_IN_EVENT_BYTES).0})
+}
+
+fn shown_argument(argument: &Value) -> Value {
+    let short = |text: &str| Value::String(text::encoded_head_and_tail(text, ARGUMENT_IN_EVENT_BYTES).0);
+    match argument {
+        Value::String(text) => short(text),
+        Value::Array(_) | Value::Object(_) => {
+            let json = argument.to_string();
+            if json.len() <= ARGUMENT_IN_EVENT_BYTES { argument.clone() } else { short(&json) }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => argument.clone(),
     }
 }
 
@@ -73,10 +88,17 @@ pub(crate) async fn seen(store: &impl ReadStore, run: &Run) -> AppResult<Vec<Cal
             }
             None => None,
         };
+        let saw = call.result.as_ref().filter(|_| acting.read_only).map(fingerprint);
         let (status, polls, cost) = (call.status, call.polls, meter::of_call(&call));
-        seen.push(CallSeen { tool_call_id: call.tool_call_id, status, approval, polls, cost });
+        seen.push(CallSeen { tool_call_id: call.tool_call_id, status, approval, polls, saw, cost });
     }
     Ok(seen)
+}
+
+/// Tells answers apart; the first bytes of a SHA-256, since it is stored.
+fn fingerprint(result: &CallResult) -> u64 {
+    let digest = Sha256::digest(json!([result.is_error, result.text, result.structured]).to_string());
+    digest.iter().take(8).fold(0, |sum, byte| (sum << 8) | u64::from(*byte))
 }
 
 /// Records planned calls, with the approvals they need; rejected ones have their result at once.
@@ -220,7 +242,7 @@ pub(crate) async fn cancel<S: WriteStore>(
     draft.tell(finished_event(&call, draft.now));
     draft.write(|tx| tx.update(&mut call));
     if started {
-        draft.cancelled.push(call);
+        draft.cancelled.push(call.tool_call_id);
     }
     Ok(())
 }

@@ -228,6 +228,11 @@ fn short(arguments: &Value) -> String {
 
 /// A guess of the tokens of a message with its calls: four bytes each.
 pub(crate) fn tokens(told: &Told) -> u64 {
+    bytes(told) as u64 / 4 + 8
+}
+
+/// The bytes of a message with its calls.
+pub(crate) fn bytes(told: &Told) -> usize {
     let calls: usize = told
         .calls
         .iter()
@@ -235,7 +240,7 @@ pub(crate) fn tokens(told: &Told) -> u64 {
             call.arguments.to_string().len() + call.result.as_ref().map_or(0, |result| result.text.len())
         })
         .sum();
-    (told.message.text.len() + calls) as u64 / 4 + 8
+    told.message.text.len() + calls
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::draft::{Draft, Extra, load_conversation, load_run};
 use super::meter;
 use super::step::{TRIES, pause};
 use crate::error::{AppError, AppResult, ErrorCode};
-use crate::ports::{Ambient, Machine, StartExecution};
+use crate::ports::{Ambient, Machine, StartExecution, Started};
 use crate::store::{StoreError, WriteStore};
 
 /// The step.
@@ -52,7 +52,7 @@ pub async fn continue_run<S: WriteStore, W: StartExecution, A: Ambient>(
 ///
 /// # Errors
 /// Of the workflow engine.
-pub(crate) async fn start(workflow: &impl StartExecution, run: &Run) -> AppResult<()> {
+pub(crate) async fn start(workflow: &impl StartExecution, run: &Run) -> AppResult<Started> {
     let input = RunInput {
         conversation_id: run.conversation_id.clone(),
         run_id: run.run_id.clone(),

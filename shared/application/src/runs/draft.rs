@@ -4,13 +4,13 @@
 use pvm_domain::Timestamp;
 use pvm_domain::conversation::core::{Effect, Input, Next, OpenMessage, advance};
 use pvm_domain::conversation::{
-    Author, CallRef, Conversation, ConversationStatus, InboxEntry, Lane, Message, MessageEnd, OutcomeKind,
-    Run, RunStatus, Step, ToolCall,
+    Author, CallRef, Conversation, ConversationStatus, InboxEntry, Message, MessageEnd, OutcomeKind, Run,
+    RunStatus, Step,
 };
 use pvm_domain::event::{EventType, LogId, NewEvent};
 use pvm_domain::fair_use::OwnerLimits;
-use pvm_domain::ids::{ConversationId, MessageId, RunId};
-use pvm_domain::limits;
+use pvm_domain::ids::{ConversationId, MessageId, RunId, ToolCallId};
+use pvm_domain::text;
 use serde_json::{Value, json};
 
 use super::{calls, compaction, meter};
@@ -22,7 +22,8 @@ use crate::store::{ReadStore, StoreError, Tx, WriteStore};
 /// A run is looked at by the sweep when nothing was stored for it for this long, in seconds. Longer than a model call,
 /// an inline wait or a workflow's backoff, so that a run that is well is never disturbed.
 const QUIET_SECS: i64 = 900;
-/// A run whose execution was asked for is looked at sooner: starting again is harmless.
+/// A run whose execution was asked for is looked at sooner, and one whose commands are to be killed: doing either again is
+/// harmless.
 const START_SECS: i64 = 30;
 
 /// What an input brings that the rules do not hold.
@@ -33,7 +34,7 @@ pub(crate) struct Extra {
     /// The model that answered, and the hash of the request.
     pub(crate) answered_by: Option<(String, String)>,
     /// Up to which place a summary reaches.
-    pub(crate) summary_up_to: u64,
+    pub(crate) summary_up_to: Option<u64>,
 }
 
 /// A unit of work in the making.
@@ -44,8 +45,8 @@ pub(crate) struct Draft<'a, S> {
     before: Conversation,
     tx: Tx,
     log: LogId,
-    /// Calls that were cancelled and may be running: to be killed after the commit.
-    pub(crate) cancelled: Vec<ToolCall>,
+    /// Calls that were cancelled and may be running: noted with their run, and killed after the commit.
+    pub(super) cancelled: Vec<ToolCallId>,
     /// The run that became the active one: its execution is to be started after the commit.
     pub(crate) promoted: Option<Run>,
     /// A run, not stored yet, that may become the active one.
@@ -213,6 +214,7 @@ impl<'a, S: WriteStore> Draft<'a, S> {
         for effect in transition.effects {
             self.carry_out(run, effect, extra).await?;
         }
+        run.unkilled.append(&mut self.cancelled);
         if run.core.waiting_since.is_some() {
             run.status = RunStatus::Waiting;
         } else if run.status == RunStatus::Waiting {
@@ -287,9 +289,9 @@ impl<'a, S: WriteStore> Draft<'a, S> {
             Effect::PlanCalls(planned) => calls::plan(self, run, planned),
             Effect::PlaceResults { message_id, calls, note, .. } => {
                 let text = calls::results(self.store, run, &calls, note).await?;
-                self.place_of_system(run, message_id, text);
+                self.place_of_system(run, message_id, &text);
             }
-            Effect::PlaceNote { message_id, text } => self.place_of_system(run, message_id, text),
+            Effect::PlaceNote { message_id, text } => self.place_of_system(run, message_id, &text),
             Effect::RejectCalls(rejected) => {
                 for (id, why) in rejected {
                     calls::reject(self, run, &id, &why).await?;
@@ -306,7 +308,7 @@ impl<'a, S: WriteStore> Draft<'a, S> {
                 let made =
                     compaction::summary(self.store, &self.conversation, &agent_id, summary, up_to).await?;
                 self.conversation.crowded.remove(&agent_id);
-                self.conversation.compacted.insert(agent_id, made);
+                self.conversation.compacted.extend(made.map(|made| (agent_id, made)));
             }
             Effect::RecordStep { step, attempt, usage } => {
                 let (model, request_hash) = extra.answered_by.clone().unwrap_or_default();
@@ -331,7 +333,8 @@ impl<'a, S: WriteStore> Draft<'a, S> {
     }
 
     /// Places a message of the system, and tells it.
-    fn place_of_system(&mut self, run: &Run, message_id: MessageId, text: String) {
+    pub(crate) fn place_of_system(&mut self, run: &Run, message_id: MessageId, text: &str) {
+        let text = text::as_message(text).0;
         let created = json!({"message_id": message_id, "author": "system", "run_id": run.run_id});
         self.tell_of(EventType::MessageCreated, None, created);
         let told = json!({"message_id": message_id, "author": "system", "run_id": run.run_id, "text": text,
@@ -342,21 +345,9 @@ impl<'a, S: WriteStore> Draft<'a, S> {
 
     fn message(&self, run: &Run, id: MessageId, author: Author, text: String, end: MessageEnd) -> Message {
         Message {
-            conversation_id: run.conversation_id.clone(),
-            place: 0,
-            message_id: id,
-            run_id: run.run_id.clone(),
-            author,
-            text,
-            calls: Vec::new(),
-            lane: run.lane.as_ref().map(|lane: &Lane| lane.index),
-            note: None,
-            provider: None,
-            opaque: Vec::new(),
-            opaque_after: Vec::new(),
+            lane: run.lane.as_ref().map(|lane| lane.index),
             end,
-            created_at: self.now,
-            version: 0,
+            ..Message::new(run.conversation_id.clone(), id, run.run_id.clone(), author, text, self.now)
         }
     }
 
@@ -386,7 +377,7 @@ impl<'a, S: WriteStore> Draft<'a, S> {
             .filter(|delta| delta.attempt == open.attempt)
             .map(|delta| delta.text.as_str())
             .collect();
-        let text = pvm_domain::text::head_and_tail(&text, limits::MESSAGE_BYTES).0;
+        let text = text::as_message(&text).0;
         let told = json!({"message_id": open.message_id, "author": "agent", "run_id": run.run_id, "text": text,
             "end": MessageEnd::Cut, "tool_calls": []});
         self.tell_of(EventType::MessageCompleted, Some(&open.agent_id), told);
@@ -400,6 +391,8 @@ impl<'a, S: WriteStore> Draft<'a, S> {
         if run.status == RunStatus::Running || run.status == RunStatus::Waiting {
             // A promoted run keeps its short date until it begins.
             run.due_at = self.in_secs(QUIET_SECS);
+        } else if !run.unkilled.is_empty() {
+            run.due_at = self.in_secs(START_SECS);
         }
         self.write(|tx| tx.update(run));
     }
@@ -420,7 +413,7 @@ impl<'a, S: WriteStore> Draft<'a, S> {
             None => self.tx,
         };
         self.store.commit(tx).await?;
-        Ok(Done { conversation: self.conversation, cancelled: self.cancelled, promoted: self.promoted })
+        Ok(Done { conversation: self.conversation, promoted: self.promoted })
     }
 }
 
@@ -429,28 +422,10 @@ impl<'a, S: WriteStore> Draft<'a, S> {
 pub(crate) struct Done {
     /// The conversation as stored.
     pub(crate) conversation: Conversation,
-    /// Calls to kill.
-    pub(crate) cancelled: Vec<ToolCall>,
     /// The run whose execution is to be started.
     pub(crate) promoted: Option<Run>,
 }
 
 fn user_message(entry: InboxEntry, now: Timestamp) -> Message {
-    Message {
-        conversation_id: entry.conversation_id,
-        place: 0,
-        message_id: entry.message_id,
-        run_id: entry.run_id,
-        author: Author::User,
-        text: entry.text,
-        calls: Vec::new(),
-        lane: None,
-        note: None,
-        provider: None,
-        opaque: Vec::new(),
-        opaque_after: Vec::new(),
-        end: MessageEnd::Complete,
-        created_at: now,
-        version: 0,
-    }
+    Message::new(entry.conversation_id, entry.message_id, entry.run_id, Author::User, entry.text, now)
 }

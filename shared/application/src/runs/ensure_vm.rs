@@ -108,7 +108,10 @@ pub(crate) async fn release<S: WriteStore, A: Ambient>(store: &S, ambient: &A, r
 }
 
 /// Changes fields of a run that its rules know nothing of.
-async fn change<S: WriteStore, A: Ambient>(
+///
+/// # Errors
+/// Of the store; `unavailable` when others kept being faster.
+pub(super) async fn change<S: WriteStore, A: Ambient>(
     store: &S,
     ambient: &A,
     mut run: Run,

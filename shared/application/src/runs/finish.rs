@@ -51,6 +51,20 @@ fn fault(error: &str, cause: &str) -> (&'static str, String) {
     (reason, head_and_tail(&caught(error, cause), 2000).0)
 }
 
+/// The execution of a run that goes on is closed, and nothing told of its end: it must not stay open.
+///
+/// # Errors
+/// Of the store or the workflow engine.
+pub(super) async fn end_abandoned<S: WriteStore, W: StartExecution + SendTask, A: Ambient>(
+    store: &S,
+    workflow: &W,
+    ambient: &A,
+    run: &Run,
+) -> AppResult<()> {
+    let fault = ("workflow_ended", "The workflow's execution ended without ending the run.".to_owned());
+    end(store, workflow, ambient, &run.conversation_id, &run.run_id, Some(run.segment), fault).await
+}
+
 /// An execution ended without a word of its own (aborted, timed out, failed): its run must not stay open. A run that was
 /// ended, or is worked on by another execution, is only cleaned up after.
 ///
@@ -74,6 +88,10 @@ pub async fn execution_ended<S: WriteStore, W: StartExecution + SendTask, A: Amb
     }
 }
 
+/// Ends a run by a fault. `segment` names the execution that failed, if one did: a run that others work on stays.
+///
+/// # Errors
+/// Of the store or the workflow engine.
 async fn end<S: WriteStore, W: StartExecution + SendTask, A: Ambient>(
     store: &S,
     workflow: &W,
@@ -123,5 +141,8 @@ pub(crate) async fn start_next<S: WriteStore, W: StartExecution>(
 ) -> AppResult<()> {
     let Some(run_id) = &conversation.active_run else { return Ok(()) };
     let next = load_run(store, &conversation.conversation_id, run_id).await?;
-    if next.core.phase == Phase::New { start(workflow, &next).await } else { Ok(()) }
+    if next.core.phase == Phase::New {
+        start(workflow, &next).await?;
+    }
+    Ok(())
 }

@@ -2,16 +2,11 @@
 //! execution of its own; when all have ended, their work is merged in the agents' order and conflicts are told.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use pvm_contracts::steps::{NextStep, RunInput, StepControl, WaitingInput};
 use pvm_domain::conversation::core::{Input, Phase, Rules, RunCore};
-use pvm_domain::conversation::{
-    Author, Conversation, Lane, Message, MessageEnd, Mode, OutcomeKind, Run, RunStatus, lane_run,
-    results_message,
-};
+use pvm_domain::conversation::{Conversation, Lane, Mode, Run, RunStatus, lane_run, results_message};
 use pvm_domain::event::{EventType, NewEvent};
-use pvm_domain::file::WORKSPACE;
 use serde_json::json;
 
 use super::continue_run::start;
@@ -19,17 +14,11 @@ use super::draft::{Draft, Extra, load_conversation, load_run};
 use super::ensure_vm::{holder, note_held};
 use super::meter;
 use super::step::{Ask, Meter, TRIES, pause, step};
+use super::worktrees::{Told, WITHIN, directory, report, script};
 use crate::error::{AppError, AppResult, ErrorCode};
-use crate::ports::{Ambient, ConnectVm, RunCommands, RunReport, RunSpec, RunState, SendTask, StartExecution};
+use crate::ports::{Ambient, ConnectVm, RunCommands, SendTask, StartExecution};
 use crate::store::{StoreError, WriteStore};
 use crate::vm::{self, ReadyVm};
-
-/// Makes copies of the workspace and merges them.
-const SCRIPT: &str = include_str!("lanes.sh");
-/// The VM and one script may take this long within one entry of the step.
-const WITHIN: Duration = Duration::from_secs(25);
-/// A script is killed after this many seconds: a workspace of some gigabytes is copied in that time.
-const SCRIPT_SECS: u64 = 600;
 
 /// The step. It is entered to start the lanes, and again to merge them; either way the token ends the wait.
 ///
@@ -85,11 +74,6 @@ async fn join(tasks: &impl SendTask, run: &Run, token: &str) -> AppResult<()> {
     Ok(())
 }
 
-/// Where the lanes of a run are in the VM: in the home of `user`, who must be able to write there on every server.
-fn directory(run: &Run) -> String {
-    format!("/home/user/.local/state/pvm/lanes/{}", run.run_id)
-}
-
 /// Records the lanes' runs, once, and the token that waits for them.
 async fn plan<S: WriteStore, A: Ambient>(
     store: &S,
@@ -130,8 +114,8 @@ async fn plan<S: WriteStore, A: Ambient>(
     Err(AppError::new(ErrorCode::Unavailable, "The run keeps changing; try again in a moment."))
 }
 
-/// The run of one lane: one agent, one turn. Budgets are checked against what was used when the lanes began: lanes do not
-/// see what the others use meanwhile.
+/// The run of one lane: one agent, one turn. What the other lanes use counts against the budgets as they go on, see
+/// [`family::spent`](super::family::spent).
 fn lane(
     parent: &Run,
     conversation: &Conversation,
@@ -157,6 +141,7 @@ fn lane(
         join_tokens: Vec::new(),
         vm_epoch: None,
         vm_since: None,
+        unkilled: Vec::new(),
         due_at: now,
         created_at: now,
         finished_at: None,
@@ -232,172 +217,12 @@ async fn merge<S: WriteStore, V: RunCommands, A: Ambient>(
     Err(AppError::new(ErrorCode::Unavailable, "The run keeps changing; try again in a moment."))
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct Told {
-    text: String,
-    /// Agent and path.
-    conflicts: Vec<(String, String)>,
-}
-
-fn report(agents: &[String], lanes: &BTreeMap<String, Run>, output: &str) -> Told {
-    let words = |line: &str, word: &str| {
-        let rest = line.strip_prefix(word)?.strip_prefix(' ')?;
-        let (name, rest) = rest.split_once(' ').unwrap_or((rest, ""));
-        Some((name.to_owned(), rest.to_owned()))
-    };
-    let of = |word: &str| output.lines().filter_map(|line| words(line, word)).collect::<Vec<_>>();
-    let (merged, lost, conflicts) = (of("MERGED"), of("LOST"), of("CONFLICT"));
-    let mut text = vec!["The work of all agents was merged into the workspace, in this order:".to_owned()];
-    for agent in agents {
-        let ended = lanes.get(agent).and_then(|lane| lane.outcome.as_ref());
-        let how = match ended.filter(|outcome| outcome.kind != OutcomeKind::Completed) {
-            Some(outcome) => {
-                format!(" (ended early: {})", outcome.detail.as_deref().unwrap_or("no reason is known"))
-            }
-            None => String::new(),
-        };
-        let what = match merged.iter().find(|(name, _)| name == agent) {
-            Some((_, count)) => format!("{} changed files", count.trim()),
-            None if lost.iter().any(|(name, _)| name == agent) => "lost with the machine".to_owned(),
-            None => "nothing".to_owned(),
-        };
-        text.push(format!("- {agent}: {what}{how}"));
-    }
-    for (agent, path) in &conflicts {
-        text.push(format!(
-            "Conflict: {path} was changed by {agent} and before; its version is {path}.{agent}"
-        ));
-    }
-    Told { text: text.join("\n"), conflicts }
-}
-
 fn place<S: WriteStore>(draft: &mut Draft<'_, S>, run: &Run, told: &Told) {
     // Model calls of the run itself begin with step 1, so step 0 is free for the merge.
-    let message_id = results_message(&run.run_id, 0);
-    let now = draft.now;
-    let created = json!({"message_id": message_id, "author": "system", "run_id": run.run_id});
-    draft.tell(NewEvent::new(EventType::MessageCreated, now, created));
-    let completed = json!({"message_id": message_id, "author": "system", "run_id": run.run_id, "text": told.text,
-        "end": MessageEnd::Complete, "tool_calls": []});
-    draft.tell(NewEvent::new(EventType::MessageCompleted, now, completed));
+    draft.place_of_system(run, results_message(&run.run_id, 0), &told.text);
     for (agent, path) in &told.conflicts {
         let kept = format!("{path}.{agent}");
         let data = json!({"run_id": run.run_id, "path": path, "kept_as": kept});
-        draft.tell(NewEvent::new(EventType::FileConflict, now, data).by(agent));
-    }
-    draft.place(Message {
-        conversation_id: run.conversation_id.clone(),
-        place: 0,
-        message_id,
-        run_id: run.run_id.clone(),
-        author: Author::System,
-        text: told.text.clone(),
-        calls: Vec::new(),
-        lane: None,
-        note: None,
-        provider: None,
-        opaque: Vec::new(),
-        opaque_after: Vec::new(),
-        end: MessageEnd::Complete,
-        created_at: now,
-        version: 0,
-    });
-}
-
-/// Runs the script once per action and VM, and answers its output.
-async fn script(
-    vm: &impl RunCommands,
-    run: &Run,
-    ready: &ReadyVm,
-    action: &str,
-    dir: &str,
-    names: &[String],
-) -> AppResult<String> {
-    // Names of agents are [a-z0-9_-]: nothing of them needs quoting.
-    let spec = RunSpec {
-        run_id: format!("{}-{action}-{}", run.run_id, ready.epoch),
-        command: format!("bash -s -- {action} {dir} {WORKSPACE} {}", names.join(" ")),
-        working_dir: "/".to_owned(),
-        env: BTreeMap::new(),
-        stdin: Some(SCRIPT.to_owned()),
-        user: "user".to_owned(),
-        timeout_secs: Some(SCRIPT_SECS),
-    };
-    let report: RunReport = vm.start_run(&ready.vm_id, &spec, WITHIN).await?;
-    let text = String::from_utf8_lossy(&report.stdout.data).into_owned();
-    match (report.state, report.exit_code) {
-        (RunState::Exited, Some(0)) => Ok(text),
-        (RunState::Running, _) => {
-            Err(AppError::new(ErrorCode::Unavailable, "The workspace's copies are still being worked on."))
-        }
-        _ => {
-            let why = String::from_utf8_lossy(&report.stderr.data).into_owned();
-            let why = pvm_domain::text::head_and_tail(why.trim(), 1000).0;
-            let detail = format!("The workspace could not be copied for parallel work: {why}");
-            Err(AppError::new(ErrorCode::VmFailed, detail))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-    use std::process::Command;
-
-    use super::*;
-
-    fn run_script(action: &str, dir: &Path, workspace: &Path, names: &[&str]) -> String {
-        let mut command = Command::new("bash");
-        command.arg("-s").arg("--").arg(action).arg(dir).arg(workspace).args(names);
-        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        std::io::Write::write_all(child.stdin.as_mut().unwrap(), SCRIPT.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success());
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    #[test]
-    fn lanes_are_merged_in_order_and_both_versions_of_a_conflict_stay() {
-        let home = tempfile::tempdir().unwrap();
-        let (workspace, dir) = (home.path().join("workspace"), home.path().join("lanes/run"));
-        let write = |path: &str, text: &str| {
-            let path = home.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        };
-        let read = |path: &str| std::fs::read_to_string(home.path().join(path)).ok();
-        write("workspace/app.py", "one\ntwo\n");
-        write("workspace/old.txt", "old\n");
-        write("workspace/.git/HEAD", "not ours\n");
-        run_script("make", &dir, &workspace, &["dev", "design"]);
-        run_script("make", &dir, &workspace, &["dev", "design"]);
-        assert_eq!(read("lanes/run/dev/app.py").as_deref(), Some("one\ntwo\n"));
-        write("lanes/run/dev/app.py", "one\ntwo by dev\n");
-        write("lanes/run/dev/new dir/dev file.txt", "dev\n");
-        std::fs::remove_file(dir.join("dev/old.txt")).unwrap();
-        write("lanes/run/design/app.py", "one\ntwo by design\n");
-        write("lanes/run/design/style.css", "a {}\n");
-        write("workspace/meanwhile.txt", "user\n");
-        let output = run_script("merge", &dir, &workspace, &["dev", "design"]);
-        assert_eq!(output, "MERGED dev 3\nCONFLICT design app.py\nMERGED design 2\n");
-        assert_eq!(read("workspace/app.py").as_deref(), Some("one\ntwo by dev\n"));
-        assert_eq!(read("workspace/app.py.design").as_deref(), Some("one\ntwo by design\n"));
-        assert_eq!(read("workspace/new dir/dev file.txt").as_deref(), Some("dev\n"));
-        assert_eq!(read("workspace/style.css").as_deref(), Some("a {}\n"));
-        assert_eq!(read("workspace/meanwhile.txt").as_deref(), Some("user\n"));
-        assert_eq!(read("workspace/old.txt"), None);
-        assert_eq!(read("workspace/.git/HEAD").as_deref(), Some("not ours\n"));
-        std::fs::remove_dir_all(dir.join("design")).unwrap();
-        assert!(run_script("merge", &dir, &workspace, &["dev", "design"]).contains("LOST design"));
-    }
-
-    #[test]
-    fn the_report_tells_what_was_merged_and_what_collided() {
-        let agents = ["dev".to_owned(), "design".to_owned()];
-        let told =
-            report(&agents, &BTreeMap::new(), "MERGED dev 3\nCONFLICT design a b.py\nMERGED design 2\n");
-        assert_eq!(told.conflicts, [("design".to_owned(), "a b.py".to_owned())]);
-        assert!(told.text.contains("- dev: 3 changed files") && told.text.contains("a b.py.design"));
+        draft.tell(NewEvent::new(EventType::FileConflict, draft.now, data).by(agent));
     }
 }

@@ -13,8 +13,10 @@ mod fail_tool;
 mod family;
 mod finish;
 mod in_vm;
+mod kills;
 mod lanes;
 mod meter;
+mod polls;
 mod prompt;
 mod run_tool;
 mod shell;
@@ -22,6 +24,7 @@ mod speak;
 mod step;
 mod sweep;
 mod think;
+mod worktrees;
 
 pub use approve::{ask_approval, expire_approval};
 pub use begin::begin;
@@ -38,5 +41,5 @@ pub(crate) use approve::{decide as decide_approval, load as load_approval, send 
 pub(crate) use continue_run::start as start_execution;
 pub(crate) use draft::{Draft, Extra, load_conversation, load_run};
 pub(crate) use finish::{after_end, start_next};
-pub(crate) use in_vm::{context_of, kill as kill_call};
+pub(crate) use kills::kill_left;
 pub(crate) use step::{TRIES, pause};

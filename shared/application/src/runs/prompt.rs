@@ -13,9 +13,10 @@ use pvm_domain::text::head_and_tail;
 use pvm_domain::vm::{VmLease, VmStatus};
 use serde_json::Value;
 
+use super::shell;
 use crate::error::{AppError, AppResult};
 use crate::keys;
-use crate::ports::{Clock, GetObject};
+use crate::ports::{Clock, GetObject, ObjectError};
 use crate::ports_tools::ToolDefinition;
 use crate::store::{Listing, ReadStore};
 use crate::vm::lease;
@@ -61,11 +62,8 @@ pub(crate) async fn workspace(
     let project = project?.ok_or_else(|| AppError::not_found("project"))?;
     let (files, services) = (files?, services?);
     let agents_md = match agents_md?.filter(|file| file.object_version > 0) {
-        Some(file) if file.size <= limits::JSON_BODY_BYTES as u64 => {
-            let read = objects.get(&file.current_key()).await;
-            read.ok().map(|bytes| head_and_tail(&String::from_utf8_lossy(&bytes), AGENTS_MD_BYTES).0)
-        }
-        _ => None,
+        Some(file) => read_agents_md(objects, &file).await?,
+        None => None,
     };
     let more_files = files.next.is_some();
     Ok(Workspace {
@@ -76,6 +74,21 @@ pub(crate) async fn workspace(
         services: services.items,
         agents_md,
     })
+}
+
+/// The text of AGENTS.md; `None` where it was removed meanwhile. A file store that does not answer is no reason to work
+/// without the project's rules: the step is tried again.
+async fn read_agents_md(objects: &impl GetObject, file: &ProjectFile) -> AppResult<Option<String>> {
+    if file.size > limits::JSON_BODY_BYTES as u64 {
+        let text =
+            format!("(It has {} bytes, too many to be shown here; read it with read_file.)", file.size);
+        return Ok(Some(text));
+    }
+    match objects.get(&file.current_key()).await {
+        Ok(bytes) => Ok(Some(head_and_tail(&String::from_utf8_lossy(&bytes), AGENTS_MD_BYTES).0)),
+        Err(ObjectError::NotFound) => Ok(None),
+        Err(other) => Err(other.into()),
+    }
 }
 
 /// The whole system prompt of `agent`.
@@ -180,6 +193,13 @@ fn vm_block(
              From line to line your working directory and exported variables stay, also a sourced virtual environment; \
              execute_command starts afresh each time. Do not put /vm lines into code fences, and do not guess their \
              results: stop writing after them and wait.\n",
+        );
+        let most = shell::TIMEOUT_SECS;
+        let _ = writeln!(
+            prompt,
+            "A /vm line is ended after {most} seconds. For longer work call execute_command with timeout_secs: it is \
+             waited for, for hours too, and you get its exit code. Or give it background=true, go on with something \
+             else, and look with get_command."
         );
     }
     let most = limits::TOOL_CALLS_PER_STEP;

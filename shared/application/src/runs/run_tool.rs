@@ -20,7 +20,9 @@ use pvm_domain::project::Project;
 use serde_json::json;
 
 use super::draft::load_run;
-use super::in_vm::{context_of, kill, to_result};
+use super::in_vm::{context_of, to_result};
+use super::kills::kill;
+use super::polls::pause_after;
 use super::step::TRIES;
 use super::{calls, family, meter, shell};
 use crate::error::{AppError, AppResult, ErrorCode};
@@ -35,10 +37,6 @@ use crate::vm::{self, ReadyVm};
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// While a call runs, its record is looked at this often, so that a cancel kills it.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// The first pause between polls, in seconds; each is 1.6 times the one before.
-const POLL_FIRST_SECS: f64 = 2.0;
-/// The longest pause between polls, in seconds.
-const POLL_MOST_SECS: f64 = 60.0;
 /// Time of a run in the VM that is watched inline.
 const INLINE: Duration = Duration::from_secs(limits::STEP_INLINE_WAIT_SECS);
 /// Output of a running call in an event, in bytes.
@@ -141,12 +139,13 @@ where
     /// The call had its end before this step came to it: what its end brings may have been lost with whoever noted it. A
     /// cancelled command is killed, and what a call changed is saved; doing either twice does no harm.
     async fn make_up_for(&self, run: &Run, call: &ToolCall) {
-        let Some(vm_id) = call.vm_id.as_deref().filter(|_| call.started_at.is_some()) else { return };
-        if call.status == CallStatus::Cancelled {
-            let killed = kill(self.vm, self.tools, call, &context_of(run, call, vm_id)).await;
-            if let Err(error) = killed {
-                tracing::warn!(tool_call.id = %call.tool_call_id, %error, "a cancelled call could not be killed");
-            }
+        if call.vm_id.is_none() || call.started_at.is_none() {
+            return;
+        }
+        if call.status == CallStatus::Cancelled
+            && let Err(error) = kill(self.vm, call).await
+        {
+            tracing::warn!(tool_call.id = %call.tool_call_id, %error, "a cancelled call could not be killed");
         }
         if run.lane.is_none() && call.status != CallStatus::Lost && self.may_change_files(call) {
             self.saver.request_save(&run.project_id).await;
@@ -177,16 +176,14 @@ where
 
     async fn go(&self, run: &Run, call: ToolCall, polls: u32) -> AppResult<Went> {
         let place = self.place(run, &call).await?;
-        if let (Some(lane), Some(vm)) = (&run.lane, &place.vm)
-            && lane.fence != vm.epoch
-            && call.status == CallStatus::Planned
-        {
+        let repeatable = self.may_run_twice(&call);
+        // Whatever would be started now; a call that was started in the machine before is lost, as everywhere.
+        if is_fenced(run, &place) && (call.status == CallStatus::Planned || repeatable) {
             let text =
                 "Not run: the machine was replaced, and this lane's copy of the workspace went with it.";
             self.end(call, CallStatus::Failed, calls::error(text)).await?;
             return Ok(Went::Again);
         }
-        let repeatable = self.may_run_twice(&call);
         let epoch = place.vm.as_ref().map(|vm| vm.epoch);
         let call = match call.status {
             CallStatus::Planned => match self.claim(call, &place).await? {
@@ -362,7 +359,7 @@ where
             started = true;
             match calls::load(self.store, &call.conversation_id, &call.tool_call_id).await {
                 Ok(now) if now.status == CallStatus::Cancelled => {
-                    self.kill(call, place).await?;
+                    kill(self.vm, call).await?;
                     return Ok(Watched::Settled);
                 }
                 Ok(now) if now.status.is_final() => return Ok(Watched::Settled),
@@ -372,7 +369,7 @@ where
             match family::is_orphan(self.store, run).await {
                 Ok(false) => {}
                 Ok(true) => {
-                    self.kill(call, place).await?;
+                    kill(self.vm, call).await?;
                     return Ok(Watched::Cancelled);
                 }
                 Err(error) => return Err(VmError::Unavailable(error.into())),
@@ -391,10 +388,6 @@ where
             (CallOrigin::Tool, false) => self.tools.start(context, &call.name, arguments, LOOK_EVERY).await,
             (CallOrigin::Tool, true) => self.tools.poll(context, &call.name, arguments, LOOK_EVERY).await,
         }
-    }
-
-    async fn kill(&self, call: &ToolCall, place: &Place) -> Result<(), VmError> {
-        kill(self.vm, self.tools, call, &place.context).await
     }
 
     async fn lose(&self, call: ToolCall) -> AppResult<()> {
@@ -430,7 +423,7 @@ where
     async fn still_running(&self, mut call: ToolCall, output: String, polls: u32) -> AppResult<Went> {
         if polls >= limits::TOOL_POLLS_MAX {
             let text = format!(
-                "{output}\n[still running; it goes on in the machine as run {}. Look at what it does with another command.]",
+                "{output}\n[still running; it goes on in the machine as {}. Look at it with get_command.]",
                 call.tool_call_id
             );
             let result = CallResult { is_error: false, text, structured: None, output_path: None };
@@ -454,9 +447,12 @@ where
     }
 }
 
-/// Seconds to the next poll after `polls` of them.
-fn pause_after(polls: u32) -> u64 {
-    (POLL_FIRST_SECS * 1.6_f64.powi(polls.cast_signed())).min(POLL_MOST_SECS).round() as u64
+/// Whether the run is a lane whose copy of the workspace was in another machine than this.
+fn is_fenced(run: &Run, place: &Place) -> bool {
+    match (&run.lane, &place.vm) {
+        (Some(lane), Some(vm)) => lane.fence != vm.epoch,
+        _ => false,
+    }
 }
 
 enum Went {

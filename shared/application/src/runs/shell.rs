@@ -1,6 +1,7 @@
 //! `/vm` lines as runs of the VM's journal. Each line is a shell of its own, that begins where the agent's line before
-//! ended: same directory, same exported environment, same functions. That state is kept in the VM, in the home of
-//! `user`, which the line may write on every kind of server; a VM that was made anew begins afresh.
+//! ended: same directory, same exported environment, same functions. Kept is what a line changed and nothing else, so that
+//! a new value of the project's environment reaches the next line. That state is in the VM, in the home of `user`, which
+//! the line may write on every kind of server; a VM that was made anew begins afresh.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::ports::{ReadFrom, RunCommands, RunReport, RunSpec, RunState, VmError}
 use crate::ports_tools::{ToolContext, ToolProgress, ToolResult};
 
 /// A line may take this long, in seconds: installs take minutes, and a line has no place to name a time.
-const TIMEOUT_SECS: u64 = 900;
+pub(super) const TIMEOUT_SECS: u64 = 900;
 /// Output shown to those who watch, in bytes.
 const WATCHED_BYTES: usize = 4096;
 
@@ -32,11 +33,23 @@ __pvm_save() {
   {
     pwd > "$__pvm_dir/cwd.new" && mv "$__pvm_dir/cwd.new" "$__pvm_dir/cwd"
     unset -f __pvm_save
-    { export -p | grep -v -E '^declare -[a-zA-Z]*r'; declare -f; } > "$__pvm_dir/env.new" &&
+    { __pvm_changes; unset -f __pvm_changes; declare -f; } > "$__pvm_dir/env.new" &&
       mv "$__pvm_dir/env.new" "$__pvm_dir/env"
   } 2>/dev/null
   exit "$__pvm_status"
 }
+__pvm_changes() {
+  for __pvm_name in $(compgen -e); do
+    case "$__pvm_name" in PWD | SHLVL | _) continue ;; esac
+    if [ -n "${__pvm_first[$__pvm_name]+x}" ] && [ "${__pvm_first[$__pvm_name]}" = "${!__pvm_name}" ]; then continue; fi
+    declare -p "$__pvm_name" | grep -q -E '^declare -[a-zA-Z]*r' || declare -p "$__pvm_name"
+  done
+  for __pvm_name in "${!__pvm_first[@]}"; do
+    [ -n "${!__pvm_name+x}" ] || printf 'unset -v %s\n' "$__pvm_name"
+  done
+}
+declare -A __pvm_first=()
+for __pvm_name in $(compgen -e); do __pvm_first[$__pvm_name]="${!__pvm_name}"; done
 if [ -f "$__pvm_dir/env" ]; then . "$__pvm_dir/env" 2>/dev/null; fi
 if [ -f "$__pvm_dir/cwd" ]; then
   cd -- "$(cat "$__pvm_dir/cwd")" 2>/dev/null || echo "(the directory of the line before is gone; this one runs in $PWD)" >&2
@@ -151,4 +164,51 @@ fn progress(report: &RunReport) -> ToolProgress {
 
 fn output(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).replace('\0', "\u{fffd}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// Runs a line as the journal would, with this environment of the project.
+    fn line(home: &Path, env: &[(&str, &str)], line: &str) -> String {
+        let mut command = Command::new("bash");
+        command.args(["-c", WRAPPER]).current_dir(home).env_clear();
+        command.env("HOME", home).env("PATH", std::env::var_os("PATH").unwrap()).env("__PVM_SHELL", "one");
+        command.envs(env.iter().copied()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        std::io::Write::write_all(child.stdin.as_mut().unwrap(), line.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{line}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[test]
+    fn a_line_begins_where_the_one_before_ended() {
+        let home = tempfile::tempdir().unwrap();
+        let run = |text: &str| line(home.path(), &[], text);
+        run("mkdir app && cd app && export ONE='a b' MANY=$'x\ny \"z\"' && greet() { echo \"hello $1\"; }");
+        assert_eq!(run("echo \"${PWD##*/}|$ONE|$MANY\"; greet you"), "app|a b|x\ny \"z\"\nhello you\n");
+        run("unset ONE; export PATH=\"/opt/x:$PATH\"");
+        assert_eq!(run("echo \"${ONE-none} ${PATH%%:*}\""), "none /opt/x\n");
+        // A line that changes nothing keeps what the ones before it changed.
+        run("true");
+        assert_eq!(run("echo \"${PWD##*/} ${PATH%%:*}\"; greet us"), "app /opt/x\nhello us\n");
+    }
+
+    #[test]
+    fn a_new_value_of_the_projects_environment_reaches_the_next_line() {
+        let home = tempfile::tempdir().unwrap();
+        let run = |url: &str, text: &str| line(home.path(), &[("URL", url), ("LEVEL", "1")], text);
+        assert_eq!(run("old", "export MINE=1 LEVEL=2; echo $URL"), "old\n");
+        assert_eq!(run("new", "echo \"$URL $MINE $LEVEL\""), "new 1 2\n");
+        run("new", "unset URL");
+        assert_eq!(run("new", "echo \"${URL-gone}\""), "gone\n");
+        // What is kept does not hold the project's values.
+        let kept = home.path().join(".local/state/pvm/shells/one/env");
+        assert!(!std::fs::read_to_string(kept).unwrap().contains("new"));
+    }
 }

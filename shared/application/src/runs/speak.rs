@@ -13,6 +13,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
+use super::context::Told;
 use super::draft::load_run;
 use super::{compaction, context, prompt};
 use crate::agents::pinned;
@@ -28,6 +29,11 @@ use crate::store::{Delta, WriteStore};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A context that fills this part of the window is summarised before the agent's next call: 80 %.
 const NEARLY_FULL_PERCENT: u64 = 80;
+/// Messages that take less than this part of the window are not summarised: where it is full all the same, instructions and
+/// tools fill it, and a summary after every step would cost much and help nothing.
+const WORTH_PERCENT: u64 = 10;
+/// The most of one stored piece of text, in bytes: as JSON it may take six times as much, and an item holds 400 KB.
+const DELTA_BYTES: usize = 32 * 1024;
 /// Opaque blocks of a provider are kept up to this size, in bytes; a record holds 400 KB.
 const OPAQUE_BYTES: usize = 96 * 1024;
 
@@ -36,9 +42,31 @@ const OPAQUE_BYTES: usize = 96 * 1024;
 pub(crate) struct Prepared {
     pub(crate) request: ModelRequest,
     pub(crate) request_hash: String,
-    pub(crate) summary_up_to: u64,
+    pub(crate) summary_up_to: Option<u64>,
     agent: AgentDefinition,
     facts: ModelFacts,
+    /// Which part of the request a summary could stand for.
+    shrinkable: Shrinkable,
+}
+
+/// A part of a request and the whole, in bytes.
+#[derive(Debug, Clone, Copy)]
+struct Shrinkable {
+    part: u64,
+    whole: u64,
+}
+
+impl Shrinkable {
+    fn of(told: &[Told], request: &ModelRequest) -> Self {
+        let part = told.iter().map(context::bytes).sum::<usize>() as u64;
+        let whole = json!([request.system, request.messages, request.tools]).to_string().len() as u64;
+        Self { part, whole: whole.max(part).max(1) }
+    }
+
+    /// The part of these tokens, which the whole took.
+    fn tokens_of(self, all: u64) -> u64 {
+        (u128::from(all) * u128::from(self.part) / u128::from(self.whole)) as u64
+    }
 }
 
 impl Prepared {
@@ -110,9 +138,11 @@ where
     };
     let (told, summary) = compaction::remembered(store, conversation, run, &agent.agent_id).await?;
     let (request, summary_up_to) = if call.purpose == Purpose::Summarise {
-        let boundary = compaction::boundary(&told, facts.context_tokens);
         let window = facts.context_tokens;
-        (compaction::request(&told, summary.as_deref(), boundary, model, window, place), boundary)
+        let Some(boundary) = compaction::boundary(&told, window) else {
+            return Ok(Err(CallFailure::ContextOverflow));
+        };
+        (compaction::request(&told, summary.as_deref(), boundary, model, window, place), Some(boundary))
     } else {
         let workspace = prompt::workspace(store, objects, ambient, conversation).await?;
         let usable: Vec<&ToolDefinition> =
@@ -130,10 +160,10 @@ where
             model,
             place,
         };
-        (request, 0)
+        (request, None)
     };
-    let request_hash = hash(&request);
-    Ok(Ok(Prepared { request, request_hash, summary_up_to, agent, facts }))
+    let (request_hash, shrinkable) = (hash(&request), Shrinkable::of(&told, &request));
+    Ok(Ok(Prepared { request, request_hash, summary_up_to, agent, facts, shrinkable }))
 }
 
 fn as_model_tool(tool: &ToolDefinition) -> ModelTool {
@@ -227,16 +257,29 @@ struct Deltas {
 impl Deltas {
     /// Stores what has come. A piece that cannot be stored is only missed by those who watch: the message has it all.
     async fn flush<S: WriteStore, A: Ambient>(&mut self, store: &S, ambient: &A, log: &LogId, call: &Call) {
-        if self.text.is_empty() {
-            return;
+        let mut text = std::mem::take(&mut self.text);
+        while !text.is_empty() {
+            let rest = text.split_off(text.floor_char_boundary(DELTA_BYTES));
+            self.store(store, ambient, log, call, text).await;
+            text = rest;
         }
+    }
+
+    async fn store<S: WriteStore, A: Ambient>(
+        &mut self,
+        store: &S,
+        ambient: &A,
+        log: &LogId,
+        call: &Call,
+        text: String,
+    ) {
         let keep = jiff::SignedDuration::from_secs(limits::DELTA_TTL_SECS.cast_signed());
         let delta = Delta {
             message_id: call.message_id.to_string(),
             attempt: call.attempt,
             chunk: self.chunk,
             agent_id: call.agent_id.clone(),
-            text: std::mem::take(&mut self.text),
+            text,
             expires_at: ambient.now().saturating_add(keep).unwrap_or_else(|_| ambient.now()),
         };
         self.chunk += 1;
@@ -311,6 +354,7 @@ pub(crate) fn read(prepared: &Prepared, tools: &[ToolDefinition], answer: ModelA
             cost_microusd: used.cost_microusd,
             ..Usage::default()
         },
-        nearly_full: (used.input + used.output) * 100 >= window * NEARLY_FULL_PERCENT,
+        nearly_full: (used.input + used.output) * 100 >= window * NEARLY_FULL_PERCENT
+            && (prepared.shrinkable.tokens_of(used.input) + used.output) * 100 >= window * WORTH_PERCENT,
     }
 }

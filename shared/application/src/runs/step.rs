@@ -121,5 +121,5 @@ pub(crate) fn pause(attempt: u32) -> Duration {
 }
 
 fn unchanged(conversation: Conversation, run: Run, next: Next) -> Stepped {
-    Stepped { run, next: Some(next), done: Done { conversation, cancelled: Vec::new(), promoted: None } }
+    Stepped { run, next: Some(next), done: Done { conversation, promoted: None } }
 }

@@ -80,7 +80,8 @@ pub async fn start(
     operation: &OperationId,
 ) -> AppResult<()> {
     let input = json!({"project_id": project_id, "action": action, "operation_id": operation});
-    Ok(workflow.start(Machine::VmLifecycle, operation.as_str(), &input).await?)
+    workflow.start(Machine::VmLifecycle, operation.as_str(), &input).await?;
+    Ok(())
 }
 
 /// The project's VM, ready to work, within `within`.

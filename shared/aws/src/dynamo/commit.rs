@@ -27,7 +27,7 @@ use super::item::{self, Item, key_item, number, text};
 use crate::schema::{KIND, PK, TTL};
 
 /// What DynamoDB takes in one transaction.
-const MOST_ITEMS: usize = 100;
+const MOST_ITEMS: usize = pvm_domain::limits::TRANSACTION_ITEMS;
 /// Tries of a transaction whose only fault is a race or a throttle. With full jitter up to [`LONGEST_PAUSE`] this
 /// lets some twenty writers of as many processes append to one log.
 const TRIES: u32 = 24;

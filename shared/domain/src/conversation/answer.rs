@@ -127,7 +127,7 @@ impl Work<'_> {
             return Next::Think;
         }
         self.core.open = None;
-        let (said, too_long) = text::head_and_tail(&answer.text, limits::MESSAGE_BYTES);
+        let (said, too_long) = text::as_message(&answer.text);
         // Commands are read from what was said, never from a text whose middle is gone.
         let lines = if too_long { vm_lines::VmLines::default() } else { vm_lines::parse(&said) };
         let wanted = answer.calls.len() + lines.lines.len();
@@ -231,20 +231,14 @@ impl Work<'_> {
         planned: &mut Vec<PlannedCall>,
         acting: &mut Vec<ActingCall>,
     ) {
+        let mut left = limits::ARGUMENTS_PER_STEP_BYTES;
         for wanted in &answer.calls {
             if planned.len() == limits::TOOL_CALLS_PER_STEP {
                 return;
             }
-            let (arguments, broken) = match &wanted.arguments {
-                Ok(arguments) if arguments.to_string().len() > limits::MESSAGE_BYTES => {
-                    let why = "Not run: its arguments have more than 256 KiB. Write large files in parts.";
-                    (json!({}), Some(why.to_owned()))
-                }
-                Ok(arguments) if arguments.is_object() => (arguments.clone(), None),
-                Ok(_) => (json!({}), Some("Not run: the arguments must be a JSON object.".to_owned())),
-                Err(why) => {
-                    (json!({}), Some(format!("Not run: the arguments are not JSON: {why}. Send them again.")))
-                }
+            let (arguments, broken) = match taken_arguments(&wanted.arguments, &mut left) {
+                Ok(arguments) => (arguments, None),
+                Err(why) => (json!({}), Some(format!("Not run: {why}"))),
             };
             let rejected = match wanted.facts {
                 None => Some(format!("Not run: there is no tool {:?} for you.", cut_name(&wanted.name))),
@@ -343,17 +337,32 @@ impl Work<'_> {
         for call in planned {
             let hash = hash(&call.name, &call.arguments);
             let before = self.core.repeat.take();
-            let times = match before {
-                Some(same) if same.agent_id == call.agent_id && same.hash == hash => same.times + 1,
-                _ => 1,
-            };
-            self.core.repeat = Some(Repeat { agent_id: call.agent_id.clone(), hash, times });
+            let same = before.filter(|before| before.agent_id == call.agent_id && before.hash == hash);
+            let (times, answer) = same.map_or((1, None), |same| (same.times + 1, same.answer));
+            let (agent_id, id) = (call.agent_id.clone(), Some(call.tool_call_id.clone()));
+            self.core.repeat = Some(Repeat { agent_id, hash, times, call: id, answer });
             if times >= SAME_CALL_TIMES {
                 return true;
             }
         }
         false
     }
+}
+
+/// A call's arguments, which use up what is `left` for all calls of the answer; or what is wrong with them.
+fn taken_arguments(wanted: &Result<Value, String>, left: &mut usize) -> Result<Value, String> {
+    let arguments =
+        wanted.as_ref().map_err(|why| format!("the arguments are not JSON: {why}. Send them again."))?;
+    if !arguments.is_object() {
+        return Err("the arguments must be a JSON object.".to_owned());
+    }
+    let size = arguments.to_string().len();
+    if size > limits::MESSAGE_BYTES {
+        return Err("its arguments have more than 256 KiB. Write large files in parts.".to_owned());
+    }
+    *left =
+        left.checked_sub(size).ok_or("the calls of this answer have more than 1 MiB. Make fewer at once.")?;
+    Ok(arguments.clone())
 }
 
 /// What the model is told about what was not taken up.

@@ -70,6 +70,12 @@ struct Driver {
     /// Lanes that ended, and how often their work was merged.
     lanes_ended: BTreeSet<u32>,
     merged: u32,
+    /// Every call that was planned, in order: who, what, with what.
+    planned: Vec<(String, String, Value)>,
+    /// Summaries that were stored; `None` is one made without a model.
+    summaries: Vec<Option<String>>,
+    /// What the calls of the step answer to those who look.
+    saw: Option<u64>,
     last_call: Option<Call>,
     last: Next,
 }
@@ -88,6 +94,9 @@ impl Driver {
             placed_steers: Vec::new(),
             lanes_ended: BTreeSet::new(),
             merged: 0,
+            planned: Vec::new(),
+            summaries: Vec::new(),
+            saw: None,
             last_call: None,
             last: Next::Nothing,
         }
@@ -182,6 +191,7 @@ impl Driver {
             Effect::PlanCalls(planned) => {
                 assert!(planned.len() <= crate::limits::TOOL_CALLS_PER_STEP);
                 for call in planned {
+                    self.planned.push((call.agent_id, call.name, call.arguments));
                     let status =
                         if call.rejected.is_some() { CallStatus::Failed } else { CallStatus::Planned };
                     if let Some(approval) = &call.approval_id {
@@ -214,7 +224,11 @@ impl Driver {
                 self.placed.push(message_id.to_string());
                 self.notes.push(text);
             }
-            Effect::StoreSummary { .. } | Effect::RecordStep { .. } => {}
+            Effect::StoreSummary { agent_id, summary } => {
+                assert!(!self.core.compact.contains(&agent_id), "a summary that is made again at once");
+                self.summaries.push(summary);
+            }
+            Effect::RecordStep { .. } => {}
         }
     }
 
@@ -227,6 +241,7 @@ impl Driver {
                 status: *status,
                 approval,
                 polls: 0,
+                saw: self.saw,
                 cost: Usage::default(),
             }
         });
@@ -234,10 +249,39 @@ impl Driver {
         self.input(Input::Proceed { calls, vm_ready: true })
     }
 
+    fn wait(&mut self, approval: u128) {
+        self.input(Input::Waiting { approval: ApprovalId::from_parts(0, approval) });
+    }
+
+    fn resume(&mut self, approval: u128) {
+        self.input(Input::Resumed { approval: ApprovalId::from_parts(0, approval) });
+    }
+
     /// Proceeds to the next model call and answers it.
     fn answer(&mut self, answer: Answer) -> Next {
         let Next::Call(call) = self.proceed() else { panic!("no call but {:?}", self.last) };
         self.input(Input::Answered { step: call.step, attempt: call.attempt, answer })
+    }
+
+    /// The workflow waits for the decision that it was told to wait for.
+    fn ask(&mut self) {
+        let Next::Approve(approval) = self.last.clone() else { return };
+        if self.core.outcome.is_none() && self.approvals[&approval] == ApprovalStatus::Pending {
+            self.input(Input::Waiting { approval });
+        }
+    }
+
+    /// A person decides on any of the calls that wait, not only on the one that the run waits for.
+    fn decide(&mut self, which: u8) {
+        let open = |status: &ApprovalStatus| *status == ApprovalStatus::Pending;
+        let pending: Vec<ApprovalId> =
+            self.approvals.iter().filter(|(_, status)| open(status)).map(|(id, _)| id.clone()).collect();
+        let Some(approval) = pending.get(usize::from(which / 3) % pending.len().max(1)).cloned() else {
+            return;
+        };
+        let decisions = [ApprovalStatus::Approved, ApprovalStatus::Denied, ApprovalStatus::Expired];
+        self.approvals.insert(approval.clone(), decisions[usize::from(which % 3)]);
+        self.input(Input::Resumed { approval });
     }
 
     fn finish_calls(&mut self) {
@@ -285,13 +329,19 @@ impl Driver {
         if self.core.outcome.is_some() {
             assert_eq!(closed, open.len(), "a message left open");
             assert!(self.core.steers.is_empty());
-            let mut placed = self.placed_steers.clone();
-            placed.dedup();
-            assert_eq!(placed, self.steered, "every message placed once, in order");
+            assert_eq!(self.placed_steers, self.steered, "every message placed once, in order");
             assert_eq!(self.events.last().map(|event| event.kind), Some(EventType::RunFinished));
             assert!(self.calls.values().all(|(status, _)| status.is_final()));
         } else {
             assert!(open.len() <= 1);
+        }
+        let repeated = self.planned.windows(3).any(|three| three[0] == three[1] && three[1] == three[2]);
+        assert!(!repeated || self.saw.is_some() || self.core.outcome.is_some(), "three times the same call");
+        // Whoever waits for a decision waits for one that was not made.
+        if let Some(awaited) = &self.core.waiting_for {
+            assert!(self.core.waiting_since.is_some());
+            let status = self.approvals.get(awaited);
+            assert!(status.is_none_or(|status| *status == ApprovalStatus::Pending), "{status:?}");
         }
         let ends = self.events.iter().filter(|event| event.kind == EventType::RunFinished).count();
         assert_eq!(ends, usize::from(self.core.outcome.is_some()));
@@ -564,9 +614,9 @@ fn an_agents_seconds_are_those_of_its_turns_without_waiting_for_a_person() {
     let mut run = with_budget_of_dev(Mode::Moderator, budget);
     run.answer(says("/vm slow"));
     run.proceed();
-    run.input(Input::Waiting);
+    run.wait(1);
     run.now += 5_000;
-    run.input(Input::Resumed);
+    run.resume(1);
     run.finish_calls();
     run.answer(says("@design"));
     // The other's time is not the leader's.
@@ -613,11 +663,78 @@ fn what_a_lane_used_counts_against_its_agents_budget() {
 #[test]
 fn waiting_for_a_person_costs_no_seconds() {
     let mut run = Driver::begun(Mode::RoundRobin, &["dev"]);
-    run.input(Input::Waiting);
+    run.wait(1);
     run.now += 100_000;
-    run.input(Input::Resumed);
+    run.resume(1);
     run.proceed();
     assert!(run.core.usage.active_ms < 10_000, "{}", run.core.usage.active_ms);
+}
+
+#[test]
+fn a_decision_that_the_run_does_not_wait_for_does_not_start_its_clock() {
+    let mut run = Driver::begun(Mode::RoundRobin, &["dev"]);
+    run.wait(1);
+    run.resume(2);
+    assert!(run.core.waiting_since.is_some(), "another call of the step was decided on first");
+    run.now += 100_000;
+    run.resume(1);
+    assert_eq!((run.core.waiting_since, &run.core.waiting_for), (None, &None));
+    run.proceed();
+    assert!(run.core.usage.active_ms < 10_000, "{}", run.core.usage.active_ms);
+}
+
+#[test]
+fn a_summary_whose_answers_break_off_is_made_without_a_model() {
+    let mut run = Driver::begun(Mode::RoundRobin, &["dev"]);
+    run.answer(Answer { nearly_full: true, ..says("/vm one") });
+    run.proceed();
+    run.finish_calls();
+    for _ in 0..BROKEN_TRIES {
+        let Next::Call(call) = run.proceed() else { panic!("{:?}", run.last) };
+        assert_eq!(call.purpose, Purpose::Summarise);
+        let failure = CallFailure::Broken { detail: "cut".to_owned() };
+        run.input(Input::CallFailed { step: call.step, attempt: call.attempt, failure });
+    }
+    assert_eq!(run.summaries, [None]);
+    assert!(matches!(run.proceed(), Next::Call(call) if call.purpose == Purpose::Speak));
+    run.check();
+}
+
+/// Looks at something that answers `saw`, and goes on to the next call.
+fn look(run: &mut Driver, saw: u64) {
+    let mut answer = says("");
+    answer.calls.push(WantedCall {
+        facts: Some(ToolFacts { read_only: true, ..facts(ApprovalPolicy::Auto) }),
+        ..wants("get_command", json!({"command_id": "cmd_1"}))
+    });
+    run.answer(answer);
+    run.proceed();
+    run.saw = Some(saw);
+    run.finish_calls();
+}
+
+#[test]
+fn looking_at_what_goes_on_is_no_repetition_until_it_shows_nothing_new() {
+    let mut run = Driver::begun(Mode::RoundRobin, &["dev"]);
+    for second in 0..10 {
+        look(&mut run, second);
+    }
+    assert_eq!(run.core.outcome, None);
+    look(&mut run, 9);
+    look(&mut run, 9);
+    assert_eq!(run.outcome(), (OutcomeKind::Stopped, Some("repeated_call")));
+    run.check();
+}
+
+#[test]
+fn the_calls_of_one_answer_together_have_a_bound() {
+    let mut run = Driver::begun(Mode::RoundRobin, &["dev"]);
+    let mut answer = says("");
+    let large = "x".repeat(crate::limits::MESSAGE_BYTES - 100);
+    answer.calls = (0..6).map(|n| wants("write", json!({"n": n, "content": large}))).collect();
+    run.answer(answer);
+    let run_at_all = run.calls.values().filter(|(status, _)| *status == CallStatus::Planned).count();
+    assert_eq!((run.calls.len(), run_at_all), (6, 4));
 }
 
 #[test]
@@ -675,10 +792,9 @@ enum Move {
     Answer(u8),
     Fail(u8),
     EndCalls(u8),
-    Decide(bool),
-    Steer,
+    Decide(u8),
+    Steer(u8),
     Wait,
-    Resume,
     Segment,
     Stale,
     Lane(u8),
@@ -693,10 +809,9 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         8 => any::<u8>().prop_map(Move::Answer),
         2 => any::<u8>().prop_map(Move::Fail),
         5 => any::<u8>().prop_map(Move::EndCalls),
-        2 => any::<bool>().prop_map(Move::Decide),
-        2 => Just(Move::Steer),
-        1 => Just(Move::Wait),
-        1 => Just(Move::Resume),
+        4 => any::<u8>().prop_map(Move::Decide),
+        2 => any::<u8>().prop_map(Move::Steer),
+        3 => Just(Move::Wait),
         1 => Just(Move::Segment),
         1 => Just(Move::Stale),
         2 => any::<u8>().prop_map(Move::Lane),
@@ -767,22 +882,20 @@ fn play(driver: &mut Driver, step: usize, action: &Move) {
                 }
             }
         }
-        Move::Decide(yes) => {
-            let decision = if *yes { ApprovalStatus::Approved } else { ApprovalStatus::Denied };
-            let pending = driver.approvals.values_mut().find(|status| **status == ApprovalStatus::Pending);
-            if let Some(status) = pending {
-                *status = decision;
-            }
-        }
-        Move::Steer => {
+        Move::Decide(which) => driver.decide(*which),
+        Move::Steer(whom) => {
             if driver.core.outcome.is_none() {
                 let message_id = MessageId::from_parts(5, step as u128);
                 driver.steered.push(message_id.clone());
-                driver.input(Input::Steered(Steer { message_id, mentions: Vec::new() }));
+                let mentions = match whom % 3 {
+                    0 => Vec::new(),
+                    1 => vec!["boss".to_owned()],
+                    _ => vec!["dev".to_owned(), "design".to_owned()],
+                };
+                driver.input(Input::Steered(Steer { message_id, mentions }));
             }
         }
-        Move::Wait => drop(driver.input(Input::Waiting)),
-        Move::Resume => drop(driver.input(Input::Resumed)),
+        Move::Wait => driver.ask(),
         Move::Segment => drop(driver.input(Input::Segment)),
         Move::Stale => drop(driver.input(Input::Answered { step: 0, attempt: 9, answer: says("old") })),
         Move::Lane(index) => {

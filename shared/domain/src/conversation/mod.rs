@@ -13,7 +13,7 @@
 //! 6. No model is called once a budget is reached or `max_turns` turns were had, and no agent's once its own budget is.
 //! 7. A message that joins the run is placed exactly once, in order, and a run is never `completed` before an agent
 //!    has read it.
-//! 8. The same call by the same agent three times in a row stops the run.
+//! 8. The same call by the same agent three times in a row stops the run, unless it only looks and sees something new.
 //! 9. Of a parallel run nobody speaks before all lanes have ended and are merged; each lane is counted once, and merged
 //!    once.
 //! 10. A run ends: with agents that answer, and limits that are finite, `advance` reaches `Finish`.

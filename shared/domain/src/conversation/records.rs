@@ -210,6 +210,36 @@ pub struct Message {
     pub version: u64,
 }
 
+impl Message {
+    /// A complete message of text only, without a place yet.
+    pub fn new(
+        conversation_id: ConversationId,
+        message_id: MessageId,
+        run_id: RunId,
+        author: Author,
+        text: String,
+        created_at: Timestamp,
+    ) -> Self {
+        Self {
+            conversation_id,
+            place: 0,
+            message_id,
+            run_id,
+            author,
+            text,
+            calls: Vec::new(),
+            lane: None,
+            note: None,
+            provider: None,
+            opaque: Vec::new(),
+            opaque_after: Vec::new(),
+            end: MessageEnd::Complete,
+            created_at,
+            version: 0,
+        }
+    }
+}
+
 /// A run's state as users see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -294,6 +324,9 @@ pub struct Run {
     pub vm_epoch: Option<u64>,
     /// When it began to hold the VM.
     pub vm_since: Option<Timestamp>,
+    /// Its cancelled calls that may still be running in the VM.
+    #[serde(default)]
+    pub unkilled: Vec<ToolCallId>,
     /// When the clean-up should look at it.
     pub due_at: Timestamp,
     /// When it was made.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use pvm_application::ports::{
     ByteStream, Chunk, Clock, ConnectVm, EntryKind, Machine, NewId, ReadFrom, RunCommands, RunReport,
-    RunSpec, RunState, StartExecution, VmEntry, VmError, VmFiles, VmInfo, WorkflowError,
+    RunSpec, RunState, StartExecution, Started, VmEntry, VmError, VmFiles, VmInfo, WorkflowError,
 };
 use pvm_application::store::{
     Committed, Delta, Key, Listing, Page, Purge, ReadStore, Record, StoreError, Tx, WriteStore,
@@ -289,8 +289,8 @@ impl WriteStore for NoStore {
 pub(crate) struct NoWorkflow;
 
 impl StartExecution for NoWorkflow {
-    async fn start(&self, _: Machine, _: &str, _: &serde_json::Value) -> Result<(), WorkflowError> {
-        Ok(())
+    async fn start(&self, _: Machine, _: &str, _: &serde_json::Value) -> Result<Started, WorkflowError> {
+        Ok(Started::Open)
     }
 }
 

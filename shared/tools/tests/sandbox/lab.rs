@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pvm_application::ports::{ConnectVm, CreateVm, Machine, NewId, NewVm, StartExecution, WorkflowError};
+use pvm_application::ports::{
+    ConnectVm, CreateVm, Machine, NewId, NewVm, StartExecution, Started, WorkflowError,
+};
 use pvm_application::ports_tools::{ToolContext, ToolProgress, ToolResult, Tools};
 use pvm_application::store::{Tx, WriteStore};
 use pvm_aws::clients::{self, ClientSettings, StaticCredentials};
@@ -25,8 +27,8 @@ const KEY: &str = "e2b_0123456789abcdef0123456789abcdef01234567";
 pub(crate) struct NoWorkflow;
 
 impl StartExecution for NoWorkflow {
-    async fn start(&self, _: Machine, _: &str, _: &Value) -> Result<(), WorkflowError> {
-        Ok(())
+    async fn start(&self, _: Machine, _: &str, _: &Value) -> Result<Started, WorkflowError> {
+        Ok(Started::Open)
     }
 }
 

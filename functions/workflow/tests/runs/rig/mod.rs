@@ -12,6 +12,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock, Weak};
 
+use pvm_application::conversations::{Asked, RunPorts};
+use pvm_application::error::AppResult;
+use pvm_application::idempotency::Claim;
+use pvm_application::ports::NewId as _;
 use pvm_application::ports_model::{ModelError, ModelRequest};
 use pvm_application::store::{Listing, ReadStore, Tx, WriteStore};
 use pvm_application::{conversations, keys, runs};
@@ -29,6 +33,8 @@ use pvm_domain::conversation::{
     Author, Conversation, ConversationStatus, Delivery, Message, MessageEnd, Mode, Run, ToolCall,
 };
 use pvm_domain::event::{Event, EventType, LogId};
+use pvm_domain::fair_use::Counted;
+use pvm_domain::file::{ProjectFile, SyncStatus, WorkspacePath};
 use pvm_domain::ids::{ConversationId, OwnerId, PrefixedId, ProjectId, RunId};
 use pvm_domain::key::Principal;
 use pvm_domain::project::{Project, Scope};
@@ -42,10 +48,12 @@ use tokio::sync::watch;
 
 use self::crash::Points;
 use self::models::{Models, Say};
-use self::store::{Store, Watch};
+use self::store::Watch;
+pub(crate) use self::store::{Mark, Store};
 use self::tools::FakeTools;
 use self::vm::Vm;
-use self::world::{Flow, Objects, Saves, SimAmbient, vm_lease};
+pub(crate) use self::world::SimAmbient;
+use self::world::{Flow, Objects, Saves, vm_lease};
 
 pub(crate) struct Rig {
     pub store: Store,
@@ -70,6 +78,8 @@ pub(crate) struct Rig {
     pub died_at_start: AtomicBool,
     /// Steps that fail without doing anything: how often still, and by which error.
     pub failing: Mutex<BTreeMap<String, (u32, String)>>,
+    /// Nobody hears of an execution's end.
+    pub deaf: AtomicBool,
     /// The steps that were called.
     pub called: Mutex<BTreeSet<String>>,
     /// How often the process was started again.
@@ -190,6 +200,7 @@ impl Rig {
                 store: store.clone(),
                 clock: clock.clone(),
                 loses_next_start: Arc::default(),
+                fails_second_segments: Arc::default(),
             },
             models: Models {
                 points: Arc::clone(&points),
@@ -204,7 +215,7 @@ impl Rig {
             tools: FakeTools::new(vm.clone()),
             settings: Settings::from_lookup(|_| None).unwrap(),
             signer: Signer::new(&Secret::new("0123456789abcdef0123456789abcdef".to_owned())).unwrap(),
-            objects: Objects,
+            objects: Objects::default(),
             saves: Saves::default(),
             ambient: SimAmbient::new(clock.clone()),
             principal: Principal { owner, scope: Scope::Admin, projects: None },
@@ -218,6 +229,7 @@ impl Rig {
             engine_crash: Mutex::default(),
             died_at_start: AtomicBool::new(false),
             failing: Mutex::default(),
+            deaf: AtomicBool::new(false),
             called: Mutex::default(),
             generation: watch::Sender::new(0),
         });
@@ -309,6 +321,31 @@ impl Rig {
         self.store.inner.commit(Tx::new().create(&mut project).create(&mut lease)).await.unwrap();
     }
 
+    /// A saved file of the workspace, of so many bytes.
+    pub(crate) async fn make_file(&self, path: &str, size: u64) {
+        let now = self.clock.now();
+        let mut file = ProjectFile {
+            project_id: self.project_id.clone(),
+            file_id: self.ambient.new_id(),
+            path: WorkspacePath::parse("path", path).unwrap(),
+            size,
+            sha256: None,
+            mode: 0o644,
+            object_version: 1,
+            restored_from: None,
+            uploads: Vec::new(),
+            sync_status: SyncStatus::Synced,
+            sync_error: None,
+            vm_copy: None,
+            created_at: now,
+            updated_at: now,
+            owner: None,
+            counted: Counted::default(),
+            version: 0,
+        };
+        self.store.inner.commit(Tx::new().create(&mut file)).await.unwrap();
+    }
+
     /// The interpreter, opened again where it stops while it is opened: a process that dies at its start is started again.
     async fn engine(self: &Arc<Self>) -> Engine {
         loop {
@@ -339,6 +376,9 @@ impl Rig {
             let rig = on_end.upgrade();
             Box::pin(async move {
                 let Some(rig) = rig.filter(|_| execution.status.as_str() != "SUCCEEDED") else { return };
+                if rig.deaf.load(Ordering::SeqCst) {
+                    return;
+                }
                 let input: RunInput = serde_json::from_str(&execution.input).unwrap();
                 let status = execution.status.as_str();
                 runs::execution_ended(&rig.store, &rig.flow, &rig.ambient, &input, status).await.unwrap();
@@ -361,19 +401,24 @@ impl Rig {
     }
 
     pub(crate) async fn create_with(&self, input: CreateConversation) -> MessageAccepted {
-        let made = conversations::create(
-            &self.store,
-            &self.objects,
-            &self.flow,
-            &self.models,
-            &self.ambient,
-            |_| Ok(()),
-            &self.principal,
-            &self.project_id,
-            input,
-            None,
-        );
-        made.await.unwrap()
+        conversations::create(self.run_ports(), self.asked(None), input).await.unwrap()
+    }
+
+    /// What requests that begin runs get.
+    pub(crate) fn run_ports(&self) -> RunPorts<'_, Store, Objects, Flow, Models, SimAmbient> {
+        RunPorts {
+            store: &self.store,
+            objects: &self.objects,
+            workflow: &self.flow,
+            models: &self.models,
+            ambient: &self.ambient,
+            check_tools: |_| Ok(()),
+        }
+    }
+
+    /// The tester, in the project.
+    pub(crate) fn asked<'a>(&'a self, claim: Option<&'a Claim>) -> Asked<'a> {
+        Asked { principal: &self.principal, project_id: &self.project_id, claim }
     }
 
     pub(crate) async fn send(
@@ -382,23 +427,17 @@ impl Rig {
         message: &str,
         delivery: Delivery,
     ) -> MessageAccepted {
+        self.try_send(id, message, delivery).await.unwrap()
+    }
+
+    pub(crate) async fn try_send(
+        &self,
+        id: &ConversationId,
+        message: &str,
+        delivery: Delivery,
+    ) -> AppResult<MessageAccepted> {
         let input = SendMessage { message: message.to_owned(), delivery };
-        let sent = conversations::send(
-            &self.store,
-            &self.objects,
-            &self.flow,
-            &self.vm,
-            &self.models,
-            &self.tools,
-            &self.ambient,
-            |_| Ok(()),
-            &self.principal,
-            &self.project_id,
-            id.as_str(),
-            input,
-            None,
-        );
-        sent.await.unwrap()
+        conversations::send(self.run_ports(), &self.vm, self.asked(None), id.as_str(), input).await
     }
 
     pub(crate) async fn cancel(&self, id: &ConversationId) -> Conversation {
@@ -406,7 +445,6 @@ impl Rig {
             &self.store,
             &self.flow,
             &self.vm,
-            &self.tools,
             &self.ambient,
             &self.principal,
             &self.project_id,
@@ -452,16 +490,26 @@ impl Rig {
 
     /// Approves whatever waits.
     pub(crate) async fn decide_all(&self, id: &ConversationId) {
+        for approval in self.open_approvals(id).await {
+            self.decide(id, &approval, Decision::Approve).await;
+        }
+    }
+
+    /// What waits for a decision, in the order in which it was asked for.
+    pub(crate) async fn open_approvals(&self, id: &ConversationId) -> Vec<String> {
         let (principal, project) = (&self.principal, &self.project_id);
         let found = conversations::get(&self.store, principal, project, id.as_str()).await.unwrap();
-        for approval in found.approvals {
-            let input = DecideApproval { decision: Decision::Approve, request_hash: None, comment: None };
-            let approval_id = approval.approval_id.to_string();
-            let (store, flow, ambient) = (&self.store, &self.flow, &self.ambient);
-            conversations::decide(store, flow, ambient, principal, project, id.as_str(), &approval_id, input)
-                .await
-                .unwrap();
-        }
+        found.approvals.into_iter().map(|approval| approval.approval_id.to_string()).collect()
+    }
+
+    /// Decides on one call.
+    pub(crate) async fn decide(&self, id: &ConversationId, approval: &str, decision: Decision) {
+        let input = DecideApproval { decision, request_hash: None, comment: None };
+        let (store, flow, ambient) = (&self.store, &self.flow, &self.ambient);
+        let (principal, project) = (&self.principal, &self.project_id);
+        conversations::decide(store, flow, ambient, principal, project, id.as_str(), approval, input)
+            .await
+            .unwrap();
     }
 
     /// The model's next calls fail so.
@@ -513,7 +561,7 @@ impl Rig {
     /// What the clean-up does for runs, half an hour later.
     pub(crate) async fn sweep(&self) -> u32 {
         self.clock.advance(std::time::Duration::from_mins(30));
-        runs::sweep(&self.store, &self.flow, &self.ambient).await.unwrap()
+        runs::sweep(&self.store, &self.flow, &self.vm, &self.ambient).await.unwrap()
     }
 
     pub(crate) async fn conversation(&self, id: &ConversationId) -> Conversation {

@@ -32,7 +32,7 @@ pub(crate) struct Say {
 
 /// An answer of text only.
 pub(crate) fn say(text: &str) -> Say {
-    let usage = TokenUsage { input: 100, output: 10, ..TokenUsage::default() };
+    let usage = TokenUsage { input: 100, output: 10, cost_microusd: 600, ..TokenUsage::default() };
     Say { text: text.to_owned(), usage, ..Say::default() }
 }
 

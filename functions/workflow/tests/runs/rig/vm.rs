@@ -1,5 +1,6 @@
 //! A VM that keeps a run journal and nothing else. A command's text says what it does: `fail` exits with 1, `slow N`
-//! takes N seconds of simulated time, `gate` stands before the VM's gate, anything else prints itself.
+//! takes N seconds of simulated time, `gate` stands before the VM's gate, `clock` prints the time, anything else prints
+//! itself.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -32,6 +33,8 @@ struct State {
     starts: Vec<(String, String, String)>,
     /// The next start ends the VM after it was made.
     dies_at_next_start: bool,
+    /// So many of the next kills fail.
+    failing_kills: u32,
     /// Where runs of `gate` stand.
     gate: Option<Gate>,
 }
@@ -64,6 +67,16 @@ impl Vm {
         self.state.lock().unwrap().gate.get_or_insert_with(|| Gate::new(&self.clock)).clone()
     }
 
+    /// So many of the next kills fail.
+    pub(crate) fn fail_kills(&self, count: u32) {
+        self.state.lock().unwrap().failing_kills = count;
+    }
+
+    /// The VM ends now.
+    pub(crate) fn die(&self, vm_id: &str) {
+        self.state.lock().unwrap().gone.push(vm_id.to_owned());
+    }
+
     pub(crate) fn die_at_next_start(&self) {
         self.state.lock().unwrap().dies_at_next_start = true;
     }
@@ -79,7 +92,11 @@ impl Vm {
             () if ran < takes => (RunState::Running, None),
             () => (RunState::Exited, Some(i32::from(entry.text.starts_with("fail")))),
         };
-        let data = Bytes::from(format!("did: {}\n", entry.text));
+        let mut data = format!("did: {}\n", entry.text);
+        if entry.text == "clock" {
+            data += &entry.since.to_string();
+        }
+        let data = Bytes::from(data);
         let length = data.len() as u64;
         let stdout = Chunk { data, offset: 0, next: length, total: length, dropped: 0 };
         let signal = entry.killed.then_some(9);
@@ -144,6 +161,13 @@ impl RunCommands for Vm {
 
     async fn kill_run(&self, vm_id: &str, run_id: &str) -> Result<(), VmError> {
         self.points.pass("before a kill in the VM").await;
+        {
+            let mut state = self.state.lock().unwrap();
+            if state.failing_kills > 0 {
+                state.failing_kills -= 1;
+                return Err(VmError::Unavailable(anyhow::anyhow!("the VM did not answer")));
+            }
+        }
         let is_gate = |report: &RunReport| report.stdout.data.starts_with(b"did: gate");
         let running = self
             .report(vm_id, run_id)

@@ -1,15 +1,15 @@
 //! Time, ids, objects, the workflow port over the interpreter, and saves that are only counted.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use pvm_application::keys;
 use pvm_application::ports::{
     ByteStream, Clock, DeleteObject, GetObject, Machine, NewId, ObjectError, ObjectInfo, PresignObject,
-    Presigned, PutObject, RequestSave, SendTask, StartExecution, StopExecution, UploadParts, UploadedPart,
-    WorkflowError,
+    Presigned, PutObject, RequestSave, SendTask, StartExecution, Started, StopExecution, UploadParts,
+    UploadedPart, WorkflowError,
 };
 use pvm_application::store::{ReadStore, Tx, WriteStore};
 use pvm_asl::{ApiError, Clock as _, Engine, SimClock};
@@ -20,6 +20,11 @@ use serde_json::Value;
 
 use super::crash::{Points, sleep};
 use super::store::Store;
+
+/// Counts down; answers whether there was one left.
+pub(super) fn take_one(left: &AtomicU64) -> bool {
+    left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+}
 
 #[derive(Debug, Clone)]
 pub(crate) struct SimAmbient {
@@ -51,12 +56,21 @@ impl NewId for SimAmbient {
     }
 }
 
-#[derive(Debug, Clone)]
-pub(crate) struct Objects;
+/// Objects, of which there is one kind at most.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Objects {
+    /// What each is, if there are any.
+    pub text: Arc<Mutex<Option<&'static str>>>,
+    /// So many of the next reads fail.
+    pub away: Arc<AtomicU64>,
+}
 
 impl GetObject for Objects {
     async fn get(&self, _: &str) -> Result<Bytes, ObjectError> {
-        Err(ObjectError::NotFound)
+        if take_one(&self.away) {
+            return Err(ObjectError::Unavailable(anyhow::anyhow!("away")));
+        }
+        self.text.lock().unwrap().map(Bytes::from).ok_or(ObjectError::NotFound)
     }
     async fn get_stream(&self, _: &str) -> Result<(u64, ByteStream), ObjectError> {
         Err(ObjectError::NotFound)
@@ -141,6 +155,8 @@ pub(crate) struct Flow {
     pub clock: SimClock,
     /// The next start of a run's execution gets lost on its way.
     pub loses_next_start: Arc<AtomicBool>,
+    /// So many starts of executions of a second segment fail before they are made.
+    pub fails_second_segments: Arc<AtomicU64>,
 }
 
 pub(super) fn vm_lease(project: &ProjectId, number: u64, now: Timestamp) -> VmLease {
@@ -170,21 +186,25 @@ fn failed(error: ApiError) -> WorkflowError {
 }
 
 impl StartExecution for Flow {
-    async fn start(&self, machine: Machine, name: &str, input: &Value) -> Result<(), WorkflowError> {
+    async fn start(&self, machine: Machine, name: &str, input: &Value) -> Result<Started, WorkflowError> {
         self.points.pass("before a start of an execution").await;
         if machine == Machine::VmLifecycle {
             let project = input["project_id"].as_str().unwrap().parse().unwrap();
             self.new_vm(&project).await;
-            return Ok(());
+            return Ok(Started::Open);
+        }
+        if name.ends_with("-2") && take_one(&self.fails_second_segments) {
+            return Err(WorkflowError::Unavailable(anyhow::anyhow!("away")));
         }
         if self.loses_next_start.swap(false, Ordering::SeqCst) {
-            return Ok(());
+            return Ok(Started::Open);
         }
         let arn = self.engine().home().machine_arn("run-turn");
         let started = self.engine().start_execution(&arn, Some(name), &input.to_string()).await;
         self.points.pass("after a start of an execution").await;
         match started {
-            Ok(_) | Err(ApiError::ExecutionAlreadyExists(_)) => Ok(()),
+            Ok(_) => Ok(Started::Open),
+            Err(ApiError::ExecutionAlreadyExists(_)) => Ok(Started::Closed),
             Err(error) => Err(failed(error)),
         }
     }

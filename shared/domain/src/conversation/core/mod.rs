@@ -2,6 +2,7 @@
 //! and tell (in order), and what to do next. Whoever drives it stores all of that in one transaction and then does the
 //! next thing; repeating a step after a crash finds the stored state and goes on from there.
 
+mod failing;
 mod state;
 mod transition;
 
@@ -10,9 +11,9 @@ use std::collections::VecDeque;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::conversation::derived;
 use crate::conversation::records::{ApprovalStatus, CallStatus, Mode, Outcome, OutcomeKind};
 use crate::conversation::usage::Usage;
-use crate::conversation::{answer, derived};
 use crate::event::{EventType, NewEvent};
 use crate::ids::{RunId, ToolCallId};
 use crate::limits;
@@ -75,13 +76,14 @@ impl Work<'_> {
                 self.core.steers.push(steer);
                 Next::Nothing
             }
-            (_, Input::Waiting) => {
+            (_, Input::Waiting { approval }) => {
                 self.core.waiting_since.get_or_insert(self.now);
+                self.core.waiting_for = Some(approval);
                 Next::Nothing
             }
-            (_, Input::Resumed) => {
-                if let Some(since) = self.core.waiting_since.take() {
-                    self.core.waited_ms += millis_between(since, self.now);
+            (_, Input::Resumed { approval }) => {
+                if self.core.waiting_for.as_ref().is_none_or(|awaited| *awaited == approval) {
+                    self.stop_waiting();
                 }
                 Next::Nothing
             }
@@ -96,6 +98,13 @@ impl Work<'_> {
                 self.end(OutcomeKind::Cancelled, Some(reason), Some(detail))
             }
             (_, Input::Fail { reason, detail }) => self.end(OutcomeKind::Failed, Some(reason), Some(detail)),
+        }
+    }
+
+    fn stop_waiting(&mut self) {
+        self.core.waiting_for = None;
+        if let Some(since) = self.core.waiting_since.take() {
+            self.core.waited_ms += millis_between(since, self.now);
         }
     }
 
@@ -265,67 +274,6 @@ impl Work<'_> {
         }
     }
 
-    fn call_failed(&mut self, call: Call, failure: CallFailure) -> Next {
-        let agent_id = call.agent_id.clone();
-        match failure {
-            CallFailure::Busy { retry_after_secs } => {
-                self.core.failures += 1;
-                if self.core.failures >= MODEL_TRIES {
-                    let detail =
-                        format!("The model of {agent_id} stayed overloaded over {MODEL_TRIES} tries.");
-                    return self.end(OutcomeKind::Failed, Some("model_overloaded"), Some(detail));
-                }
-                let growing = 2u64.saturating_pow(self.core.failures).min(60);
-                Next::Wait { secs: retry_after_secs.unwrap_or(growing).clamp(1, 900) }
-            }
-            CallFailure::Broken { detail } => {
-                self.core.failures += 1;
-                self.core.broken += 1;
-                if self.core.broken >= BROKEN_TRIES {
-                    let detail =
-                        format!("The answers of {agent_id} broke off {BROKEN_TRIES} times: {detail}");
-                    return self.end(OutcomeKind::Failed, Some("model_broken"), Some(detail));
-                }
-                Next::Wait { secs: 1 }
-            }
-            CallFailure::ContextOverflow if call.purpose == Purpose::Summarise => {
-                self.summarised(&agent_id, None);
-                Next::Think
-            }
-            CallFailure::ContextOverflow => {
-                if self.core.turn.as_ref().is_some_and(|turn| turn.compacted) {
-                    let detail =
-                        format!("What {agent_id} must read does not fit its model, even summarised.");
-                    return self.end(OutcomeKind::Failed, Some("context_overflow"), Some(detail));
-                }
-                self.core.compact.insert(agent_id);
-                self.core.phase = Phase::Deciding;
-                Next::Think
-            }
-            CallFailure::Refused { .. } if call.purpose == Purpose::Summarise => {
-                self.summarised(&agent_id, None);
-                Next::Think
-            }
-            CallFailure::Refused { detail } => {
-                let text = format!("(The model's provider declined this request: {detail})");
-                self.answered(call, answer::Answer::refusal(text))
-            }
-            CallFailure::NotConfigured { detail } => {
-                self.end(OutcomeKind::Failed, Some("model_not_configured"), Some(detail))
-            }
-        }
-    }
-
-    /// The agent's older context has its summary.
-    pub(super) fn summarised(&mut self, agent_id: &str, summary: Option<String>) {
-        self.core.compact.remove(agent_id);
-        self.core.phase = Phase::Deciding;
-        if let Some(turn) = &mut self.core.turn {
-            turn.compacted = true;
-        }
-        self.effects.push(Effect::StoreSummary { agent_id: agent_id.to_owned(), summary });
-    }
-
     /// Goes on with the calls of a step.
     fn act(
         &mut self,
@@ -374,6 +322,7 @@ impl Work<'_> {
         let polls: u32 = seen.iter().map(|seen| seen.polls).sum();
         self.core.segment_steps += polls + calls.len() as u32;
         self.count_calls(seen);
+        self.note_progress(seen);
         let lines: Vec<ToolCallId> =
             calls.iter().filter(|call| call.vm_line).map(|call| call.tool_call_id.clone()).collect();
         if !lines.is_empty() || note.is_some() {
@@ -390,6 +339,16 @@ impl Work<'_> {
         self.core.usage.transitions += u32::from(ran > 0);
         for seen in seen {
             self.core.usage.add(&seen.cost);
+        }
+    }
+
+    /// A look that saw something else than the one before it is no repetition.
+    fn note_progress(&mut self, seen: &[CallSeen]) {
+        let Some(repeat) = &mut self.core.repeat else { return };
+        let last = seen.iter().find(|seen| repeat.call.as_ref() == Some(&seen.tool_call_id));
+        let Some(saw) = last.and_then(|seen| seen.saw) else { return };
+        if repeat.answer.replace(saw).is_some_and(|before| before != saw) {
+            repeat.times = 1;
         }
     }
 
@@ -410,9 +369,7 @@ impl Work<'_> {
             self.effects.push(Effect::CloseMessage(message));
         }
         self.place_steers();
-        if let Some(since) = self.core.waiting_since.take() {
-            self.core.waited_ms += millis_between(since, self.now);
-        }
+        self.stop_waiting();
         let outcome = Outcome { kind, reason: reason.map(str::to_owned), detail };
         let mut all = self.core.usage;
         all.add(&self.core.lane_usage);

@@ -150,6 +150,12 @@ pub struct Repeat {
     pub hash: u64,
     /// How often in a row.
     pub times: u32,
+    /// The call that was made last.
+    #[serde(default)]
+    pub call: Option<ToolCallId>,
+    /// A hash of what it answered.
+    #[serde(default)]
+    pub answer: Option<u64>,
 }
 
 /// An agent that takes no further part in the run, because its own budget is used up.
@@ -215,6 +221,9 @@ pub struct RunCore {
     pub started_at: Option<Timestamp>,
     /// Since when it waits for a person.
     pub waiting_since: Option<Timestamp>,
+    /// The decision it waits for. Other calls of the step may wait for theirs; those are asked for one after the other.
+    #[serde(default)]
+    pub waiting_for: Option<ApprovalId>,
     /// Milliseconds it waited for persons before.
     pub waited_ms: u64,
 }
@@ -246,6 +255,7 @@ impl RunCore {
             lane_usage: Usage::default(),
             started_at: None,
             waiting_since: None,
+            waiting_for: None,
             waited_ms: 0,
         }
     }

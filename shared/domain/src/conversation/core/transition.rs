@@ -42,10 +42,16 @@ pub enum Input {
     },
     /// A user's message joins the run.
     Steered(Steer),
-    /// The run begins to wait for a person.
-    Waiting,
-    /// The person decided, or the time ran out.
-    Resumed,
+    /// The run begins to wait for a person's decision.
+    Waiting {
+        /// On what.
+        approval: ApprovalId,
+    },
+    /// A person decided, or the time ran out. Only the decision that the run waits for ends its wait.
+    Resumed {
+        /// On what.
+        approval: ApprovalId,
+    },
     /// A new workflow segment took over.
     Segment,
     /// A lane ended.
@@ -87,6 +93,9 @@ pub struct CallSeen {
     pub approval: Option<ApprovalStatus>,
     /// How often it was looked at.
     pub polls: u32,
+    /// A hash of what it answered, where it only looked at something: the same look may be made again and again while it
+    /// sees something new.
+    pub saw: Option<u64>,
     /// What running it cost beside the model: time of steps, transitions, units of the database.
     pub cost: Usage,
 }
