@@ -440,12 +440,17 @@ pub(crate) async fn play_on(rig: &Arc<Rig>, scene: Scene, case: &str) -> Story {
     }
 }
 
+/// A case takes a fraction of a second; this is a bound for a hang, so that it is told with what stands still.
+const HANG: Duration = Duration::from_mins(2);
+
 /// Plays a scene with these deaths; answers the story and the points that were passed.
 async fn play(scene: Scene, deadly: Vec<(usize, Death)>) -> (Story, Vec<&'static str>) {
     let rig = start(scene).await;
     rig.points.die_at(deadly.iter().copied());
     let case = format!("{scene:?} dying at {deadly:?}");
-    let story = play_on(&rig, scene, &case).await;
+    let Ok(story) = tokio::time::timeout(HANG, play_on(&rig, scene, &case)).await else {
+        panic!("{case} hangs: {:?}\nafter {:#?}\n{}", rig.clock, rig.points.passed(), rig.standing().await)
+    };
     let points = rig.points.passed();
     rig.close().await;
     (story, points)

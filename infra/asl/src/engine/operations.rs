@@ -16,6 +16,7 @@ use super::views::{
 };
 use super::{ApiError, Engine, Inner, Loaded};
 use crate::arn::{Parsed, is_valid_name};
+use crate::clock::Work;
 use crate::document::Document;
 use crate::failure::{self, Failure};
 use crate::history::Happening;
@@ -39,7 +40,7 @@ impl Engine {
         input: &str,
     ) -> Result<StartedExecution, ApiError> {
         let inner = &self.inner;
-        let loaded = inner.loaded(machine_arn)?;
+        inner.loaded(machine_arn)?;
         let name = match name {
             Some(name) if is_valid_name(name) => name.to_owned(),
             Some(name) => return Err(ApiError::InvalidName(name.to_owned())),
@@ -50,7 +51,12 @@ impl Engine {
         }
         let input =
             Document::parse(input).map_err(|error| ApiError::InvalidExecutionInput(error.to_string()))?;
-        inner.start(loaded, name, input).await
+        let (inner, machine_arn, work) = (Arc::clone(inner), machine_arn.to_owned(), self.inner.clock.work());
+        to_its_end(async move {
+            let loaded = inner.loaded(&machine_arn)?;
+            inner.start(loaded, name, input, work).await
+        })
+        .await
     }
 
     /// Stops an execution at once. Stopping one that has ended changes nothing. Returns when it ended.
@@ -67,8 +73,13 @@ impl Engine {
         if let Some(stopped_at) = row.stopped_at {
             return Ok(stopped_at);
         }
-        let _work = self.inner.clock.work();
-        if let Some(at) = self.inner.abort(&row, error, cause).await? {
+        let (inner, work) = (Arc::clone(&self.inner), self.inner.clock.work());
+        let aborted = to_its_end(async move {
+            let aborted = inner.abort(&row, error, cause).await;
+            drop(work);
+            aborted
+        });
+        if let Some(at) = aborted.await? {
             return Ok(at);
         }
         // It ended by itself in the meantime.
@@ -236,11 +247,15 @@ impl Engine {
         let work = inner.clock.work();
         let text =
             serde_json::to_string(&answer).map_err(|error| ApiError::InvalidOutput(error.to_string()))?;
-        let state = inner.store.answer_token(token.to_owned(), execution, text).await?;
-        if state == TokenState::Waiting {
-            inner.waiting.wake(token, answer, work);
-        }
-        token_outcome(state)
+        let (inner, token) = (Arc::clone(inner), token.to_owned());
+        to_its_end(async move {
+            let state = inner.store.answer_token(token.clone(), execution, text).await?;
+            if state == TokenState::Waiting {
+                inner.waiting.wake(&token, answer, work);
+            }
+            token_outcome(state)
+        })
+        .await
     }
 
     /// Forgets executions that ended before `before`, with their histories. Returns how many.
@@ -259,6 +274,15 @@ impl Engine {
         let loaded = self.inner.loaded(machine_arn)?;
         Ok((Arc::clone(&loaded.machine), loaded.since))
     }
+}
+
+/// Runs what must not be left between the store and the running branches. Whoever asked may be gone before it is done:
+/// a client that hangs up, a function that dies.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+) -> Result<T, ApiError> {
+    // A task ends early only with the runtime.
+    tokio::spawn(work).await.unwrap_or_else(|_| Err(StoreError::Stopped.into()))
 }
 
 impl Inner {
@@ -285,9 +309,9 @@ impl Inner {
         loaded: &Loaded,
         name: String,
         input: Document,
+        work: Work,
     ) -> Result<StartedExecution, ApiError> {
         let machine = &loaded.machine;
-        let work = self.clock.work();
         let started_at = self.now();
         let deadline = machine
             .timeout_seconds()

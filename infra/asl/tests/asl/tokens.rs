@@ -3,10 +3,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use pvm_asl::{ApiError, ExecutionStatus, InvokeError};
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, event_kinds, execution_arn, output, start, states, with};
+use crate::bed::{Bed, MACHINE, event_kinds, execution_arn, output, start, states, with};
 
 type Tokens = Arc<Mutex<Vec<String>>>;
 
@@ -115,6 +116,20 @@ async fn a_store_in_trouble_is_waited_for_when_a_token_is_taken_back() {
     disk.execute_batch("DROP TRIGGER trouble").unwrap();
     let execution = engine.wait_for_end(&arn).await.unwrap();
     assert_eq!(execution.error.as_deref(), Some("States.Timeout"));
+}
+
+#[tokio::test]
+async fn what_was_asked_is_done_though_whoever_asked_is_gone() {
+    let (bed, tokens) = bed(json!({}));
+    let engine = bed.open().await;
+    // Polled once each, which is when the store gets to know, and then dropped.
+    let machine = engine.home().machine_arn(MACHINE);
+    assert!(engine.start_execution(&machine, Some("a"), "{}").now_or_never().is_none());
+    while engine.describe_execution(&execution_arn("a")).await.is_err() {}
+    bed.clock.settle().await;
+    assert!(engine.send_task_success(&latest(&tokens), "1").now_or_never().is_none());
+    let execution = engine.wait_for_end(&execution_arn("a")).await.unwrap();
+    assert_eq!(output(&execution), 1);
 }
 
 #[tokio::test]

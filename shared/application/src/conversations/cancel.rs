@@ -1,5 +1,6 @@
 //! Cancelling: the end is committed at once, with its event; only then are commands killed and executions stopped.
 
+use futures::future::join_all;
 use pvm_domain::conversation::core::Input;
 use pvm_domain::conversation::{Conversation, Mode, Run, lane_run};
 use pvm_domain::ids::{ProjectId, RunId};
@@ -10,7 +11,9 @@ use super::find::find;
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::keys;
 use crate::ports::{Ambient, Machine, RunCommands, SendTask, StartExecution, StopExecution};
-use crate::runs::{Draft, Extra, TRIES, after_end, kill_left, load_conversation, load_run, pause};
+use crate::runs::{
+    Draft, Extra, TRIES, after_end, forget_killed, kill_noted, load_conversation, load_run, pause,
+};
 use crate::store::{StoreError, WriteStore};
 
 /// Ends the run under way and those that wait; their messages stay. A conversation without a run is left as it is.
@@ -101,9 +104,14 @@ where
 {
     let mut ended = end_lanes(store, ambient, &run).await?;
     ended.push(run);
-    // All at once: the last of ten lanes is stopped as soon as the first.
-    let quiet: Vec<_> = ended.into_iter().map(|run| silence(store, workflow, vm, ambient, run)).collect();
-    for run in futures::future::try_join_all(quiet).await? {
+    // All kills at once: the commands of the last of ten lanes end as soon as those of the first.
+    let killed = join_all(ended.iter().map(|run| kill_noted(store, vm, run))).await;
+    for (run, gone) in ended.into_iter().zip(killed) {
+        let run = forget_killed(store, ambient, run, &gone).await?;
+        let name = run.execution_name();
+        if let Err(error) = workflow.stop(Machine::RunTurn, &name, "the run was cancelled").await {
+            tracing::warn!(execution.name = name, %error, "the execution of a cancelled run could not be stopped");
+        }
         after_end(store, workflow, ambient, run).await?;
     }
     Ok(())
@@ -145,20 +153,4 @@ async fn end_lane<S: WriteStore, A: Ambient>(
     }
     // Whoever works on it sees that its parallel run has ended.
     Ok(None)
-}
-
-/// Kills what a run left running, and stops its execution.
-async fn silence<S, W, V, A>(store: &S, workflow: &W, vm: &V, ambient: &A, run: Run) -> AppResult<Run>
-where
-    S: WriteStore,
-    W: StopExecution,
-    V: RunCommands,
-    A: Ambient,
-{
-    let run = kill_left(store, vm, ambient, run).await?;
-    let name = run.execution_name();
-    if let Err(error) = workflow.stop(Machine::RunTurn, &name, "the run was cancelled").await {
-        tracing::warn!(execution.name = name, %error, "the execution of a cancelled run could not be stopped");
-    }
-    Ok(run)
 }

@@ -21,18 +21,34 @@ pub(crate) async fn kill_left<S: WriteStore, V: RunCommands, A: Ambient>(
     ambient: &A,
     run: Run,
 ) -> AppResult<Run> {
-    if run.unkilled.is_empty() {
+    let gone = kill_noted(store, vm, &run).await;
+    forget_killed(store, ambient, run, &gone).await
+}
+
+/// Kills what is noted of `run`, all at once; answers what runs no more.
+pub(crate) async fn kill_noted(store: &impl WriteStore, vm: &impl RunCommands, run: &Run) -> Vec<ToolCallId> {
+    let killed = join_all(run.unkilled.iter().map(|id| kill_one(store, vm, run, id))).await;
+    run.unkilled.iter().zip(killed).filter(|(_, killed)| *killed).map(|(id, _)| id.clone()).collect()
+}
+
+/// Takes `gone` off what is noted.
+///
+/// # Errors
+/// Of the store.
+pub(crate) async fn forget_killed<S: WriteStore, A: Ambient>(
+    store: &S,
+    ambient: &A,
+    run: Run,
+    gone: &[ToolCallId],
+) -> AppResult<Run> {
+    if gone.is_empty() {
         return Ok(run);
     }
-    let kills: Vec<_> = run.unkilled.iter().map(|id| kill_noted(store, vm, &run, id)).collect();
-    let kills = join_all(kills).await;
-    let gone: Vec<ToolCallId> =
-        run.unkilled.iter().zip(kills).filter(|(_, killed)| *killed).map(|(id, _)| id.clone()).collect();
     change(store, ambient, run, |run| run.unkilled.retain(|id| !gone.contains(id))).await
 }
 
 /// Answers whether the call runs no more.
-async fn kill_noted(store: &impl WriteStore, vm: &impl RunCommands, run: &Run, id: &ToolCallId) -> bool {
+async fn kill_one(store: &impl WriteStore, vm: &impl RunCommands, run: &Run, id: &ToolCallId) -> bool {
     let killed = match store.get::<ToolCall>(&keys::tool_call(&run.conversation_id, id)).await {
         Ok(Some(call)) => kill(vm, &call).await,
         Ok(None) => Ok(()),

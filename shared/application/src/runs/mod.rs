@@ -41,5 +41,5 @@ pub(crate) use approve::{decide as decide_approval, load as load_approval, send 
 pub(crate) use continue_run::start as start_execution;
 pub(crate) use draft::{Draft, Extra, load_conversation, load_run};
 pub(crate) use finish::{after_end, start_next};
-pub(crate) use kills::kill_left;
+pub(crate) use kills::{forget_killed, kill_noted};
 pub(crate) use step::{TRIES, pause};
