@@ -73,8 +73,9 @@ pub async fn exact(api: &Api) {
     start(50).await.expect(201);
 }
 
-/// Checks that of many answers exactly so many were accepted, and that the others were told which limit it was.
-fn exactly(most: usize, name: &str, answers: Vec<crate::api::Answer>) {
+/// Checks that of many answers exactly so many were accepted, and that the others were told which limit it was. Answers
+/// what the accepted ones made.
+fn exactly(most: usize, name: &str, answers: Vec<crate::api::Answer>) -> Vec<Value> {
     let (taken, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status < 300);
     assert_eq!(
         taken.len(),
@@ -85,6 +86,7 @@ fn exactly(most: usize, name: &str, answers: Vec<crate::api::Answer>) {
     for answer in refused {
         assert_eq!(answer.problem(429, "limit_reached")["limit"], name);
     }
+    taken.into_iter().map(|answer| answer.body).collect()
 }
 
 /// The same race for everything else that is limited.
@@ -115,8 +117,13 @@ pub async fn raced(api: &Api) {
         let asked = json!({"agent_ids": ["dev_agent"], "initial_message": "/vm sleep 600"});
         api.post(&conversations, asked)
     };
-    exactly(2, "conversations_running", join_all((0..8).map(talk)).await);
+    let talks = exactly(2, "conversations_running", join_all((0..8).map(talk)).await);
     assert_eq!(limit(api, "conversations_running").await, (2, 2));
+    // Their commands count with the event that tells of them; after that nothing else counts.
+    for talk in talks {
+        let events = format!("{conversations}/{}/events", talk["conversation_id"].as_str().unwrap());
+        api.events_until(&events, |event| event["type"] == "tool.started").await;
+    }
 
     api.shell(&paths[0], "true").await;
     let minute = || jiff::Timestamp::now().as_second() / 60;
