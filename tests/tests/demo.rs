@@ -1,5 +1,4 @@
 //! `make demo` as its user runs it: the real program, which starts a stack of its own, plays the main job and checks it.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::process::Stdio;
 
