@@ -22,6 +22,22 @@ pub struct QueueMessage {
     pub body: String,
 }
 
+impl QueueMessage {
+    /// What the message says, as `read` understands it. One that cannot be read is told and passed over: it will never
+    /// read better, and the queue must not bring it again.
+    pub(crate) fn understood<T>(
+        &self,
+        read: impl FnOnce(&str) -> serde_json::Result<T>,
+        meant: &str,
+    ) -> Option<T> {
+        read(&self.body)
+            .inspect_err(|error| {
+                tracing::error!(message.id = %self.message_id, %error, "a queue message is no {meant}");
+            })
+            .ok()
+    }
+}
+
 /// Which messages of a batch the queue should deliver again.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -30,11 +30,10 @@ where
     A: Ambient,
 {
     let mut answer = BatchAnswer::default();
-    for QueueMessage { message_id, body } in batch.records {
+    for message in batch.records {
         let behind_a_failure = !answer.batch_item_failures.is_empty();
-        if behind_a_failure || work_off(store, objects, vm, saver, ambient, &message_id, &body).await.is_err()
-        {
-            answer.failed(message_id);
+        if behind_a_failure || work_off(store, objects, vm, saver, ambient, &message).await.is_err() {
+            answer.failed(message.message_id);
         }
     }
     answer
@@ -47,8 +46,7 @@ async fn work_off<S, O, V, Q, A>(
     vm: &V,
     saver: &Q,
     ambient: &A,
-    message_id: &str,
-    body: &str,
+    message: &QueueMessage,
 ) -> AppResult<()>
 where
     S: WriteStore,
@@ -57,14 +55,8 @@ where
     Q: RequestSave,
     A: Ambient,
 {
-    let request: SaveRequest = match serde_json::from_str(body) {
-        Ok(request) => request,
-        Err(error) => {
-            // It will never read better: the queue must not bring it again.
-            tracing::error!(message.id = %message_id, %error, "a queue message is no request to save");
-            return Ok(());
-        }
-    };
+    let read = |body: &str| serde_json::from_str::<SaveRequest>(body);
+    let Some(request) = message.understood(read, "request to save") else { return Ok(()) };
     let project_id = &request.project_id;
     let done = match &request.archive_id {
         Some(archive) => {

@@ -16,10 +16,10 @@ where
     A: Ambient,
 {
     let mut answer = BatchAnswer::default();
-    for QueueMessage { message_id, body } in batch.records {
-        if let Err(error) = sync_all(store, objects, vm, ambient, &message_id, &body).await {
-            tracing::warn!(message.id = %message_id, error = ?error, "an upload could not be synced");
-            answer.failed(message_id);
+    for message in batch.records {
+        if let Err(error) = sync_all(store, objects, vm, ambient, &message).await {
+            tracing::warn!(message.id = %message.message_id, error = ?error, "an upload could not be synced");
+            answer.failed(message.message_id);
         }
     }
     answer
@@ -31,8 +31,7 @@ async fn sync_all<S, O, V, A>(
     objects: &O,
     vm: &V,
     ambient: &A,
-    message_id: &str,
-    body: &str,
+    message: &QueueMessage,
 ) -> AppResult<()>
 where
     S: WriteStore,
@@ -40,14 +39,7 @@ where
     V: VmFiles,
     A: Ambient,
 {
-    let created = match objects_created(body) {
-        Ok(created) => created,
-        Err(error) => {
-            // It will never read better: the queue must not bring it again.
-            tracing::error!(message.id = %message_id, %error, "a queue message is no S3 notification");
-            return Ok(());
-        }
-    };
+    let Some(created) = message.understood(objects_created, "S3 notification") else { return Ok(()) };
     for object in created {
         sync::object_created(store, objects, vm, ambient, &object).await?;
     }

@@ -4,6 +4,7 @@
 pub mod agent_files;
 pub mod app;
 pub mod bench;
+mod child;
 pub mod demo;
 pub mod front;
 pub mod functions;

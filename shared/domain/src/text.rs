@@ -66,6 +66,11 @@ pub fn env(field: &str, vars: &BTreeMap<String, String>) -> Result<(), Invalid> 
     Ok(())
 }
 
+/// The last characters of `text` that fit `most` bytes.
+pub fn tail(text: &str, most: usize) -> &str {
+    &text[text.ceil_char_boundary(text.len().saturating_sub(most))..]
+}
+
 /// Keeps `text` within `most` bytes by cutting the middle: 60 % head, 40 % tail, and a line that says how much is
 /// gone. Cuts only between characters.
 pub fn head_and_tail(text: &str, most: usize) -> (String, bool) {

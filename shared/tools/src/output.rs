@@ -98,8 +98,7 @@ pub(crate) fn end(text: &str, most: usize) -> String {
     if text.len() <= most {
         return text.to_owned();
     }
-    let from = text.ceil_char_boundary(text.len() - most);
-    let tail = &text[from..];
+    let tail = text::tail(text, most);
     let tail = tail.find('\n').filter(|at| at + 1 < tail.len()).map_or(tail, |at| &tail[at + 1..]);
     tail.to_owned()
 }
@@ -162,7 +161,7 @@ fn one(chunk: &Chunk, tail: Option<&[u8]>, most: usize) -> (String, bool) {
     // Bytes that are no text grow when they are replaced.
     let head = &head[..head.floor_char_boundary(most * 6 / 10)];
     let tail = plain(tail.unwrap_or_default());
-    let tail = &tail[tail.ceil_char_boundary(tail.len().saturating_sub(most * 4 / 10))..];
+    let tail = text::tail(&tail, most * 4 / 10);
     let gone = chunk.total.saturating_sub((head.len() + tail.len()) as u64);
     (format!("{head}\n[... {gone} bytes cut ...]\n{tail}"), true)
 }

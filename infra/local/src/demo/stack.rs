@@ -1,16 +1,15 @@
 //! Finding a running stack, or starting one for the time of the demo.
 
 use std::path::PathBuf;
-use std::process::Stdio;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use pvm_entry::Settings;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use super::Options;
 use super::client::Client;
 use super::print::{say, step};
+use crate::child;
 
 /// A stack to work with.
 pub(super) struct Stack {
@@ -28,6 +27,7 @@ pub(super) struct Stack {
 /// Says what is missing. A stack that was started is ended then, and also where this is dropped before it is done.
 pub(super) async fn find_or_start(options: &Options) -> anyhow::Result<Stack> {
     let settings = Settings::from_env()?;
+    let http = reqwest::Client::builder().no_proxy().build()?;
     let mut stack = Stack {
         url: format!("http://{}", settings.http_addr),
         api_key: options.api_key.clone(),
@@ -38,46 +38,20 @@ pub(super) async fn find_or_start(options: &Options) -> anyhow::Result<Stack> {
     if let Some(url) = &options.url {
         ensure!(stack.api_key.is_some(), "PVM_URL is set: set PVM_API_KEY too");
         stack.url.clone_from(url);
-    } else if healthy(&stack.url).await {
+    } else if child::answers(&http, &stack.url).await {
         step(&format!("Using the stack that runs at {}", stack.url));
     } else {
         step("Starting a stack for the demo (`make run` does the same)");
-        stack.child = Some(start(&stack.url).await?);
+        stack.child = Some(start(&http, &stack.url).await?);
     }
     Ok(stack)
 }
 
-async fn healthy(url: &str) -> bool {
-    let Ok(client) = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build() else {
-        return false;
-    };
-    client.get(format!("{url}/healthz")).send().await.is_ok_and(|answer| answer.status().is_success())
-}
-
-async fn start(url: &str) -> anyhow::Result<Child> {
-    let program = std::env::current_exe()?;
+async fn start(http: &reqwest::Client, url: &str) -> anyhow::Result<Child> {
     // A group of its own: Ctrl-C ends the demo, and the demo ends the stack, which takes its time to save.
-    let mut child = Command::new(program)
-        .arg("serve")
-        .stdin(Stdio::null())
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
-        .context("cannot start the stack")?;
-    let began = Instant::now();
-    loop {
-        if healthy(url).await {
-            return Ok(child);
-        }
-        if let Some(status) = child.try_wait()? {
-            bail!("the stack ended at once ({status}); its own message is above");
-        }
-        if began.elapsed() > Duration::from_secs(30) {
-            child.start_kill()?;
-            bail!("the stack did not answer within 30 s");
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let mut child = child::serve()?.process_group(0).spawn().context("cannot start the stack")?;
+    child::until_it_answers(http, url, &mut child).await?;
+    Ok(child)
 }
 
 impl Stack {
@@ -127,12 +101,9 @@ impl Stack {
     /// # Errors
     /// It did not end.
     pub(super) async fn stop(mut self) -> anyhow::Result<()> {
-        let Some(child) = &mut self.child else { return Ok(()) };
-        let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) else { return Ok(()) };
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGINT)?;
-        tokio::time::timeout(Duration::from_mins(1), child.wait())
-            .await
-            .context("the stack did not stop")??;
-        Ok(())
+        match &mut self.child {
+            Some(child) => child::interrupt(child).await,
+            None => Ok(()),
+        }
     }
 }

@@ -139,12 +139,8 @@ fn waiting(command: Command) -> Live {
 /// # Errors
 /// Of the store.
 pub(super) async fn unclaimed(store: &impl WriteStore, command: Command) -> AppResult<Command> {
-    let mut free = Command { epoch: None, ..command };
-    match store.commit(Tx::new().update(&mut free)).await {
-        Ok(_) => Ok(free),
-        Err(StoreError::Conflict { .. }) => super::get::load(store, &free.project_id, &free.command_id).await,
-        Err(other) => Err(other.into()),
-    }
+    let (Ok(now) | Err(now)) = claimed_for(store, command, None).await?;
+    Ok(now)
 }
 
 /// What a start came to that was answered by an error. Where the answer was lost or late the journal knows, and the next
@@ -256,21 +252,20 @@ where
         Ok(known) => known,
         Err(error) => return away(store, ambient, &vm_id, command, error).await,
     };
-    let command = match &known {
+    let goes_on_here = match &known {
         None if !same_epoch || is_stale(&command, ambient) => return lost(command).await.map(ended),
-        // Said before it is done, so that whoever claimed it does not think that nobody started it; and it goes on in
-        // the epoch of the VM that has it.
-        None => match marked(store, command, lease.epoch).await? {
+        None => true,
+        Some(report) => report.state == RunState::Running && !same_epoch,
+    };
+    // Said before it is done, so that whoever claimed it does not think that nobody started it; and it goes on in the
+    // epoch of the VM that has it.
+    let command = if goes_on_here {
+        match claimed_for(store, command, Some(lease.epoch)).await? {
             Ok(command) => command,
             Err(elsewhere) => return Ok(waiting(elsewhere)),
-        },
-        Some(report) if report.state == RunState::Running && !same_epoch => {
-            match marked(store, command, lease.epoch).await? {
-                Ok(command) => command,
-                Err(elsewhere) => return Ok(waiting(elsewhere)),
-            }
         }
-        Some(_) => command,
+    } else {
+        command
     };
     match known {
         Some(report) if report.state != RunState::Running || wait.is_zero() => {
@@ -318,16 +313,16 @@ fn is_stale(command: &Command, clock: &impl Clock) -> bool {
 }
 
 /// The record with a new version and this epoch; the record as it is now where somebody else changed it.
-async fn marked(
+async fn claimed_for(
     store: &impl WriteStore,
     command: Command,
-    epoch: u64,
+    epoch: Option<u64>,
 ) -> AppResult<Result<Command, Command>> {
-    let mut marked = Command { epoch: Some(epoch), ..command };
-    match store.commit(Tx::new().update(&mut marked)).await {
-        Ok(_) => Ok(Ok(marked)),
+    let mut claimed = Command { epoch, ..command };
+    match store.commit(Tx::new().update(&mut claimed)).await {
+        Ok(_) => Ok(Ok(claimed)),
         Err(StoreError::Conflict { .. }) => {
-            super::get::load(store, &marked.project_id, &marked.command_id).await.map(Err)
+            super::get::load(store, &claimed.project_id, &claimed.command_id).await.map(Err)
         }
         Err(other) => Err(other.into()),
     }

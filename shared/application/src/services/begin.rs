@@ -129,6 +129,5 @@ fn output(report: &RunReport) -> String {
     if text.is_empty() {
         return String::new();
     }
-    let from = text.ceil_char_boundary(text.len().saturating_sub(REASON_BYTES as usize));
-    format!(" Its last output: {}", &text[from..])
+    format!(" Its last output: {}", pvm_domain::text::tail(text, REASON_BYTES as usize))
 }

@@ -113,13 +113,12 @@ fn after_pause(lease: &mut VmLease, before: VmStatus, paused: &AppResult<bool>, 
         Ok(true) => lease.finish(VmStatus::Paused, None),
         // There is more to save: the next call goes on, so its clock stays as it is.
         Ok(false) => return lease.finish(before, None),
-        Err(error) if matches!(error.vm_error(), Some(VmError::Gone)) => {
-            lease.lost("The VM was lost; the next use makes a new one and restores its files.");
+        Err(error) => {
+            let is_away = error.vm_error().is_some_and(|away| lease::put_away(lease, away));
+            if !is_away {
+                lease.finish(before, Some(format!("It could not be paused: {}", error.detail)));
+            }
         }
-        Err(error) if matches!(error.vm_error(), Some(VmError::Paused)) => {
-            lease.finish(VmStatus::Paused, Some("Its provider paused it; the next use resumes it.".into()));
-        }
-        Err(error) => lease.finish(before, Some(format!("It could not be paused: {}", error.detail))),
     }
     lease.last_activity = now;
 }

@@ -146,6 +146,18 @@ pub async fn note_gone(
     note_away(store, clock, project_id, vm_id, &VmError::Gone).await
 }
 
+/// What the lease says of a VM that its provider has no more, or has paused. Answers whether `error` tells of either.
+pub(super) fn put_away(lease: &mut VmLease, error: &VmError) -> bool {
+    match error {
+        VmError::Gone => lease.lost("The VM was lost; the next use makes a new one and restores its files."),
+        VmError::Paused => {
+            lease.finish(VmStatus::Paused, Some("Its provider paused it; the next use resumes it.".into()));
+        }
+        _ => return false,
+    }
+    true
+}
+
 /// Notes what an error tells of `vm_id`, unless the lease has moved on meanwhile: one that is gone is lost; one that its
 /// provider paused keeps its epoch, because its processes go on when it is resumed. Other errors tell nothing.
 ///
@@ -162,19 +174,11 @@ pub async fn note_away(
         if lease.vm_id.as_deref() != Some(vm_id) || lease.is_busy_at(clock.now()) {
             return Ok(false);
         }
-        match error {
-            VmError::Gone => {
-                lease.lost("The VM was lost; the next use makes a new one and restores its files.");
-            }
-            VmError::Paused if matches!(lease.state, VmStatus::Active | VmStatus::Failed) => {
-                lease.finish(
-                    VmStatus::Paused,
-                    Some("Its provider paused it; the next use resumes it.".into()),
-                );
-            }
-            _ => return Ok(false),
+        let is_known = matches!(lease.state, VmStatus::Active | VmStatus::Failed);
+        if matches!(error, VmError::Paused) && !is_known {
+            return Ok(false);
         }
-        Ok(true)
+        Ok(put_away(lease, error))
     })
     .await
 }

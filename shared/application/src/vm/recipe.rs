@@ -5,7 +5,7 @@ use std::time::Duration;
 use pvm_domain::event::{EventType, LogId, NewEvent};
 use pvm_domain::ids::{OperationId, ProjectId};
 use pvm_domain::install;
-use pvm_domain::text::head_and_tail;
+use pvm_domain::text::{head_and_tail, tail};
 use pvm_domain::vm::{FailedStep, InstallStep, VmRecipe};
 use serde_json::json;
 
@@ -175,11 +175,10 @@ fn shown(line: &str) -> String {
 fn failed_step(step: &InstallStep, report: &RunReport) -> FailedStep {
     let said = [&report.stdout.data[..], &report.stderr.data[..]].concat();
     let said = String::from_utf8_lossy(&said);
-    let from = said.ceil_char_boundary(said.len().saturating_sub(SHOWN_BYTES));
     FailedStep {
         command: shown(&step.command),
         exit_code: report.exit_code,
-        output: said[from..].trim().to_owned(),
+        output: tail(&said, SHOWN_BYTES).trim().to_owned(),
     }
 }
 
