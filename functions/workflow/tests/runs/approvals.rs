@@ -19,7 +19,7 @@ async fn careful_rig() -> std::sync::Arc<Rig> {
         _ => say("Then that is that."),
     })
     .await;
-    rig.define(json!({"agent_id": "careful", "approvals": {"change(deploy*)": "ask"}})).await;
+    rig.define_careful().await;
     rig
 }
 
@@ -139,7 +139,7 @@ async fn deciding_on_the_second_call_first_leaves_the_run_waiting_for_the_first(
         _ => say("Then that is that."),
     })
     .await;
-    rig.define(json!({"agent_id": "careful", "approvals": {"change(deploy*)": "ask"}})).await;
+    rig.define_careful().await;
     let hold = pvm_asl::Clock::work(&rig.clock);
     let made = rig.create(&["careful"], Mode::RoundRobin, "Deploy").await;
     let id = &made.conversation_id;
@@ -170,7 +170,7 @@ async fn denying_the_only_call_readies_no_vm() {
         _ => say("Then not."),
     })
     .await;
-    rig.define(json!({"agent_id": "careful", "approvals": {"change(deploy*)": "ask"}})).await;
+    rig.define_careful().await;
     let hold = pvm_asl::Clock::work(&rig.clock);
     let made = rig.create(&["careful"], Mode::RoundRobin, "Deploy").await;
     let id = &made.conversation_id;
@@ -212,7 +212,7 @@ async fn a_cancel_ends_as_much_as_may_wait_in_one_go() {
         (0..12).fold(say("May I?"), ask)
     })
     .await;
-    rig.define(json!({"agent_id": "careful", "approvals": {"change(deploy*)": "ask"}})).await;
+    rig.define_careful().await;
     let hold = pvm_asl::Clock::work(&rig.clock);
     let made = rig.create(&["careful"], Mode::RoundRobin, "Deploy").await;
     let id = &made.conversation_id;

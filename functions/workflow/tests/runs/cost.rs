@@ -65,7 +65,7 @@ async fn transitions_are_counted_through_approvals_segments_and_lanes() {
         _ => say("Enough."),
     })
     .await;
-    rig.define(json!({"agent_id": "careful", "approvals": {"change(deploy*)": "ask"}})).await;
+    rig.define_careful().await;
     for (agents, mode) in
         [(&["dev_agent"][..], Mode::RoundRobin), (&["data_agent", "designer_agent"][..], Mode::Parallel)]
     {

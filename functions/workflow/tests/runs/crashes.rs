@@ -369,7 +369,7 @@ pub(crate) async fn start(scene: Scene) -> Arc<Rig> {
         rig.vm.die_at_next_start();
     }
     if matches!(scene, Scene::Approval | Scene::Silence) {
-        rig.define(json!({"agent_id": "careful", "approvals": {"change(deploy*)": "ask"}})).await;
+        rig.define_careful().await;
     }
     rig
 }

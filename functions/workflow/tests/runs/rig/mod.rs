@@ -455,6 +455,12 @@ impl Rig {
         cancelled.await.unwrap()
     }
 
+    /// Defines `careful`, who asks before a deployment.
+    pub(crate) async fn define_careful(&self) {
+        let approvals = serde_json::json!({"change(deploy*)": "ask"});
+        self.define(serde_json::json!({"agent_id": "careful", "approvals": approvals})).await;
+    }
+
     /// Defines an agent of the tester's own.
     pub(crate) async fn define(&self, definition: Value) {
         let definition = serde_json::from_value(definition).unwrap();
