@@ -1,5 +1,7 @@
 //! Approvals: the state machine waits with a task token, and a person's decision is the answer.
 
+use std::time::Duration;
+
 use pvm_tests::api::{Api, assert_gap_free};
 use pvm_tests::aws::AwsStack;
 use pvm_tests::scenarios::conversations::of_type;
@@ -16,7 +18,15 @@ async fn asked(api: &Api, agent: &str) -> (String, String, Value) {
     let events =
         api.events_until(&format!("{path}/events"), |event| event["type"] == "approval.required").await;
     let required = of_type(&events, "approval.required")[0]["data"].clone();
-    assert_eq!(api.get(&path).await.expect(200)["status"], "waiting");
+    // The event is told with the answer that asks; the workflow then begins to wait.
+    loop {
+        let status = api.get(&path).await.expect(200)["status"].clone();
+        if status == "waiting" {
+            break;
+        }
+        assert_eq!(status, "running");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     (project, path, required)
 }
 

@@ -145,8 +145,16 @@ impl Driver {
         transition.next
     }
 
-    /// Steps count 1, 2, 3 ..., tries of one step go up, and nobody of a parallel run speaks before its lanes are merged.
+    /// Steps count 1, 2, 3 ..., tries of one step go up, nobody speaks in another's message, and nobody of a parallel run
+    /// speaks before its lanes are merged.
     fn check_call(&mut self, call: &Call) {
+        let began = |event: &&crate::event::NewEvent| {
+            event.kind == EventType::MessageCreated && event.data["message_id"] == call.message_id.as_str()
+        };
+        if call.purpose == Purpose::Speak {
+            let began = self.events.iter().find(began).expect("a message that has begun");
+            assert_eq!(began.agent_id.as_deref(), Some(call.agent_id.as_str()), "another agent's message");
+        }
         match self.last_call.replace(call.clone()) {
             None => assert_eq!(call.step, 1),
             Some(last) if last.step == call.step => {
@@ -333,7 +341,7 @@ impl Driver {
             assert_eq!(self.events.last().map(|event| event.kind), Some(EventType::RunFinished));
             assert!(self.calls.values().all(|(status, _)| status.is_final()));
         } else {
-            assert!(open.len() <= 1);
+            assert!(open.len() - closed <= 1, "two agents speak at once");
         }
         let repeated = self.planned.windows(3).any(|three| three[0] == three[1] && three[1] == three[2]);
         assert!(!repeated || self.saw.is_some() || self.core.outcome.is_some(), "three times the same call");
@@ -541,6 +549,25 @@ fn an_overflowing_context_is_summarised_once_and_the_message_goes_on() {
     assert_eq!(again.attempt, 2);
     assert_eq!(run.input(overflow(&again)), Next::Finish);
     assert_eq!(run.outcome(), (OutcomeKind::Failed, Some("context_overflow")));
+    run.check();
+}
+
+/// The summary takes the last of the agent's budget, with a message of its own still open.
+#[test]
+fn who_speaks_after_an_agent_that_ran_out_begins_a_message_of_its_own() {
+    let mut rules = rules(Mode::RoundRobin, &["dev", "design"]);
+    rules.seats[0].budget.tokens = Some(12);
+    let mut run = Driver::new(rules);
+    run.input(Input::Begin { mentions: Vec::new() });
+    let Next::Call(call) = run.proceed() else { panic!() };
+    let failure = CallFailure::ContextOverflow;
+    run.input(Input::CallFailed { step: call.step, attempt: call.attempt, failure });
+    let Next::Call(summary) = run.proceed() else { panic!() };
+    run.input(Input::Answered { step: summary.step, attempt: summary.attempt, answer: says("notes") });
+    let Next::Call(next) = run.proceed() else { panic!() };
+    assert_eq!((next.agent_id.as_str(), next.attempt), ("design", 1));
+    assert_ne!(next.message_id, call.message_id);
+    assert!(run.placed.contains(&call.message_id.to_string()), "what was begun is closed");
     run.check();
 }
 

@@ -52,11 +52,13 @@ impl Work<'_> {
         true
     }
 
-    /// Ends the turn under way where its agent's budget is used up.
+    /// Ends the turn under way where its agent's budget is used up. A message that it had begun is closed, so that the
+    /// next speaker begins its own.
     pub(super) fn end_turn_over_budget(&mut self) {
         let Some(agent_id) = self.core.turn.as_ref().map(|turn| turn.agent_id.clone()) else { return };
         if self.is_over_budget(&agent_id) {
             self.core.compact.remove(&agent_id);
+            self.close_message();
             self.end_turn("");
         }
     }

@@ -255,10 +255,6 @@ impl Work<'_> {
             return self.end(OutcomeKind::Stopped, Some(reason), Some(detail));
         }
         if self.is_over_budget(&call.agent_id) {
-            // What it said so far stays, and others take their turns.
-            if let Some(message) = self.core.open.take() {
-                self.effects.push(Effect::CloseMessage(message));
-            }
             self.core.phase = Phase::Deciding;
             return self.decide();
         }
@@ -359,15 +355,18 @@ impl Work<'_> {
         }
     }
 
+    /// What was said so far in a message that nobody will finish stays.
+    pub(in crate::conversation) fn close_message(&mut self) {
+        self.effects.extend(self.core.open.take().map(Effect::CloseMessage));
+    }
+
     /// Ends the run. Whatever is open is closed first, so that `run.finished` is its last event.
     pub(super) fn end(&mut self, kind: OutcomeKind, reason: Option<&str>, detail: Option<String>) -> Next {
         let open: Vec<ToolCallId> = self.core.acting().iter().map(|call| call.tool_call_id.clone()).collect();
         if !open.is_empty() {
             self.effects.push(Effect::CancelCalls(open));
         }
-        if let Some(message) = self.core.open.take() {
-            self.effects.push(Effect::CloseMessage(message));
-        }
+        self.close_message();
         self.place_steers();
         self.stop_waiting();
         let outcome = Outcome { kind, reason: reason.map(str::to_owned), detail };
