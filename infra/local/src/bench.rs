@@ -59,13 +59,13 @@ pub async fn run(rounds: usize) -> anyhow::Result<()> {
         base: Vec::new(),
     };
     println!(
-        "baseline: `bash -l -c true` started on the host itself, measured between the rounds of everything else"
+        "baseline: `bash -c true` started on the host itself, measured between the rounds of everything else"
     );
     println!("{:<58} {:>9} {:>9} {:>9}", "figure", "median", "p95", "ratio");
     let measured = bench.all().await;
     stack.shutdown(Shutdown::KillAll).await?;
     measured?;
-    println!("{:<58} {:>9}", "baseline: bash -l -c true on the host", millis(median(&mut bench.base)));
+    println!("{:<58} {:>9}", "baseline: bash -c true on the host", millis(median(&mut bench.base)));
     Ok(())
 }
 
@@ -292,7 +292,7 @@ impl Bench {
 async fn baseline() -> anyhow::Result<Duration> {
     let start = Instant::now();
     let mut command = tokio::process::Command::new("bash");
-    command.args(["-l", "-c", "true"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.args(["-c", "true"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().await?;
     Ok(start.elapsed())
 }
