@@ -16,7 +16,7 @@ help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 build: ## Build the `pvm` program with the `local` profile
-	@echo "Building pvm (a cold build takes a quarter of an hour on two cores, a warm one seconds) ..."
+	@echo "Building pvm (a cold build takes about ten minutes on two cores, a warm one seconds) ..."
 	cargo build --profile local -p pvm-local --bin pvm
 
 run: build ## Build and run the whole system in this terminal
