@@ -117,6 +117,8 @@ pub(crate) struct Story {
     pub status: ConversationStatus,
     spent: (u32, u32, u32, u64, u64, u64),
     pub holders: usize,
+    /// Why runs ended otherwise than complete.
+    reasons: Vec<String>,
 }
 
 fn script(request: &ModelRequest) -> Say {
@@ -347,6 +349,12 @@ fn user(rig: &Arc<Rig>, scene: Scene) -> (watch::Sender<Option<ConversationId>>,
 }
 
 /// Kinds of events, without what depends on when things happened: which tries there were and what was seen on the way.
+/// The reason that a run's end tells, with its detail.
+fn reason(event: &Event) -> Option<String> {
+    let reason = event.data.get("reason").filter(|_| event.kind == EventType::RunFinished)?.as_str()?;
+    Some(format!("{reason}: {}", event.data["detail"]))
+}
+
 fn told(events: &[Event]) -> Vec<&'static str> {
     let passing = [EventType::MessageReset, EventType::ToolOutput];
     let mut polls = BTreeSet::new();
@@ -409,7 +417,8 @@ pub(crate) async fn play_on(rig: &Arc<Rig>, scene: Scene, case: &str) -> Story {
     }
     let mut commands: Vec<String> =
         starts.into_iter().map(|(_, _, text)| text.lines().next().unwrap_or_default().to_owned()).collect();
-    let mut events = told(&rig.events(id).await);
+    let log = rig.events(id).await;
+    let mut events = told(&log);
     let mut transcript = rig.transcript(id).await;
     if scene == Scene::Fork {
         let fork = fork(rig, id).await;
@@ -437,6 +446,7 @@ pub(crate) async fn play_on(rig: &Arc<Rig>, scene: Scene, case: &str) -> Story {
         status: conversation.status,
         spent: spent(&conversation.usage),
         holders,
+        reasons: log.iter().filter_map(reason).collect(),
     }
 }
 

@@ -59,6 +59,16 @@ tokio::task_local! {
     static MORTAL: Arc<Mortal>;
 }
 
+/// Takes what a function lent back when it goes, so that its mark, which goes next, is not counted as gone twice: time
+/// would run on although somebody else is still at work.
+struct GivesBack(Arc<Mortal>);
+
+impl Drop for GivesBack {
+    fn drop(&mut self) {
+        drop(self.0.loan.lock().unwrap().take());
+    }
+}
+
 /// Which points are deadly, counted over all functions of a rig.
 #[derive(Debug, Default)]
 pub(crate) struct Points {
@@ -178,17 +188,16 @@ impl Points {
             biased;
             () = mortal.dies.notified() => None,
             () = mortal.lingers.notified() => {
-                let mark = clock.work();
                 // It can still die: a pair of deaths may hit the same function twice.
                 let dying = Arc::clone(&mortal);
+                let held = (work, GivesBack(Arc::clone(&mortal)), clock.work());
                 let task = tokio::spawn(async move {
+                    let mut held = held;
                     tokio::select! {
                         biased;
                         () = dying.dies.notified() => {}
-                        _ = &mut work => {}
+                        _ = &mut held.0 => {}
                     }
-                    drop(work);
-                    drop(mark);
                 });
                 self.state.lock().unwrap().lingering.push(task);
                 None
