@@ -348,13 +348,13 @@ fn user(rig: &Arc<Rig>, scene: Scene) -> (watch::Sender<Option<ConversationId>>,
     (sender, listening)
 }
 
-/// Kinds of events, without what depends on when things happened: which tries there were and what was seen on the way.
 /// The reason that a run's end tells, with its detail.
 fn reason(event: &Event) -> Option<String> {
     let reason = event.data.get("reason").filter(|_| event.kind == EventType::RunFinished)?.as_str()?;
     Some(format!("{reason}: {}", event.data["detail"]))
 }
 
+/// Kinds of events, without what depends on when things happened: which tries there were and what was seen on the way.
 fn told(events: &[Event]) -> Vec<&'static str> {
     let passing = [EventType::MessageReset, EventType::ToolOutput];
     let mut polls = BTreeSet::new();
