@@ -2,7 +2,8 @@
 //! server speaks. `make test-real-model` builds the server and runs this.
 //!
 //! The model is one of the smallest there are. It proves wire and loop, not wits: a line in between narrows the grammar of
-//! its first answer to a call of one of two commands, and takes the tools away for the second. Shapes are asserted, no words.
+//! its first answer to a call of one of two commands, leaves of each text what it can grasp, asks for the likeliest words
+//! only, and takes the tools away for the second answer. Shapes are asserted, no words.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::net::SocketAddr;
@@ -105,13 +106,23 @@ async fn carry(State(line): State<Line>, request: Request) -> Response {
 
 /// Narrows what the model may answer; everything else of the request stays as we sent it.
 fn narrow(body: &mut Value, is_anthropic: bool) {
+    // The likeliest word each time: the same answer in every run.
+    body["temperature"] = json!(0);
     let text = body["messages"].to_string();
     if text.contains("\"tool_result\"") || text.contains("\"role\":\"tool\"") {
         let fields = body.as_object_mut().unwrap();
         fields.remove("tools");
         return;
     }
+    if is_anthropic {
+        shorten(&mut body["system"][0]["text"], "\n");
+        body["messages"][0]["content"].as_array_mut().unwrap().truncate(1);
+    } else {
+        shorten(&mut body["messages"][0]["content"], "\n");
+        shorten(&mut body["messages"][1]["content"], "\n");
+    }
     let tool = &mut body["tools"][0];
+    shorten(if is_anthropic { &mut tool["description"] } else { &mut tool["function"]["description"] }, ". ");
     let schema = if is_anthropic { &mut tool["input_schema"] } else { &mut tool["function"]["parameters"] };
     *schema = json!({
         "type": "object",
@@ -124,6 +135,12 @@ fn narrow(body: &mut Value, is_anthropic: bool) {
         body["tool_choice"] = json!("required");
         body["parallel_tool_calls"] = json!(false);
     }
+}
+
+/// Leaves of a text what stands before `end`.
+fn shorten(text: &mut Value, end: &str) {
+    let whole = text.as_str().unwrap();
+    *text = json!(whole.split(end).next().unwrap());
 }
 
 async fn converse(api: Api, model: &'static str) {
@@ -142,7 +159,8 @@ async fn converse(api: Api, model: &'static str) {
     let end = &of_type(&events, "run.finished")[0]["data"];
     assert_eq!(end["outcome"], "completed", "{events:#?}");
     let calls = of_type(&events, "tool.finished");
-    assert_eq!(calls.len(), 1, "{events:#?}");
+    // Over one of the wires nothing keeps it from making several at once.
+    assert!(!calls.is_empty(), "{events:#?}");
     assert_eq!(api.shell(&project, "cat proof.txt").await, "agent-ok\n", "the call really happened");
     let said = of_type(&events, "message.completed");
     assert!(said.len() >= 2, "the model spoke again after its call: {events:#?}");
