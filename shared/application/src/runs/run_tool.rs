@@ -7,12 +7,15 @@
 //! | claimed or started, other VM epoch | `lost`; claimed anew only where running twice does no harm |
 //! | ended | its result, nothing touched |
 
+mod ending;
+mod watching;
+
 use std::time::Duration;
 
 use jiff::SignedDuration;
 use pvm_contracts::steps::{RunToolInput, RunToolOutput, ToolState};
 use pvm_domain::Timestamp;
-use pvm_domain::conversation::{Approval, ApprovalStatus, CallOrigin, CallResult, CallStatus, Run, ToolCall};
+use pvm_domain::conversation::{Approval, ApprovalStatus, CallOrigin, CallStatus, Run, ToolCall};
 use pvm_domain::event::{EventType, LogId, NewEvent};
 use pvm_domain::ids::OwnerId;
 use pvm_domain::limits;
@@ -20,27 +23,21 @@ use pvm_domain::project::Project;
 use serde_json::json;
 
 use super::draft::load_run;
-use super::in_vm::{context_of, to_result};
-use super::kills::kill;
+use super::in_vm::context_of;
 use super::polls::pause_after;
 use super::step::TRIES;
-use super::{calls, family, meter, shell};
+use super::{calls, family};
 use crate::error::{AppError, AppResult, ErrorCode};
 use crate::fair_use;
 use crate::keys;
 use crate::ports::{Ambient, ConnectVm, RequestSave, RunCommands, StartExecution, VmError};
-use crate::ports_tools::{ToolContext, ToolDefinition, ToolProgress, Tools};
+use crate::ports_tools::{ToolContext, ToolDefinition, Tools};
 use crate::store::{StoreError, Tx, WriteStore};
 use crate::vm::{self, ReadyVm};
+use watching::Watched;
 
 /// The VM may take this long to get ready; the workflow enters the step again.
 const READY_WITHIN: Duration = Duration::from_secs(30);
-/// While a call runs, its record is looked at this often, so that a cancel kills it.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// Time of a run in the VM that is watched inline.
-const INLINE: Duration = Duration::from_secs(limits::STEP_INLINE_WAIT_SECS);
-/// Output of a running call in an event, in bytes.
-const OUTPUT_IN_EVENT_BYTES: usize = 4096;
 
 /// The step. `input.polls` is how often the call was looked at before.
 ///
@@ -134,22 +131,6 @@ where
             }
         }
         Err(AppError::new(ErrorCode::Unavailable, "The tool call keeps changing; try again in a moment."))
-    }
-
-    /// The call had its end before this step came to it: what its end brings may have been lost with whoever noted it. A
-    /// cancelled command is killed, and what a call changed is saved; doing either twice does no harm.
-    async fn make_up_for(&self, run: &Run, call: &ToolCall) {
-        if call.vm_id.is_none() || call.started_at.is_none() {
-            return;
-        }
-        if call.status == CallStatus::Cancelled
-            && let Err(error) = kill(self.vm, call).await
-        {
-            tracing::warn!(tool_call.id = %call.tool_call_id, %error, "a cancelled call could not be killed");
-        }
-        if run.lane.is_none() && call.status != CallStatus::Lost && self.may_change_files(call) {
-            self.saver.request_save(&run.project_id).await;
-        }
     }
 
     fn definition(&self, name: &str) -> Option<&ToolDefinition> {
@@ -246,18 +227,6 @@ where
         }
     }
 
-    /// Notes what a `/vm` line installed, so that the next VM has it too. Tools do that themselves. Such a line runs where
-    /// the one before it ended, which nobody here knows.
-    async fn remember_installs(&self, run: &Run, call: &ToolCall, result: &CallResult) {
-        let line = call.arguments.get("command").and_then(serde_json::Value::as_str);
-        if let (CallOrigin::VmLine, false, Some(line), Some(epoch)) =
-            (call.origin, result.is_error, line, call.epoch)
-        {
-            let place = vm::recipe::Place { working_dir: None, user: "user", epoch };
-            vm::recipe::record_line(self.store, &run.project_id, line, place).await;
-        }
-    }
-
     fn may_run_twice(&self, call: &ToolCall) -> bool {
         let definition = self.definition(&call.name).filter(|_| call.origin == CallOrigin::Tool);
         definition.is_some_and(|tool| tool.read_only || tool.idempotent)
@@ -338,113 +307,6 @@ where
             Err(other) => Err(other.into()),
         }
     }
-
-    /// Starts or attaches, and watches for the inline time. In between, the record is looked at: a cancelled call is
-    /// killed.
-    async fn watch(
-        &self,
-        run: &Run,
-        call: &ToolCall,
-        place: &Place,
-        polling: bool,
-    ) -> Result<Watched, VmError> {
-        let until = self.ambient.now() + INLINE;
-        let mut started = polling && call.status == CallStatus::Started;
-        loop {
-            let progress = self.look(call, place, started).await?;
-            let output = match progress {
-                ToolProgress::Done(result) => return Ok(Watched::Ended(to_result(result))),
-                ToolProgress::Running { output, .. } => output,
-            };
-            started = true;
-            match calls::load(self.store, &call.conversation_id, &call.tool_call_id).await {
-                Ok(now) if now.status == CallStatus::Cancelled => {
-                    kill(self.vm, call).await?;
-                    return Ok(Watched::Settled);
-                }
-                Ok(now) if now.status.is_final() => return Ok(Watched::Settled),
-                Ok(_) => {}
-                Err(error) => return Err(VmError::Unavailable(error.into())),
-            }
-            match family::is_orphan(self.store, run).await {
-                Ok(false) => {}
-                Ok(true) => {
-                    kill(self.vm, call).await?;
-                    return Ok(Watched::Cancelled);
-                }
-                Err(error) => return Err(VmError::Unavailable(error.into())),
-            }
-            if self.ambient.now() >= until {
-                return Ok(Watched::Running(output));
-            }
-        }
-    }
-
-    async fn look(&self, call: &ToolCall, place: &Place, started: bool) -> Result<ToolProgress, VmError> {
-        let (context, arguments) = (&place.context, &call.arguments);
-        match (call.origin, started) {
-            (CallOrigin::VmLine, false) => shell::start(self.vm, call, context, LOOK_EVERY).await,
-            (CallOrigin::VmLine, true) => shell::poll(self.vm, call, context, LOOK_EVERY).await,
-            (CallOrigin::Tool, false) => self.tools.start(context, &call.name, arguments, LOOK_EVERY).await,
-            (CallOrigin::Tool, true) => self.tools.poll(context, &call.name, arguments, LOOK_EVERY).await,
-        }
-    }
-
-    async fn lose(&self, call: ToolCall) -> AppResult<()> {
-        let text = "Lost: the machine went away while this ran. Nobody knows whether or how far it was done, and it was \
-                    not run again. Look at the state of things before you repeat it.";
-        self.end(call, CallStatus::Lost, calls::error(text)).await
-    }
-
-    /// A call of a run that has ended: its record is closed, and nothing is told after the run's end.
-    async fn close(&self, mut call: ToolCall) -> AppResult<()> {
-        let result = calls::error("Cancelled: the run has ended.");
-        calls::finish(&mut call, CallStatus::Cancelled, result, self.ambient.now());
-        match self.store.commit(Tx::new().update(&mut call)).await {
-            Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
-            Err(other) => Err(other.into()),
-        }
-    }
-
-    /// Notes a call's end. Where somebody else noted one before, theirs stays.
-    async fn end(&self, mut call: ToolCall, status: CallStatus, result: CallResult) -> AppResult<()> {
-        let now = self.ambient.now();
-        call.step_ms += meter::millis(self.entered, now);
-        calls::finish(&mut call, status, result, now);
-        let event = calls::finished_event(&call, now);
-        let log = LogId::Conversation(call.conversation_id.clone());
-        match self.store.commit(Tx::new().update(&mut call).append(&log, event)).await {
-            Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
-            Err(other) => Err(other.into()),
-        }
-    }
-
-    /// The call outlasts the inline time: the workflow comes back, until the model is told that it still runs.
-    async fn still_running(&self, mut call: ToolCall, output: String, polls: u32) -> AppResult<Went> {
-        if polls >= limits::TOOL_POLLS_MAX {
-            let text = format!(
-                "{output}\n[still running; it goes on in the machine as {}. Look at it with get_command.]",
-                call.tool_call_id
-            );
-            let result = CallResult { is_error: false, text, structured: None, output_path: None };
-            self.end(call, CallStatus::Done, result).await?;
-            return Ok(Went::Again);
-        }
-        let now = self.ambient.now();
-        call.status = CallStatus::Started;
-        call.polls = polls + 1;
-        call.step_ms += meter::millis(self.entered, now);
-        let shown = pvm_domain::text::head_and_tail(&output, OUTPUT_IN_EVENT_BYTES).0;
-        let data = json!({"run_id": call.run_id, "tool_call_id": call.tool_call_id, "poll": call.polls,
-            "text": shown});
-        let event = NewEvent::new(EventType::ToolOutput, now, data).by(&call.agent_id);
-        let log = LogId::Conversation(call.conversation_id.clone());
-        match self.store.commit(Tx::new().update(&mut call).append(&log, event)).await {
-            Ok(_) => Ok(Went::On(Some(pause_after(polls)))),
-            Err(StoreError::Conflict { .. }) => Ok(Went::Again),
-            Err(other) => Err(other.into()),
-        }
-    }
 }
 
 /// Whether the run is a lane whose copy of the workspace was in another machine than this.
@@ -460,13 +322,4 @@ enum Went {
     On(Option<u64>),
     /// The record changed: look at it again.
     Again,
-}
-
-enum Watched {
-    Ended(CallResult),
-    Running(String),
-    /// Somebody else gave the record its end.
-    Settled,
-    /// The run that this one is a lane of has ended; what ran is killed.
-    Cancelled,
 }
