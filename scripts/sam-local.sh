@@ -45,11 +45,13 @@ if ! docker image inspect "$base" >/dev/null 2>&1 && ! timeout 120 docker pull -
   say "no image registry in reach: making the base image from Debian's packages"
   command -v debootstrap >/dev/null || fail "debootstrap is missing: apt-get install debootstrap"
   rootfs=$(mktemp -d "$home/rootfs.XXXXXX")
-  debootstrap --variant=minbase bookworm "$rootfs" >"$home/debootstrap.log" 2>&1 || fail "see $home/debootstrap.log"
+  debootstrap --variant=minbase --include=ca-certificates bookworm "$rootfs" >"$home/debootstrap.log" 2>&1 || fail "see $home/debootstrap.log"
   tar -C "$rootfs" -c . | docker import --change 'ENTRYPOINT ["/lambda-entrypoint.sh"]' --change 'WORKDIR /var/task' - "$base" >/dev/null
   rm -rf "$rootfs"
 fi
 bridge=$(docker network inspect bridge --format '{{(index .IPAM.Config 0).Gateway}}')
+# An engine that was never started before does not name it yet: it is the first address of the network.
+[ -n "$bridge" ] || bridge=$(docker network inspect bridge --format '{{(index .IPAM.Config 0).Subnet}}' | sed -E 's|0/[0-9]+$|1|')
 [ -n "$bridge" ] || fail "docker has no default bridge"
 
 # --- the emulator and the VMs' server, where containers reach them: on docker's bridge ----------------------------------
