@@ -62,7 +62,9 @@ export PATH=$tools/sam/bin:$PATH SAM_CLI_TELEMETRY=0 AWS_DEFAULT_REGION=us-east-
 export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test
 # SAM fills the template's references with names of its own; these are the ones of the emulator's stack.
 "$tools/sam/bin/python" scripts/aws-tools/sam_local_env.py --home "$home" >"$home/env.json"
-setsid sam local start-api --config-env local --template-file "$home/build/template.yaml" --port "$port" \
+# It passes only variables that the template names, and where the emulator is belongs into none that is deployed.
+sed 's/^      Variables:$/&\n        AWS_ENDPOINT_URL: ""/' "$home/build/template.yaml" >"$home/build/sam-local.yaml"
+setsid sam local start-api --config-env local --template-file "$home/build/sam-local.yaml" --port "$port" \
   --host 127.0.0.1 --skip-pull-image --env-vars "$home/env.json" --warm-containers LAZY \
   --parameter-overrides Architecture=x86_64 RequireTls=false >"$home/sam.log" 2>&1 &
 pids+=($!)
